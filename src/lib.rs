@@ -1,0 +1,25 @@
+//! rezcache: a caching proxy between a Second Life or OpenSimulator viewer and its grid.
+//!
+//! ```text
+//!  layer 3  cli, config, telemetry      the program: arguments, files, logs
+//!  layer 2  proxy, cache, replay        shells that do I/O; support: what they share
+//!  layer 1  session, fetch              state machines; no socket, no clock, no file
+//!  layer 0  lludp, llsd, xmlrpc, asset, grid, redact
+//!                                       vocabulary and codecs; bytes in, values out
+//! ```
+//!
+//! A module may use only modules of its own layer that are listed to its right, or of a lower
+//! layer; `tests/it/layers.rs` reads the `use crate::` lines and holds us to it.
+
+pub mod asset;
+pub mod cache;
+pub mod fetch;
+pub mod grid;
+pub mod llsd;
+pub mod lludp;
+pub mod proxy;
+pub mod redact;
+pub mod replay;
+pub mod session;
+pub mod support;
+pub mod xmlrpc;

@@ -1,0 +1,1 @@
+//! LLSD, the grid's structured data, in the two encodings that reach us.

@@ -1,0 +1,194 @@
+//! Every number rezcache counts, in one place: names, meaning, and the counters themselves.
+//!
+//! Counting is one relaxed atomic addition; nothing here allocates or waits.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use crate::asset::{AssetKind, AssetSource};
+
+/// Defines [`Counter`] together with its names and help texts, so that none can be forgotten.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal),+ $(,)?) => {
+        /// A number that only grows. The name is what `/metrics` and `/status.json` show.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum Counter { $($(#[$doc])* $variant),+ }
+
+        impl Counter {
+            /// Every counter, in the order of reports.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name without the `rezcache_` prefix and the `_total` suffix.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Datagrams sent on as they came.
+    DatagramsForwarded = "datagrams_forwarded",
+    /// Datagrams sent on with a changed header or body (also counted as forwarded).
+    DatagramsPatched = "datagrams_patched",
+    /// Datagrams that we made.
+    DatagramsInjected = "datagrams_injected",
+    /// Datagrams deliberately not sent on because we answered them.
+    DatagramsSwallowed = "datagrams_swallowed",
+    /// Datagrams that are no LLUDP packet; they are forwarded when their circuit is known.
+    DatagramsMalformed = "datagrams_malformed",
+    /// Datagrams from an address that has no business on the circuit.
+    DatagramsStranger = "datagrams_from_strangers",
+    /// Datagrams the kernel did not take.
+    DatagramsUnsent = "datagrams_unsent",
+    /// Asset requests seen over LLUDP (RequestImage blocks, TransferRequests of source 2).
+    UdpAssetRequests = "udp_asset_requests",
+    /// Logins that succeeded through us.
+    LoginsGranted = "logins_granted",
+    /// Login replies of any other kind.
+    LoginsOther = "logins_other",
+    /// Sessions that ended (logout, kick or silence).
+    SessionsEnded = "sessions_ended",
+    /// Addresses or URLs left unrewritten because the grid may not lead us there.
+    AddressesRefused = "addresses_refused",
+    /// HTTP requests turned away: foreign Host, Origin, Sec-Fetch-Site, CONNECT, absolute form.
+    RequestsRefused = "requests_refused",
+    /// HTTP requests forwarded to the grid that are no asset requests.
+    RequestsProxied = "requests_proxied",
+    /// Replies larger than we read whole; passed through unrewritten.
+    RepliesTooLarge = "replies_too_large",
+    /// Replies we could not read; passed through untouched.
+    RepliesUnreadable = "replies_unreadable",
+    /// Event-queue replies kept for a viewer that had gone, and delivered later.
+    EventRepliesRedelivered = "event_replies_redelivered",
+    /// Upstream requests that failed before a reply.
+    UpstreamFailures = "upstream_failures",
+    /// Upstream asset bodies that broke off.
+    UpstreamTruncated = "upstream_truncated",
+    /// Asset bytes read from the grid over HTTP.
+    BytesFromGrid = "bytes_from_grid",
+    /// Asset bytes written to viewers over HTTP.
+    BytesToViewer = "bytes_to_viewer",
+    /// Assets stored.
+    StoreWrites = "store_writes",
+    /// Assets the store did not take: disk full, or an I/O error.
+    StoreWriteFailures = "store_write_failures",
+    /// Assets dropped before writing because the store was busy.
+    StoreWritesSkipped = "store_writes_skipped",
+    /// Stored files found damaged, dropped.
+    StoreCorrupt = "store_corrupt",
+    /// Reads that the disk did not answer in time; treated as misses.
+    StoreBusy = "store_busy",
+    /// Stored assets evicted.
+    StoreEvictions = "store_evictions",
+    /// Bodies that completed but are not of the kind they were asked as, or not whole.
+    AssetsInvalid = "assets_invalid",
+}
+
+/// All counters of one process. Share it in an `Arc`.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    counters: Counters,
+    served: [[AtomicU64; 5]; 5],
+    served_bytes: [[AtomicU64; 5]; 5],
+    requests_in_flight: AtomicI64,
+    sessions_open: AtomicI64,
+    store_bytes: AtomicU64,
+    store_objects: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Counters(Vec<AtomicU64>);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self(Counter::ALL.iter().map(|_| AtomicU64::new(0)).collect())
+    }
+}
+
+impl Metrics {
+    /// Adds `amount` to a counter.
+    pub fn add(&self, counter: Counter, amount: u64) {
+        if let Some(cell) = self.counters.0.get(counter as usize) {
+            cell.fetch_add(amount, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds one to a counter.
+    pub fn count(&self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    /// The value of a counter.
+    #[must_use]
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.counters.0.get(counter as usize).map_or(0, |cell| cell.load(Ordering::Relaxed))
+    }
+
+    /// One asset request answered from `source` with `bytes` bytes of body.
+    pub fn asset_served(&self, kind: AssetKind, source: AssetSource, bytes: u64) {
+        if let Some(cell) = cell(&self.served, kind, source) {
+            cell.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(cell) = cell(&self.served_bytes, kind, source) {
+            cell.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// How many asset requests were answered from `source`, and with how many bytes.
+    #[must_use]
+    pub fn served(&self, kind: AssetKind, source: AssetSource) -> (u64, u64) {
+        let load = |table| cell(table, kind, source).map_or(0, |cell| cell.load(Ordering::Relaxed));
+        (load(&self.served), load(&self.served_bytes))
+    }
+
+    /// Marks a request as in flight until the guard is dropped.
+    pub fn request_in_flight(self: &std::sync::Arc<Self>) -> InFlight {
+        self.requests_in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(std::sync::Arc::clone(self))
+    }
+
+    /// Requests in flight now.
+    #[must_use]
+    pub fn requests_in_flight(&self) -> i64 {
+        self.requests_in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Changes the number of open sessions by `by`.
+    pub fn sessions_changed(&self, by: i64) {
+        self.sessions_open.fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// Sessions open now.
+    #[must_use]
+    pub fn sessions_open(&self) -> i64 {
+        self.sessions_open.load(Ordering::Relaxed)
+    }
+
+    /// Sets the size of the disk tier.
+    pub fn set_store_size(&self, objects: u64, bytes: u64) {
+        self.store_objects.store(objects, Ordering::Relaxed);
+        self.store_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The size of the disk tier: objects and bytes.
+    #[must_use]
+    pub fn store_size(&self) -> (u64, u64) {
+        (self.store_objects.load(Ordering::Relaxed), self.store_bytes.load(Ordering::Relaxed))
+    }
+}
+
+/// Keeps a request counted as in flight.
+#[derive(Debug)]
+pub struct InFlight(std::sync::Arc<Metrics>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.requests_in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn cell(table: &[[AtomicU64; 5]; 5], kind: AssetKind, source: AssetSource) -> Option<&AtomicU64> {
+    table.get(kind as usize)?.get(source as usize)
+}

@@ -1,0 +1,3 @@
+//! What the shells of layer 2 share.
+
+pub mod metrics;
