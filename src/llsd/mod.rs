@@ -1,1 +1,3 @@
 //! LLSD, the grid's structured data, in the two encodings that reach us.
+
+pub mod xml;

@@ -15,9 +15,10 @@ use uuid::Uuid;
 
 use crate::grid::{AgentId, CircuitCode, RegionHandle, SessionId};
 use crate::lludp::circuit::UseCircuitCode;
-use crate::lludp::{MessageNumber, Packet};
+use crate::lludp::{MessageBody, MessageNumber, Packet, asset_requests};
 
 pub mod circuit;
+mod endpoint;
 pub mod events;
 pub mod grid_info;
 pub mod login;
@@ -28,6 +29,8 @@ mod udp_addresses;
 use circuit::{Circuit, Closed};
 use events::QueuedEvent;
 use login::LoginGrant;
+
+use crate::llsd::xml::{Scalar, ScalarKind, TextPlace};
 
 /// What a capability URL is for; decides what its alias does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -272,13 +275,13 @@ impl Session {
     fn opens_circuit(&mut self, packet: &Packet<'_>) -> bool {
         let Ok(body) = packet.body(&mut self.scratch) else { return false };
         UseCircuitCode::decode(body).is_ok_and(|opening| {
-            opening.code == self.circuit_code && opening.agent == self.agent && opening.session == self.session
+            *opening.code.reveal() == self.circuit_code && opening.agent == self.agent && opening.session == self.session
         })
     }
 
     fn count_asset_requests(&mut self, packet: &Packet<'_>) -> u32 {
         let Ok(body) = packet.body(&mut self.scratch) else { return 0 };
-        u32::try_from(crate::lludp::assets::count_requests(packet.number, body)).unwrap_or(u32::MAX)
+        asset_requests(packet.number, body).filter(is_public_request).count().try_into().unwrap_or(u32::MAX)
     }
 
     /// A datagram that came from the grid's side.
@@ -317,7 +320,7 @@ impl Session {
             | MessageNumber::CROSSED_REGION
             | MessageNumber::TELEPORT_FINISH => {
                 let mut naming = Naming { table: &mut self.table, opener };
-                if let Some(replaced) = udp_addresses::rewrite(datagram, &packet, &mut self.scratch, &mut naming) {
+                if let Some(replaced) = udp_addresses::rewrite(&packet, &mut self.scratch, &mut naming) {
                     return (Route::Replace(viewer, replaced), seen);
                 }
             }
@@ -352,3 +355,25 @@ impl Session {
         self.table.simulators.values().filter(|simulator| simulator.circuit.viewer().is_some()).count()
     }
 }
+
+/// Textures, and transfers of an asset by id; an inventory item's content is no one else's.
+fn is_public_request(request: &Result<UdpAssetRequest<'_>, DecodeError>) -> bool {
+    match request {
+        Ok(UdpAssetRequest::Image(image)) => image.discard >= 0,
+        Ok(UdpAssetRequest::Transfer(transfer)) => transfer.asset().is_some(),
+        Err(_) => false,
+    }
+}
+
+/// A URL that a string or URI scalar holds, and where. `None` for undef and the like, and for an
+/// empty text.
+fn url<'n>(scalar: &'n Scalar<'_>) -> Option<(&'n TextPlace, String)> {
+    if !matches!(scalar.kind(), ScalarKind::String | ScalarKind::Uri) {
+        return None;
+    }
+    let url = scalar.text()?.trim().to_owned();
+    (!url.is_empty()).then(|| (scalar.place(), url))
+}
+
+#[cfg(test)]
+mod testing;
