@@ -162,7 +162,7 @@ impl fmt::Debug for Digest {
 }
 
 /// Who delivered the bytes of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AssetSource {
     /// The memory tier of this machine.

@@ -8,6 +8,10 @@ use std::sync::Arc;
 use crate::grid::GridId;
 use crate::support::metrics::Metrics;
 
+pub(crate) mod control;
+pub(crate) mod guard;
+mod page;
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct ProxyConfig {
@@ -21,6 +25,8 @@ pub struct ProxyConfig {
     pub cache_bytes: u64,
     /// The most bytes the memory tier may take.
     pub memory_bytes: u64,
+    /// What stands in the paths of mode `VIEWERASSET`: 32 hexadecimal digits, one per installation.
+    pub asset_token: String,
     /// Other places to dial for these authorities and simulator endpoints (`host:port`); identity,
     /// policy and headers go by the name, only the packets go elsewhere. For replays and tests.
     pub dial: DialMap,
