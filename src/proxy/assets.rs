@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::fetcher::{self, AssetHead, Failure, Head, Seat, StitchedBody, Target};
-use super::grid_port::{AssetRoute, GridPort};
+use super::grid_port::{AssetRoute, GridPort, Sharing};
 use super::upstream::{Body, UpstreamError, empty};
 use super::{headers, replies, reverse};
 use crate::asset::policy::{self, AssetQuery};
@@ -18,7 +18,6 @@ use crate::asset::range::{ByteRange, ContentRange, RangeAnswer, RangeRequest};
 use crate::asset::{Asset, AssetKey, AssetKind, AssetSource};
 use crate::cache::{Lookup, PartialAsset, Scope};
 use crate::fetch::{self, Span, Stitch};
-use crate::session::grid_info::Sharing;
 use crate::support::metrics::{Counter, InFlight, Metrics};
 
 /// Who answered: `hit; tier=memory`, `hit; tier=disk`, `hit; tier=service` or `miss`.

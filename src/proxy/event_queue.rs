@@ -13,7 +13,7 @@ use http::{Request, Response, StatusCode, response};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 
-use super::GridPort;
+use super::grid_port::GridPort;
 use super::headers;
 use super::registry::Alias;
 use super::replies;

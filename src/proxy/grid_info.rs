@@ -8,12 +8,13 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 
-use super::grid_port::{GridPort, Identity};
+use super::grid_port::{GridPort, Identity, Sharing};
 use super::upstream::{Body, UpstreamError, empty, full};
 use super::{headers, replies};
 use crate::grid::GridId;
-use crate::session::grid_info::{self, GridInfo, InfoFormat, Sharing};
+use crate::session::grid_info::{self, GridInfo, GridInfoRewritten};
 use crate::support::metrics::Counter;
+use crate::xml::escape;
 
 const MAX_INFO_BYTES: usize = 1 << 20;
 
@@ -40,7 +41,7 @@ pub(super) async fn identify(grid: &GridPort) -> Option<Identity> {
         return None;
     }
     let body = replies::read_whole(body, MAX_INFO_BYTES).await.ok()?;
-    let info = (parts.status == StatusCode::OK).then(|| grid_info::read(&body, InfoFormat::Xml)).flatten();
+    let info = (parts.status == StatusCode::OK).then(|| grid_info::read_xml(&body).ok()).flatten();
     Some(learn(grid, configured, info))
 }
 
@@ -53,7 +54,14 @@ fn learn(grid: &GridPort, configured: Identity, info: Option<GridInfo>) -> Ident
         .filter(|uri| uri.authority().is_some() && matches!(uri.scheme_str(), Some("http" | "https")))
         .unwrap_or(configured.login_uri);
     let id = grid.config.id.clone().or_else(|| GridId::from_login_uri(&login_uri)).unwrap_or(configured.id);
-    Identity { id, login_uri, sharing: info.sharing.unwrap_or(Sharing::Share) }
+    Identity { id, login_uri, sharing: Sharing::of(info.rezcache.as_deref()) }
+}
+
+/// The document's two forms.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum InfoFormat {
+    Xml,
+    Json,
 }
 
 /// Answers `/get_grid_info` and `/json_grid_info`.
@@ -63,13 +71,33 @@ pub(super) async fn answer(grid: &Arc<GridPort>, request: Request<Incoming>) -> 
     let head_only = parts.method == Method::HEAD;
     let reply = ask(grid, parts, format).await.unwrap_or_else(|_| {
         // The grid is away, or has no such page: the viewer can add it all the same.
-        let info = grid_info::synthesise(&grid.config.name, &grid.own_url(), &grid.configured_identity().id, format);
+        let info = synthesise(grid, format);
         let mut response = Response::new(full(info.clone()));
         response.headers_mut().insert(http::header::CONTENT_LENGTH, info.len().into());
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type(format)));
         response
     });
     if head_only { reply.map(|_| empty()) } else { reply }
+}
+
+/// What a viewer needs to add a grid that says nothing of itself.
+fn synthesise(grid: &GridPort, format: InfoFormat) -> String {
+    let (id, login) = (grid.configured_identity().id, grid.own_url());
+    if matches!(id.as_str(), "agni" | "aditi") {
+        return match format {
+            InfoFormat::Xml => grid_info::second_life_xml(&id, &login),
+            InfoFormat::Json => grid_info::second_life_json(&id, &login),
+        };
+    }
+    let name = format!("{} (rezcache)", grid.config.name);
+    match format {
+        InfoFormat::Xml => format!(
+            "<?xml version=\"1.0\"?><gridinfo><platform>OpenSim</platform><login>{}</login><gridname>{}</gridname></gridinfo>",
+            escape(&login),
+            escape(&name)
+        ),
+        InfoFormat::Json => serde_json::json!({"platform": "OpenSim", "login": login, "gridname": name}).to_string(),
+    }
 }
 
 const fn content_type(format: InfoFormat) -> &'static str {
@@ -94,13 +122,13 @@ async fn ask(grid: &GridPort, parts: http::request::Parts, format: InfoFormat) -
         StatusCode::NOT_MODIFIED => return Ok(Response::from_parts(headers::toward_viewer(parts), empty())),
         _ => return Err(UpstreamError::Failed("no grid information")),
     }
-    let rewritten = grid_info::rewrite(&body, format, &grid.own_url()).map_or(body, Bytes::from);
-    if let Some(info) = grid_info::read(&rewritten, format)
-        && format == InfoFormat::Xml
-        && info.login.as_deref() != Some(grid.own_url().as_str())
-    {
-        return Err(UpstreamError::Failed("unreadable grid information"));
-    }
+    let own_url = grid.own_url();
+    let rewritten = match format {
+        InfoFormat::Xml => grid_info::rewrite_xml(&body, &own_url).ok(),
+        InfoFormat::Json => grid_info::rewrite_json(&body, &own_url),
+    };
+    // Unread, it would lead the viewer's login past us.
+    let GridInfoRewritten { body: rewritten, .. } = rewritten.ok_or(UpstreamError::Failed("unreadable grid information"))?;
     let parts = headers::toward_viewer_whole(parts, rewritten.len());
     Ok(Response::from_parts(parts, full(rewritten)))
 }

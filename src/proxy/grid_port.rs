@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
@@ -17,8 +17,8 @@ use super::{Dial, GridConfig, assets, event_queue, fetcher, grid_info, guard, lo
 use crate::cache::LocalCache;
 use crate::grid::{GridId, Origin};
 use crate::session::CapabilityClass;
-use crate::session::grid_info::Sharing;
 use crate::support::metrics::{Counter, Metrics};
+use crate::support::status::Status;
 
 /// How long a login may wait for the grid's `get_grid_info` before the configured URI is used.
 const GRID_INFO_PATIENCE: Duration = Duration::from_secs(5);
@@ -30,6 +30,7 @@ pub(super) struct Shared {
     pub(super) own: Arc<OwnListeners>,
     pub(super) dial: Arc<Dial>,
     pub(super) asset_token: String,
+    pub(super) started: Instant,
     pub(super) grids: OnceLock<Vec<Weak<GridPort>>>,
     pub(super) stop: watch::Receiver<bool>,
 }
@@ -46,6 +47,28 @@ pub(super) struct GridPort {
     pub(super) fetches: fetcher::Inflight,
     pub(super) identity: OnceLock<Identity>,
     pub(super) identifying: Mutex<()>,
+}
+
+/// The grid owner's word on caching its assets, from the `rezcache` key of its grid information.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// Keep and share; the default.
+    Share,
+    /// Keep on the user's own machine only.
+    Local,
+    /// Keep nothing.
+    Off,
+}
+
+impl Sharing {
+    /// Reads the key's text; what we do not know is taken for the default.
+    pub(super) fn of(text: Option<&str>) -> Self {
+        match text.map(str::to_ascii_lowercase).as_deref() {
+            Some("off") => Self::Off,
+            Some("local") => Self::Local,
+            _ => Self::Share,
+        }
+    }
 }
 
 /// Who the grid is, once it has told us or has had its chance to.
@@ -111,7 +134,8 @@ pub(super) async fn answer(grid: Arc<GridPort>, request: Request<Incoming>) -> R
     let (parts, body) = request.into_parts();
     if let Err(refusal) = guard::check(&parts, grid.local, !ours || parts.method == Method::GET && path == "/") {
         grid.shared.metrics.count(Counter::RequestsRefused);
-        return refusal.response();
+        tracing::debug!(reason = refusal.label(), "a request was refused");
+        return replies::refused(refusal);
     }
     let request = Request::from_parts(parts, body);
     let target = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
@@ -129,7 +153,7 @@ pub(super) async fn answer(grid: Arc<GridPort>, request: Request<Incoming>) -> R
         return login::answer(&grid, next_url, request).await;
     }
     match (request.method(), path.as_str()) {
-        (&Method::GET, "/rezcache/status.json") => super::control::public_status(&grid.shared.metrics),
+        (&Method::GET, "/rezcache/status.json") => replies::json(&Status::of(&grid.shared.metrics, grid.shared.started.elapsed())),
         (_, reserved) if reserved.starts_with("/rezcache/") => replies::plain(StatusCode::NOT_FOUND, "not found"),
         (&Method::GET | &Method::HEAD, "/get_grid_info" | "/json_grid_info") => grid_info::answer(&grid, request).await,
         (&Method::POST, "/") => {

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use super::grid_port::GridPort;
 use super::upstream::{Body, UpstreamError, full};
 use super::{headers, replies, udp};
+use crate::session::grid_info;
 use crate::session::login::{self, LoginFormat, LoginReply};
 use crate::support::metrics::Counter;
 
@@ -26,7 +27,7 @@ pub(super) async fn answer(grid: &Arc<GridPort>, uri: Uri, request: Request<Inco
     };
     let mut parts = headers::toward_grid(parts, uri.clone());
     headers::forbid_compression(&mut parts.headers);
-    let asked_as = LoginFormat::of(parts.headers.get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes));
+    let asked_as = LoginFormat::of_content_type(parts.headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()));
     match exchange(grid, parts, call, asked_as).await {
         Ok(response) => response,
         Err(UpstreamError::Refused) => replies::go_yourself(&uri.to_string()),
@@ -83,10 +84,13 @@ async fn rewrite(grid: &Arc<GridPort>, reply: Bytes, format: LoginFormat) -> Opt
             metrics.count(Counter::LoginsOther);
             None
         }
-        LoginReply::Unreadable => {
-            metrics.count(Counter::LoginsOther);
-            metrics.count(Counter::RepliesUnreadable);
-            None
-        }
+        // Not every POST to a grid is a login: some have their grid information asked for this way.
+        LoginReply::Unreadable => match grid_info::rewrite_xmlrpc(&reply, &grid.own_url()) {
+            Some(info) => Some(info.body),
+            None => {
+                metrics.count(Counter::RepliesUnreadable);
+                None
+            }
+        },
     }
 }

@@ -6,13 +6,31 @@ use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
+use super::guard::Refusal;
 use super::upstream::{Body, UpstreamError, empty, full};
 
 /// A short plain reply.
 pub(super) fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
-    let mut response = Response::new(full(Bytes::from_static(text.as_bytes())));
+    made(status, "text/plain; charset=utf-8", Bytes::from_static(text.as_bytes()))
+}
+
+/// What a request gets that is none of a viewer's.
+pub(super) fn refused(refusal: Refusal) -> Response<Body> {
+    made(refusal.status(), "text/plain; charset=utf-8", refusal.to_string().into())
+}
+
+/// A value as JSON.
+pub(super) fn json(value: &impl serde::Serialize) -> Response<Body> {
+    match serde_json::to_vec(value) {
+        Ok(text) => made(StatusCode::OK, "application/json", text.into()),
+        Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, ""),
+    }
+}
+
+fn made(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Body> {
+    let mut response = Response::new(full(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -18,7 +18,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::GridPort;
+use super::grid_port::GridPort;
 use super::event_queue::EventQueue;
 use super::registry::{Alias, AliasToken, Command, SessionLink};
 use crate::grid::Origin;

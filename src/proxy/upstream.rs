@@ -23,7 +23,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
-use super::DialMap;
+use super::Dial;
 use super::reach::GridReach;
 
 /// Bodies on both sides: streamed, of any error.
@@ -73,7 +73,7 @@ struct AddressRefused;
 struct Guard {
     reach: Arc<GridReach>,
     login_host: Arc<str>,
-    dial: Arc<DialMap>,
+    dial: Arc<Dial>,
 }
 
 impl tower_service::Service<Uri> for Guard {
@@ -162,7 +162,7 @@ impl Upstream {
     pub(super) fn new(
         login_host: &str,
         reach: Arc<GridReach>,
-        dial: Arc<DialMap>,
+        dial: Arc<Dial>,
         ca_file: Option<&Path>,
     ) -> Result<Self, TrustError> {
         let tls = tls_config(ca_file)?;

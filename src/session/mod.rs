@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::grid::{AgentId, CircuitCode, RegionHandle, SessionId};
 use crate::lludp::circuit::UseCircuitCode;
-use crate::lludp::{MessageBody, MessageNumber, Packet, asset_requests};
+use crate::lludp::{MessageBody, MessageNumber, Packet, UdpAssetRequest, asset_requests};
 
 pub mod circuit;
 mod endpoint;
@@ -220,7 +220,13 @@ impl Session {
     }
 
     fn note_event(&mut self, event: &QueuedEvent) {
-        let (endpoint, handle) = (event.simulator(), event.region());
+        let endpoint = event.simulator();
+        let (QueuedEvent::EnableSimulator { region: handle, .. }
+        | QueuedEvent::TeleportFinish { region: handle, .. }
+        | QueuedEvent::CrossedRegion { region: handle, .. }) = *event
+        else {
+            return;
+        };
         if let (Some(simulator), Some(handle)) = (self.table.simulators.get_mut(&endpoint), handle) {
             simulator.handle = Some(handle);
         }
@@ -281,7 +287,8 @@ impl Session {
 
     fn count_asset_requests(&mut self, packet: &Packet<'_>) -> u32 {
         let Ok(body) = packet.body(&mut self.scratch) else { return 0 };
-        asset_requests(packet.number, body).filter(is_public_request).count().try_into().unwrap_or(u32::MAX)
+        let Ok(requests) = asset_requests(packet.number, body) else { return 0 };
+        requests.filter(is_public_request).count().try_into().unwrap_or(u32::MAX)
     }
 
     /// A datagram that came from the grid's side.
@@ -357,11 +364,10 @@ impl Session {
 }
 
 /// Textures, and transfers of an asset by id; an inventory item's content is no one else's.
-fn is_public_request(request: &Result<UdpAssetRequest<'_>, DecodeError>) -> bool {
+fn is_public_request(request: &UdpAssetRequest<'_>) -> bool {
     match request {
-        Ok(UdpAssetRequest::Image(image)) => image.discard >= 0,
-        Ok(UdpAssetRequest::Transfer(transfer)) => transfer.asset().is_some(),
-        Err(_) => false,
+        UdpAssetRequest::Image(image) => image.discard >= 0,
+        UdpAssetRequest::Transfer(transfer) => transfer.asset().is_some(),
     }
 }
 
