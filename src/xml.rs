@@ -198,7 +198,7 @@ fn resolve(entity: &BytesRef<'_>) -> Option<char> {
     if entity.is_char_ref() {
         return entity.resolve_char_ref().ok().flatten();
     }
-    match entity.as_ref() {
+    match &entity[..] {
         b"amp" => Some('&'),
         b"lt" => Some('<'),
         b"gt" => Some('>'),

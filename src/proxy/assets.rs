@@ -4,7 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, RANGE, RETRY_AFTER};
+use http::header::{
+    ACCEPT, ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, RANGE,
+    RETRY_AFTER,
+};
 use http::{Method, Request, Response, StatusCode, request};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -121,7 +124,13 @@ const fn tier(source: AssetSource) -> &'static str {
     }
 }
 
-fn hit(metrics: &Arc<Metrics>, want: &Want, asset: &Asset, source: AssetSource, in_flight: InFlight) -> Response<Body> {
+fn hit(
+    metrics: &Arc<Metrics>,
+    want: &Want,
+    asset: &Asset,
+    source: AssetSource,
+    in_flight: InFlight,
+) -> Response<Body> {
     let total = asset.bytes.len() as u64;
     let (part, bytes) = match want.range.answer(total) {
         RangeAnswer::Whole => (None, asset.bytes.clone()),
@@ -143,7 +152,13 @@ fn hit(metrics: &Arc<Metrics>, want: &Want, asset: &Asset, source: AssetSource, 
 }
 
 /// The head of an answer made here.
-fn slice_head(kind: AssetKind, part: Option<ByteRange>, length: u64, total: Option<u64>, source: AssetSource) -> Response<Body> {
+fn slice_head(
+    kind: AssetKind,
+    part: Option<ByteRange>,
+    length: u64,
+    total: Option<u64>,
+    source: AssetSource,
+) -> Response<Body> {
     let mut response = Response::new(empty());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind.content_type()));
@@ -244,7 +259,10 @@ impl Miss<'_> {
     async fn stitched(&mut self, stitch: Stitch, total: u64) -> Option<Response<Body>> {
         let part = matches!(self.want.range.answer(total), RangeAnswer::Part(_)).then_some(stitch.answer);
         let (body, source) = match stitch.missing {
-            None => (Stitched { before: stitch.before.into(), fetched: None, after: VecDeque::new() }, AssetSource::Memory),
+            None => (
+                Stitched { before: stitch.before.into(), fetched: None, after: VecDeque::new() },
+                AssetSource::Memory,
+            ),
             Some(missing) => {
                 let seat = self.fetch_missing(missing);
                 let Head::Asset(head) = seat.head().await else { return None };
@@ -253,10 +271,14 @@ impl Miss<'_> {
                     return self.slice_of(seat, &head, AssetSource::Grid);
                 }
                 let fetched = Some((seat, 0, head.length));
-                (Stitched { before: stitch.before.into(), fetched, after: stitch.after.into() }, AssetSource::Grid)
+                (
+                    Stitched { before: stitch.before.into(), fetched, after: stitch.after.into() },
+                    AssetSource::Grid,
+                )
             }
         };
-        let mut response = slice_head(self.want.target.key.kind, part, stitch.answer.len(), Some(total), source);
+        let mut response =
+            slice_head(self.want.target.key.kind, part, stitch.answer.len(), Some(total), source);
         *response.body_mut() = self.body(body, source);
         Some(response)
     }
@@ -270,7 +292,9 @@ impl Miss<'_> {
         if let Ok(value) = HeaderValue::from_str(&format!("bytes={}-{}", missing.start, missing.end - 1)) {
             parts.headers.insert(RANGE, value);
         }
-        fetcher::start(self.grid, &self.want.target, span, move || Request::from_parts(parts.clone(), empty()))
+        fetcher::start(self.grid, &self.want.target, span, move || {
+            Request::from_parts(parts.clone(), empty())
+        })
     }
 
     fn body(&mut self, stitched: Stitched, source: AssetSource) -> Body {

@@ -18,8 +18,7 @@ use super::headers;
 use super::registry::Alias;
 use super::replies;
 use super::upstream::{Body, UpstreamError, full};
-use crate::session::CapabilityClass;
-use crate::session::events::{self, PollAck};
+use crate::session::events::{self, Ack, QueueId};
 use crate::support::metrics::Counter;
 
 /// A poll is a handful of bytes; a reply is some hundred events at the most.
@@ -39,27 +38,29 @@ struct State {
     running: Option<Running>,
     /// Events that no viewer has taken yet.
     kept: Option<Kept>,
-    /// The last events given to a viewer; given again when its next poll shows that they never
+    /// The last events given to a viewer; given once more when its next poll shows that they never
     /// arrived.
     delivered: Option<Kept>,
+    /// This viewer has acknowledged a reply by its id. One that never does cannot show a loss.
+    viewer_acks: bool,
 }
 
 #[derive(Clone)]
 struct Running {
-    ack: PollAck,
+    ack: Ack,
     outcome: watch::Receiver<Option<Outcome>>,
 }
 
 #[derive(Clone)]
 struct Kept {
-    ack: PollAck,
+    ack: Ack,
     reply: Arc<Reply>,
 }
 
 struct Reply {
     parts: response::Parts,
     body: Bytes,
-    id: PollAck,
+    id: Option<QueueId>,
 }
 
 /// How a poll toward the grid ended.
@@ -76,13 +77,18 @@ enum Outcome {
 }
 
 /// Answers one poll of the viewer.
-pub(super) async fn answer(grid: &Arc<GridPort>, alias: &Arc<Alias>, uri: http::Uri, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn answer(
+    grid: &Arc<GridPort>,
+    alias: &Arc<Alias>,
+    uri: http::Uri,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let asked = Instant::now();
     let (parts, body) = request.into_parts();
     let Ok(poll) = replies::read_whole(body, MAX_POLL_BYTES).await else {
         return replies::plain(StatusCode::PAYLOAD_TOO_LARGE, "the poll is too large");
     };
-    let ack = events::poll_ack(&poll).ack;
+    let ack = events::poll_ack(&poll).map_or(Ack::Missing, |poll| poll.ack);
     loop {
         let (mut outcome, joined) = match alias.queue.take_or_join(&ack) {
             Next::Deliver(reply, again) => {
@@ -95,7 +101,14 @@ pub(super) async fn answer(grid: &Arc<GridPort>, alias: &Arc<Alias>, uri: http::
             Next::Start(started) => {
                 let running = started.subscribe();
                 let request = headers::toward_grid(parts.clone(), uri.clone());
-                tokio::spawn(poll_grid(Arc::clone(grid), Arc::clone(alias), ack.clone(), request, poll.clone(), started));
+                tokio::spawn(poll_grid(
+                    Arc::clone(grid),
+                    Arc::clone(alias),
+                    ack.clone(),
+                    request,
+                    poll.clone(),
+                    started,
+                ));
                 (running, false)
             }
         };
@@ -129,22 +142,21 @@ impl EventQueue {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn take_or_join(&self, ack: &PollAck) -> Next {
+    fn take_or_join(&self, ack: &Ack) -> Next {
         let mut state = self.state();
-        // The viewer shows the reply's own id: it has it.
-        for slot in [true, false] {
-            let State { kept, delivered, .. } = &mut *state;
-            let place = if slot { kept } else { delivered };
-            if place.as_ref().is_some_and(|held| held.reply.id.is_same_id(ack)) {
-                *place = None;
+        if state.kept.as_ref().is_some_and(|kept| kept.reply.answered_by(ack)) {
+            state.kept = None;
+        }
+        if let Some(delivered) = state.delivered.take() {
+            if delivered.reply.answered_by(ack) {
+                state.viewer_acks = true;
+            } else if state.viewer_acks && delivered.ack == *ack && delivered.reply.id.is_some() {
+                // It asks once more for what follows the same reply: ours was lost on the way.
+                return Next::Deliver(delivered.reply, true);
             }
         }
-        if let Some(lost) = state.delivered.take_if(|held| held.ack.is_same_id(ack)) {
-            state.delivered = Some(lost.clone());
-            return Next::Deliver(lost.reply, true);
-        }
         if let Some(kept) = state.kept.take() {
-            let again = kept.ack == *ack && state.running.is_none();
+            let again = state.running.is_none();
             state.delivered = Some(Kept { ack: ack.clone(), reply: Arc::clone(&kept.reply) });
             return Next::Deliver(kept.reply, again);
         }
@@ -158,7 +170,13 @@ impl EventQueue {
         Next::Start(sender)
     }
 
-    fn ended(&self, ack: &PollAck, outcome: Outcome, events: Option<Arc<Reply>>, sender: &watch::Sender<Option<Outcome>>) {
+    fn ended(
+        &self,
+        ack: &Ack,
+        outcome: Outcome,
+        events: Option<Arc<Reply>>,
+        sender: &watch::Sender<Option<Outcome>>,
+    ) {
         let mut state = self.state();
         if state.running.as_ref().is_some_and(|running| running.outcome.same_channel(&sender.subscribe())) {
             state.running = None;
@@ -173,7 +191,7 @@ impl EventQueue {
 async fn poll_grid(
     grid: Arc<GridPort>,
     alias: Arc<Alias>,
-    ack: PollAck,
+    ack: Ack,
     parts: http::request::Parts,
     poll: Bytes,
     ended: watch::Sender<Option<Outcome>>,
@@ -197,20 +215,29 @@ async fn poll_grid(
     alias.queue.ended(&ack, outcome, events, &ended);
 }
 
-async fn exchange(grid: &GridPort, alias: &Alias, mut parts: http::request::Parts, poll: Bytes) -> Result<Reply, UpstreamError> {
+async fn exchange(
+    grid: &GridPort,
+    alias: &Alias,
+    mut parts: http::request::Parts,
+    poll: Bytes,
+) -> Result<Reply, UpstreamError> {
     headers::forbid_compression(&mut parts.headers);
     let response = grid.upstream.send_fresh(Request::from_parts(parts, full(poll))).await?;
     let (parts, body) = response.into_parts();
     let mut body = replies::read_whole(body, MAX_REPLY_BYTES).await?;
-    let mut id = PollAck::default();
+    let mut id = None;
     if parts.status == StatusCode::OK && headers::is_identity(&parts.headers) {
-        id = events::reply_id(&body);
-        body = alias.session.rewrite(CapabilityClass::EventQueue, body).await;
+        (body, id) = alias.session.rewrite_events(body).await;
     }
     Ok(Reply { parts, body, id })
 }
 
 impl Reply {
+    /// Whether a poll with this acknowledgement comes from a viewer that has this reply.
+    fn answered_by(&self, ack: &Ack) -> bool {
+        matches!((&self.id, ack), (Some(id), Ack::Id(acked)) if id == acked)
+    }
+
     fn response(&self) -> Response<Body> {
         let parts = headers::toward_viewer_whole(self.parts.clone(), self.body.len());
         Response::from_parts(parts, full(self.body.clone()))

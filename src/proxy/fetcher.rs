@@ -231,7 +231,10 @@ impl hyper::body::Body for StitchedBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let mut next = this.before.pop_front();
         if next.is_none()
@@ -315,11 +318,18 @@ impl Inflight {
     }
 }
 
-async fn run(grid: &Arc<GridPort>, target: &Target, fetch: &Fetch, request: impl Fn() -> Request<Body> + Send) {
+async fn run(
+    grid: &Arc<GridPort>,
+    target: &Target,
+    fetch: &Fetch,
+    request: impl Fn() -> Request<Body> + Send,
+) {
     let reply = tokio::time::timeout(SILENCE_LIMIT, grid.upstream.send_idempotent(request)).await;
     let response = match reply {
         Ok(Ok(response)) => response,
-        Ok(Err(UpstreamError::Refused)) => return fetch.update(|state| state.head = Some(Head::Failed(Failure::Refused))),
+        Ok(Err(UpstreamError::Refused)) => {
+            return fetch.update(|state| state.head = Some(Head::Failed(Failure::Refused)));
+        }
         Ok(Err(_)) | Err(_) => {
             grid.shared.metrics.count(Counter::UpstreamFailures);
             return fetch.update(|state| state.head = Some(Head::Failed(Failure::Unreachable)));
@@ -329,10 +339,12 @@ async fn run(grid: &Arc<GridPort>, target: &Target, fetch: &Fetch, request: impl
     let framed = framing(&parts, fetch.span);
     let budget = framed.as_ref().and_then(|(_, length, _)| {
         let kib = u32::try_from(length.div_ceil(1024).max(1)).ok()?;
-        (*length <= target.key.kind.max_bytes()).then(|| Arc::clone(&grid.fetches.budget).try_acquire_many_owned(kib).ok())?
+        (*length <= target.key.kind.max_bytes())
+            .then(|| Arc::clone(&grid.fetches.budget).try_acquire_many_owned(kib).ok())?
     });
     let (Some((first, length, total)), Some(_budget)) = (framed, budget) else {
-        let unshared = Response::from_parts(headers::toward_viewer(parts), body.map_err(Into::into).boxed_unsync());
+        let unshared =
+            Response::from_parts(headers::toward_viewer(parts), body.map_err(Into::into).boxed_unsync());
         let unshared = Arc::new(Mutex::new(Some(unshared)));
         return fetch.update(|state| state.head = Some(Head::Unshared(unshared)));
     };

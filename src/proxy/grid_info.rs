@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
@@ -96,7 +95,9 @@ fn synthesise(grid: &GridPort, format: InfoFormat) -> String {
             escape(&login),
             escape(&name)
         ),
-        InfoFormat::Json => serde_json::json!({"platform": "OpenSim", "login": login, "gridname": name}).to_string(),
+        InfoFormat::Json => {
+            serde_json::json!({"platform": "OpenSim", "login": login, "gridname": name}).to_string()
+        }
     }
 }
 
@@ -107,8 +108,13 @@ const fn content_type(format: InfoFormat) -> &'static str {
     }
 }
 
-async fn ask(grid: &GridPort, parts: http::request::Parts, format: InfoFormat) -> Result<Response<Body>, UpstreamError> {
-    let target = parts.uri.path_and_query().map_or("/get_grid_info", http::uri::PathAndQuery::as_str).to_owned();
+async fn ask(
+    grid: &GridPort,
+    parts: http::request::Parts,
+    format: InfoFormat,
+) -> Result<Response<Body>, UpstreamError> {
+    let target =
+        parts.uri.path_and_query().map_or("/get_grid_info", http::uri::PathAndQuery::as_str).to_owned();
     let uri = grid.grid_url(&target).ok_or(UpstreamError::Failed("no grid address"))?;
     let mut parts = headers::toward_grid(parts, uri);
     parts.method = Method::GET;
@@ -128,7 +134,8 @@ async fn ask(grid: &GridPort, parts: http::request::Parts, format: InfoFormat) -
         InfoFormat::Json => grid_info::rewrite_json(&body, &own_url),
     };
     // Unread, it would lead the viewer's login past us.
-    let GridInfoRewritten { body: rewritten, .. } = rewritten.ok_or(UpstreamError::Failed("unreadable grid information"))?;
+    let GridInfoRewritten { body: rewritten, .. } =
+        rewritten.ok_or(UpstreamError::Failed("unreadable grid information"))?;
     let parts = headers::toward_viewer_whole(parts, rewritten.len());
     Ok(Response::from_parts(parts, full(rewritten)))
 }

@@ -13,7 +13,9 @@ use super::next_urls::NextUrls;
 use super::reach::{GridReach, OwnListeners};
 use super::registry::{AliasToken, Registry};
 use super::upstream::{Body, Upstream};
-use super::{Dial, GridConfig, assets, event_queue, fetcher, grid_info, guard, login, replies, reverse, seed};
+use super::{
+    Dial, GridConfig, assets, event_queue, fetcher, grid_info, guard, login, replies, reverse, seed,
+};
 use crate::cache::LocalCache;
 use crate::grid::{GridId, Origin};
 use crate::session::CapabilityClass;
@@ -108,7 +110,9 @@ impl GridPort {
     pub(super) fn configured_identity(&self) -> Identity {
         let id = self.config.id.clone();
         Identity {
-            id: id.or_else(|| GridId::from_login_uri(&self.config.uri)).unwrap_or_else(|| GridId::new(&self.config.name)),
+            id: id
+                .or_else(|| GridId::from_login_uri(&self.config.uri))
+                .unwrap_or_else(|| GridId::new(&self.config.name)),
             login_uri: self.config.uri.clone(),
             sharing: Sharing::Share,
         }
@@ -130,9 +134,12 @@ impl GridPort {
 /// Answers one request to a grid's port.
 pub(super) async fn answer(grid: Arc<GridPort>, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
-    let ours = path == "/" || ["/cap/", "/asset/", "/login/", "/rezcache/"].iter().any(|prefix| path.starts_with(prefix));
+    let ours = path == "/"
+        || ["/cap/", "/asset/", "/login/", "/rezcache/"].iter().any(|prefix| path.starts_with(prefix));
     let (parts, body) = request.into_parts();
-    if let Err(refusal) = guard::check(&parts, grid.local, !ours || parts.method == Method::GET && path == "/") {
+    if let Err(refusal) =
+        guard::check(&parts, grid.local, !ours || parts.method == Method::GET && path == "/")
+    {
         grid.shared.metrics.count(Counter::RequestsRefused);
         tracing::debug!(reason = refusal.label(), "a request was refused");
         return replies::refused(refusal);
@@ -153,9 +160,15 @@ pub(super) async fn answer(grid: Arc<GridPort>, request: Request<Incoming>) -> R
         return login::answer(&grid, next_url, request).await;
     }
     match (request.method(), path.as_str()) {
-        (&Method::GET, "/rezcache/status.json") => replies::json(&Status::of(&grid.shared.metrics, grid.shared.started.elapsed())),
-        (_, reserved) if reserved.starts_with("/rezcache/") => replies::plain(StatusCode::NOT_FOUND, "not found"),
-        (&Method::GET | &Method::HEAD, "/get_grid_info" | "/json_grid_info") => grid_info::answer(&grid, request).await,
+        (&Method::GET, "/rezcache/status.json") => {
+            replies::json(&Status::of(&grid.shared.metrics, grid.shared.started.elapsed()))
+        }
+        (_, reserved) if reserved.starts_with("/rezcache/") => {
+            replies::plain(StatusCode::NOT_FOUND, "not found")
+        }
+        (&Method::GET | &Method::HEAD, "/get_grid_info" | "/json_grid_info") => {
+            grid_info::answer(&grid, request).await
+        }
         (&Method::POST, "/") => {
             let uri = grid.identity().await.login_uri;
             login::answer(&grid, uri, request).await
@@ -165,7 +178,8 @@ pub(super) async fn answer(grid: Arc<GridPort>, request: Request<Incoming>) -> R
 }
 
 async fn capability(grid: &Arc<GridPort>, request: Request<Incoming>, target: &str) -> Response<Body> {
-    let found = AliasToken::split_path(target).and_then(|(token, suffix)| Some((grid.aliases.get(token)?, suffix)));
+    let found =
+        AliasToken::split_path(target).and_then(|(token, suffix)| Some((grid.aliases.get(token)?, suffix)));
     let Some((alias, suffix)) = found else {
         return replies::plain(StatusCode::NOT_FOUND, "this capability has expired; its session is over");
     };
@@ -186,7 +200,8 @@ async fn capability(grid: &Arc<GridPort>, request: Request<Incoming>, target: &s
 
 /// Mode `VIEWERASSET`: `/asset/<token>/<grid>` stands for that grid's asset host.
 async fn asset_url(grid: &Arc<GridPort>, request: Request<Incoming>, rest: &str) -> Response<Body> {
-    let unknown = || replies::plain(StatusCode::NOT_FOUND, "no such asset host; see the start-up text for the URL");
+    let unknown =
+        || replies::plain(StatusCode::NOT_FOUND, "no such asset host; see the start-up text for the URL");
     let Some((token, rest)) = rest.split_once('/') else { return unknown() };
     let name_end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (name, suffix) = rest.split_at(name_end);
@@ -197,7 +212,8 @@ async fn asset_url(grid: &Arc<GridPort>, request: Request<Incoming>, rest: &str)
     }
     let named = grid.shared.grids.get().and_then(|grids| {
         grids.iter().filter_map(Weak::upgrade).find(|grid| {
-            grid.config.name == name || grid.identity.get().is_some_and(|identity| identity.id.as_str() == name)
+            grid.config.name == name
+                || grid.identity.get().is_some_and(|identity| identity.id.as_str() == name)
         })
     });
     let Some(grid) = named else { return unknown() };

@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
+use super::stopped;
 use super::upstream::Body;
 
 /// A viewer keeps up to about 52 connections, libcurl idle ones for 118 s. A connection that we
@@ -59,7 +60,7 @@ where
     let _ = tokio::time::timeout(DRAIN, places.acquire_many(everyone)).await;
 }
 
-async fn serve_connection<H, F>(stream: TcpStream, peer: SocketAddr, mut stop: watch::Receiver<bool>, handler: H)
+async fn serve_connection<H, F>(stream: TcpStream, peer: SocketAddr, stop: watch::Receiver<bool>, handler: H)
 where
     H: Fn(Request<Incoming>, SocketAddr) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
@@ -82,7 +83,7 @@ where
     tokio::select! {
         // A broken connection is the peer's affair; what was left unsent is gone with it.
         _ = connection.as_mut() => {}
-        _ = stop.wait_for(|stopping| *stopping) => {
+        () = stopped(stop) => {
             connection.as_mut().graceful_shutdown();
             let _ = tokio::time::timeout(DRAIN, connection).await;
         }

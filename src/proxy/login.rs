@@ -27,14 +27,19 @@ pub(super) async fn answer(grid: &Arc<GridPort>, uri: Uri, request: Request<Inco
     };
     let mut parts = headers::toward_grid(parts, uri.clone());
     headers::forbid_compression(&mut parts.headers);
-    let asked_as = LoginFormat::of_content_type(parts.headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()));
+    let asked_as = LoginFormat::of_content_type(
+        parts.headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()),
+    );
     match exchange(grid, parts, call, asked_as).await {
         Ok(response) => response,
         Err(UpstreamError::Refused) => replies::go_yourself(&uri.to_string()),
         Err(error) => {
             grid.shared.metrics.count(Counter::UpstreamFailures);
             tracing::warn!(grid = %grid.config.name, %error, "login did not reach the grid");
-            replies::plain(StatusCode::BAD_GATEWAY, "rezcache cannot reach the grid's login service; is it up, and is its address right?")
+            replies::plain(
+                StatusCode::BAD_GATEWAY,
+                "rezcache cannot reach the grid's login service; is it up, and is its address right?",
+            )
         }
     }
 }

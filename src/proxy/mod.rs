@@ -202,7 +202,11 @@ impl Proxy {
         };
         if let Some(listener) = control {
             let names = ports.iter().map(|(_, port)| (port.config.name.clone(), port.local)).collect();
-            let state = control::ControlState { metrics: Arc::clone(&metrics), started: Instant::now(), grids: names };
+            let state = control::ControlState {
+                metrics: Arc::clone(&metrics),
+                started: Instant::now(),
+                grids: names,
+            };
             proxy.tasks.spawn(control::serve(listener, state, stopped(stopping.clone())));
         }
         for (listener, port) in ports {
@@ -267,13 +271,17 @@ fn open_cache(config: &ProxyConfig, metrics: &Arc<Metrics>) -> LocalCache {
 }
 
 async fn listen(address: SocketAddr, shared: &Shared) -> Result<TcpListener, StartError> {
-    let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
     let local = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
     shared.own.add(local);
     Ok(listener)
 }
 
-async fn open_grid(config: GridConfig, shared: &Arc<Shared>) -> Result<(TcpListener, Arc<GridPort>), StartError> {
+async fn open_grid(
+    config: GridConfig,
+    shared: &Arc<Shared>,
+) -> Result<(TcpListener, Arc<GridPort>), StartError> {
     let problem = |what: String| StartError::Config(format!("grid {}: {what}", config.name));
     let host = config
         .uri
@@ -285,13 +293,16 @@ async fn open_grid(config: GridConfig, shared: &Arc<Shared>) -> Result<(TcpListe
         allowed.push(block.parse::<AddressBlock>().map_err(|error| problem(format!("{block}: {error}")))?);
     }
     // The asset host is the user's word, not the grid's.
-    let asset_host = config.asset_host.as_ref().and_then(http::Uri::host).and_then(|host| host.parse::<IpAddr>().ok());
-    allowed.extend(asset_host.and_then(|address| address.to_string().parse().ok()));
+    let asset_host =
+        config.asset_host.as_ref().and_then(http::Uri::host).and_then(|host| host.parse::<IpAddr>().ok());
+    allowed.extend(asset_host.map(AddressBlock::from));
     let reach = Arc::new(GridReach::new(&host, allowed, Arc::clone(&shared.own)));
-    let upstream = Upstream::new(&host, Arc::clone(&reach), Arc::clone(&shared.dial), config.ca_file.as_deref())
-        .map_err(|error| problem(format!("certificates: {error}")))?;
+    let upstream =
+        Upstream::new(&host, Arc::clone(&reach), Arc::clone(&shared.dial), config.ca_file.as_deref())
+            .map_err(|error| problem(format!("certificates: {error}")))?;
     let listener = listen(config.listen, shared).await?;
-    let local = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
+    let local =
+        listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
     let port = Arc::new(GridPort {
         config,
         local,

@@ -12,6 +12,7 @@ use super::event_queue::EventQueue;
 use crate::grid::Origin;
 use crate::redact::Redacted;
 use crate::session::CapabilityClass;
+use crate::session::events::QueueId;
 
 /// 128 random bits: whoever knows them may use the capability, so nobody may guess them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,8 +63,8 @@ pub(super) struct SessionLink {
 pub(super) enum Command {
     /// Rewrite a seed reply; `None` when nothing in it changes.
     Seed { body: Bytes, answer: oneshot::Sender<Option<Vec<u8>>> },
-    /// Rewrite an event-queue reply; `None` when nothing in it changes.
-    Events { body: Bytes, answer: oneshot::Sender<Option<Vec<u8>>> },
+    /// Rewrite an event-queue reply, and read its id; `None` when nothing in it changes.
+    Events { body: Bytes, answer: oneshot::Sender<(Option<Vec<u8>>, Option<QueueId>)> },
 }
 
 impl SessionLink {
@@ -81,17 +82,25 @@ impl SessionLink {
         self.started + Duration::from_millis(self.last_used_ms.load(Ordering::Relaxed))
     }
 
-    /// Has the session rewrite a reply. An ended session leaves it as it is.
-    pub(super) async fn rewrite(&self, class: CapabilityClass, body: Bytes) -> Bytes {
+    /// Has the session rewrite a seed's reply. An ended session leaves it as it is.
+    pub(super) async fn rewrite_seed(&self, body: Bytes) -> Bytes {
         let (answer, rewritten) = oneshot::channel();
-        let command = match class {
-            CapabilityClass::EventQueue => Command::Events { body: body.clone(), answer },
-            _ => Command::Seed { body: body.clone(), answer },
-        };
+        let command = Command::Seed { body: body.clone(), answer };
         if self.commands.send(command).await.is_err() {
             return body;
         }
         rewritten.await.ok().flatten().map_or(body, Bytes::from)
+    }
+
+    /// Has the session rewrite an event queue's reply, which also yields the reply's id.
+    pub(super) async fn rewrite_events(&self, body: Bytes) -> (Bytes, Option<QueueId>) {
+        let (answer, rewritten) = oneshot::channel();
+        let command = Command::Events { body: body.clone(), answer };
+        if self.commands.send(command).await.is_err() {
+            return (body, None);
+        }
+        let (rewritten, id) = rewritten.await.unwrap_or_default();
+        (rewritten.map_or(body, Bytes::from), id)
     }
 }
 

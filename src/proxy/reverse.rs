@@ -20,12 +20,19 @@ pub(super) async fn answer(grid: &Arc<GridPort>, request: Request<Incoming>, tar
     match forward(grid, uri.clone(), request).await {
         Ok(response) => response,
         Err(UpstreamError::Refused) => replies::go_yourself(&uri.to_string()),
-        Err(_) => replies::plain(StatusCode::BAD_GATEWAY, "rezcache cannot reach the grid; is it up, and is its address right?"),
+        Err(_) => replies::plain(
+            StatusCode::BAD_GATEWAY,
+            "rezcache cannot reach the grid; is it up, and is its address right?",
+        ),
     }
 }
 
 /// Sends a request on as it is, and streams the reply back as it comes.
-pub(super) async fn forward(grid: &GridPort, uri: Uri, request: Request<Incoming>) -> Result<Response<Body>, UpstreamError> {
+pub(super) async fn forward(
+    grid: &GridPort,
+    uri: Uri,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, UpstreamError> {
     grid.shared.metrics.count(Counter::RequestsProxied);
     let (parts, body) = request.into_parts();
     let repeatable = parts.method == Method::GET && hyper::body::Body::is_end_stream(&body);

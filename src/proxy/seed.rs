@@ -11,14 +11,18 @@ use super::grid_port::GridPort;
 use super::registry::Alias;
 use super::upstream::{Body, UpstreamError, full};
 use super::{headers, replies};
-use crate::session::CapabilityClass;
 use crate::support::metrics::Counter;
 
 const MAX_CALL_BYTES: usize = 1 << 20;
 const MAX_REPLY_BYTES: usize = 4 << 20;
 
 /// Answers one request to a seed.
-pub(super) async fn answer(grid: &Arc<GridPort>, alias: &Alias, uri: Uri, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn answer(
+    grid: &Arc<GridPort>,
+    alias: &Alias,
+    uri: Uri,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let Ok(call) = replies::read_whole(body, MAX_CALL_BYTES).await else {
         return replies::plain(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large");
@@ -34,13 +38,18 @@ pub(super) async fn answer(grid: &Arc<GridPort>, alias: &Alias, uri: Uri, reques
     }
 }
 
-async fn exchange(grid: &GridPort, alias: &Alias, mut parts: http::request::Parts, call: Bytes) -> Result<Response<Body>, UpstreamError> {
+async fn exchange(
+    grid: &GridPort,
+    alias: &Alias,
+    mut parts: http::request::Parts,
+    call: Bytes,
+) -> Result<Response<Body>, UpstreamError> {
     headers::forbid_compression(&mut parts.headers);
     let response = grid.upstream.send_fresh(Request::from_parts(parts, full(call))).await?;
     let (parts, body) = response.into_parts();
     let mut reply = replies::read_whole(body, MAX_REPLY_BYTES).await?;
     if parts.status == StatusCode::OK && headers::is_identity(&parts.headers) {
-        reply = alias.session.rewrite(CapabilityClass::Seed, reply).await;
+        reply = alias.session.rewrite_seed(reply).await;
     }
     let parts = headers::toward_viewer_whole(parts, reply.len());
     Ok(Response::from_parts(parts, full(reply)))

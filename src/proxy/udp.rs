@@ -18,8 +18,8 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::grid_port::GridPort;
 use super::event_queue::EventQueue;
+use super::grid_port::GridPort;
 use super::registry::{Alias, AliasToken, Command, SessionLink};
 use crate::grid::Origin;
 use crate::redact::Redacted;
@@ -224,7 +224,7 @@ impl SessionTask {
             Command::Events { body, answer } => {
                 let now = Instant::now();
                 let rewritten = self.session.rewrite_event_reply(now, &body, &mut self.opener);
-                let _ = answer.send(rewritten.body);
+                let _ = answer.send((rewritten.body, rewritten.id));
             }
         }
         self.adopt_ports();

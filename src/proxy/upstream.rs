@@ -119,7 +119,9 @@ impl Guard {
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for address in candidates {
             match TcpStream::connect(address).await {
-                Ok(stream) if stream.peer_addr().is_ok_and(|peer| self.reach.permits(peer)) => return Ok(stream),
+                Ok(stream) if stream.peer_addr().is_ok_and(|peer| self.reach.permits(peer)) => {
+                    return Ok(stream);
+                }
                 Ok(_) => return Err(io::Error::new(io::ErrorKind::PermissionDenied, AddressRefused)),
                 Err(error) => last = error,
             }
@@ -129,8 +131,7 @@ impl Guard {
 
     async fn pin_reach(&self) -> io::Result<()> {
         if !self.reach.is_pinned() {
-            let addresses: Vec<SocketAddr> =
-                tokio::net::lookup_host((&*self.login_host, 0)).await?.collect();
+            let addresses: Vec<SocketAddr> = tokio::net::lookup_host((&*self.login_host, 0)).await?.collect();
             self.reach.resolved(&addresses);
         }
         Ok(())
@@ -187,7 +188,10 @@ impl Upstream {
 
     /// Sends on a connection of its own: for POSTs, which must not meet a connection that the
     /// simulator is just closing, and for HEAD, after whose reply OpenSimulator sends a body.
-    pub(super) async fn send_fresh(&self, request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
+    pub(super) async fn send_fresh(
+        &self,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, UpstreamError> {
         self.fresh.request(request).await.map_err(|error| explain(&error))
     }
 

@@ -191,8 +191,7 @@ impl Session {
             ending_since: None,
             scratch: Vec::new(),
         };
-        let rewritten =
-            login::rewrite(body, format, &mut Naming { table: &mut session.table, opener })?;
+        let rewritten = login::rewrite(body, format, &mut Naming { table: &mut session.table, opener })?;
         if let Some(simulator) = session.table.simulators.get_mut(&grant.simulator) {
             simulator.handle = grant.region;
         }
@@ -281,7 +280,9 @@ impl Session {
     fn opens_circuit(&mut self, packet: &Packet<'_>) -> bool {
         let Ok(body) = packet.body(&mut self.scratch) else { return false };
         UseCircuitCode::decode(body).is_ok_and(|opening| {
-            *opening.code.reveal() == self.circuit_code && opening.agent == self.agent && opening.session == self.session
+            *opening.code.reveal() == self.circuit_code
+                && opening.agent == self.agent
+                && opening.session == self.session
         })
     }
 
@@ -346,7 +347,8 @@ impl Session {
             return false;
         }
         let last_life = self.last_life.max(http_life);
-        let open_circuit = self.table.simulators.values().any(|simulator| simulator.circuit.viewer().is_some());
+        let open_circuit =
+            self.table.simulators.values().any(|simulator| simulator.circuit.viewer().is_some());
         open_circuit || now.saturating_duration_since(last_life) < SESSION_SILENCE
     }
 

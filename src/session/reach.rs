@@ -80,6 +80,12 @@ pub struct AddressBlock {
 #[error("not an address block: write it as 192.168.0.0/16, fd00::/8, or a single address")]
 pub struct AddressBlockError;
 
+impl From<IpAddr> for AddressBlock {
+    fn from(network: IpAddr) -> Self {
+        Self { network, prefix_bits: if network.is_ipv4() { 32 } else { 128 } }
+    }
+}
+
 impl std::str::FromStr for AddressBlock {
     type Err = AddressBlockError;
 
@@ -148,9 +154,26 @@ mod tests {
             assert!(permits(Reach::Public, good), "{good}");
         }
         for bad in [
-            "127.0.0.1", "10.0.0.1", "192.168.1.1", "172.31.0.1", "100.64.0.1", "169.254.169.254",
-            "::ffff:10.0.0.1", "::ffff:127.0.0.1", "::1", "fd00::1", "fe80::1", "224.0.0.1", "ff02::1",
-            "0.0.0.0", "::", "255.255.255.255", "64:ff9b::7f00:1", "2002:7f00:1::", "::127.0.0.1", "fec0::1",
+            "127.0.0.1",
+            "10.0.0.1",
+            "192.168.1.1",
+            "172.31.0.1",
+            "100.64.0.1",
+            "169.254.169.254",
+            "::ffff:10.0.0.1",
+            "::ffff:127.0.0.1",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "224.0.0.1",
+            "ff02::1",
+            "0.0.0.0",
+            "::",
+            "255.255.255.255",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "::127.0.0.1",
+            "fec0::1",
         ] {
             assert!(!permits(Reach::Public, bad), "{bad}");
         }

@@ -7,7 +7,11 @@ use crate::lludp::{Packet, PacketFlags, Replacement, encode_packet, rewrite_addr
 
 /// The datagram with our addresses. `None` leaves it as it is: unreadable, a placeholder, or an
 /// address that may not be replaced.
-pub(super) fn rewrite(packet: &Packet<'_>, scratch: &mut Vec<u8>, aliases: &mut dyn Aliases) -> Option<Vec<u8>> {
+pub(super) fn rewrite(
+    packet: &Packet<'_>,
+    scratch: &mut Vec<u8>,
+    aliases: &mut dyn Aliases,
+) -> Option<Vec<u8>> {
     if packet.extra_len != 0 {
         return None;
     }
