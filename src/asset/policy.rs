@@ -184,4 +184,4 @@ pub fn content_matches_kind(kind: AssetKind, beginning: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -210,4 +210,4 @@ fn is_text(body: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
