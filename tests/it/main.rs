@@ -1,1 +1,3 @@
-fn x() {}
+//! Integration tests, one program.
+
+mod interop;
