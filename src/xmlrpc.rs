@@ -59,8 +59,7 @@ pub struct MethodResponse<'a> {
 }
 
 /// The way to a member: `methodResponse/params/param/value/struct/member`.
-const MEMBER_PATH: [&[u8]; 6] =
-    [b"methodResponse", b"params", b"param", b"value", b"struct", b"member"];
+const MEMBER_PATH: [&[u8]; 6] = [b"methodResponse", b"params", b"param", b"value", b"struct", b"member"];
 
 impl<'a> MethodResponse<'a> {
     /// Finds the wanted members, whatever their order. Members of the same name deeper inside are

@@ -12,8 +12,8 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-pub use crate::xml::{Splices, TextPlace, XmlError, escape};
 use crate::xml::{Pull, Token, content_place, empty_place};
+pub use crate::xml::{Splices, TextPlace, XmlError, escape};
 
 /// More values than this are refused; the tree takes some 100 bytes for each.
 pub const MAX_NODES: usize = 1_000_000;
@@ -222,9 +222,7 @@ pub fn parse(body: &[u8]) -> Result<SpannedNode<'_>, XmlError> {
             Token::Empty { name: b"array", span } => (span.start, SpannedNode::Array(Vec::new())),
             Token::Empty { name: b"map", span } => (span.start, SpannedNode::Map(Vec::new())),
             Token::Open { name, span } => match (ScalarKind::of(name), pull.text(&span)?) {
-                (Some(kind), Some(place)) => {
-                    (span.start, SpannedNode::Scalar(Scalar { kind, body, place }))
-                }
+                (Some(kind), Some(place)) => (span.start, SpannedNode::Scalar(Scalar { kind, body, place })),
                 (None, _) => (span.start, undef(body, span.start)),
                 (Some(_), None) => return Err(XmlError::Malformed(span.start)),
             },

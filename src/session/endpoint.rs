@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::grid::RegionHandle;
-use crate::llsd::xml::{Scalar, ScalarKind, Splices, SpannedNode, binary_text};
+use crate::llsd::xml::{Scalar, ScalarKind, SpannedNode, Splices, binary_text};
 
 /// An address and a port that stand in one map, and where.
 pub(super) struct EndpointPlace<'n, 'a> {

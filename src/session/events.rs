@@ -141,10 +141,8 @@ pub fn poll_ack(body: &[u8]) -> Option<Poll> {
         Some(value) => value.as_scalar().and_then(QueueId::read).map_or(Ack::Undef, Ack::Id),
     };
     // hippolyzer writes the flag as an integer: fixtures/llsd/hippo-poll-first.xml.
-    let done = poll
-        .scalar("done")
-        .and_then(Scalar::text)
-        .is_some_and(|text| matches!(text.trim(), "1" | "true"));
+    let done =
+        poll.scalar("done").and_then(Scalar::text).is_some_and(|text| matches!(text.trim(), "1" | "true"));
     Some(Poll { ack, done })
 }
 
@@ -203,10 +201,7 @@ fn enable_simulator(
 ) -> Option<QueuedEvent> {
     let place = EndpointPlace::read(block, "IP", "Port")?;
     place.splice(aliases.simulator(place.endpoint)?, splices)?;
-    Some(QueuedEvent::EnableSimulator {
-        simulator: place.endpoint,
-        region: region_handle(block, "Handle"),
-    })
+    Some(QueuedEvent::EnableSimulator { simulator: place.endpoint, region: region_handle(block, "Handle") })
 }
 
 fn establish_agent_communication(

@@ -78,8 +78,18 @@ pub enum LoginReply {
 }
 
 const MEMBERS: [&str; 12] = [
-    "login", "reason", "next_url", "agent_id", "session_id", "circuit_code", "sim_ip", "sim_port",
-    "seed_capability", "region_x", "region_y", "udp_blacklist",
+    "login",
+    "reason",
+    "next_url",
+    "agent_id",
+    "session_id",
+    "circuit_code",
+    "sim_ip",
+    "sim_port",
+    "seed_capability",
+    "region_x",
+    "region_y",
+    "udp_blacklist",
 ];
 /// The viewer's list has about a hundred names.
 const MAX_BLACKLIST: usize = 1_000;
@@ -101,9 +111,7 @@ impl LoginReply {
                 members.grant().map_or(Self::Unreadable, |grant| Self::Granted(Box::new(grant)))
             }
             Some("indeterminate") => match members.text("next_url") {
-                Some(url) if !url.is_empty() => {
-                    Self::Indeterminate { next_url: Redacted::new(url) }
-                }
+                Some(url) if !url.is_empty() => Self::Indeterminate { next_url: Redacted::new(url) },
                 _ => Self::Unreadable,
             },
             Some("false" | "0" | "") => {
