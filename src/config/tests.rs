@@ -34,7 +34,8 @@ fn texts(list: &[&str]) -> Vec<String> {
 
 #[test]
 fn an_empty_file_leaves_the_defaults() {
-    let settings = Settings::load(&Folder::new().flags("")).unwrap();
+    let folder = Folder::new();
+    let settings = Settings::load(&folder.flags("")).unwrap();
     assert_eq!(settings.proxy.listen.to_string(), "127.0.0.1:9080");
     assert_eq!(settings.proxy.control.unwrap().to_string(), "127.0.0.1:9079");
     assert_eq!(settings.proxy.cache_bytes, 10 << 30);
@@ -43,7 +44,8 @@ fn an_empty_file_leaves_the_defaults() {
 
 #[test]
 fn every_problem_is_reported_at_once() {
-    let mut flags = Folder::new().flags(
+    let folder = Folder::new();
+    let mut flags = folder.flags(
         "data_dirr = 1\n[proxy]\nlisten = \"0.0.0.0:9080\"\ncache_size = \"ten\"\nports = []\n\
          [[grid]]\nname = \"a b\"\nurl = \"gopher://x/\"\nallow = [\"10.0.0.0/33\"]\n[[grid]]\nname = \"n\"\n\
          [replay]\npasses = 0\n",
@@ -69,14 +71,16 @@ fn every_problem_is_reported_at_once() {
 
 #[test]
 fn a_file_that_is_no_toml_is_told_by_line() {
-    let flags = Folder::new().flags("[proxy]\nlisten = \n[[grid]\n");
+    let folder = Folder::new();
+    let flags = folder.flags("[proxy]\nlisten = \n[[grid]\n");
     let problems = lines(&flags);
     assert!(problems.iter().any(|line| line.starts_with("2: ")), "{problems:?}");
 }
 
 #[test]
 fn flags_win_over_the_file_and_a_known_grid_keeps_the_rest() {
-    let mut flags = Folder::new().flags(
+    let folder = Folder::new();
+    let mut flags = folder.flags(
         "[proxy]\nlisten = \"127.0.0.1:1\"\nmemory_size = 7\n\
          [[grid]]\nname = \"home\"\nurl = \"old.example\"\nallow = [\"10.0.0.0/8\"]\ncentral = true\n",
     );
@@ -100,7 +104,8 @@ fn flags_win_over_the_file_and_a_known_grid_keeps_the_rest() {
 
 #[test]
 fn second_life_is_central_and_its_asset_host_is_known() {
-    let mut flags = Folder::new().flags("");
+    let folder = Folder::new();
+    let mut flags = folder.flags("");
     flags.proxy.grids = texts(&["https://login.agni.lindenlab.com/cgi-bin/login.cgi"]);
     let grid = &Settings::load(&flags).unwrap().proxy.grids[0];
     assert_eq!((grid.name.as_str(), grid.central), ("agni", true));
@@ -109,14 +114,16 @@ fn second_life_is_central_and_its_asset_host_is_known() {
 
 #[test]
 fn one_grid_twice_is_refused() {
-    let mut flags = Folder::new().flags("");
+    let folder = Folder::new();
+    let mut flags = folder.flags("");
     flags.proxy.grids = texts(&["a=http://x.example/", "b=https://X.example:443/"]);
     assert_eq!(lines(&flags), ["--grid (or REZCACHE_GRID): a and b are one grid, or have one name"]);
 }
 
 #[test]
 fn a_password_in_an_address_is_refused_and_not_repeated() {
-    let mut flags = Folder::new().flags("");
+    let folder = Folder::new();
+    let mut flags = folder.flags("");
     flags.proxy.grids = texts(&["http://me:hunter2@grid.example/"]);
     let problems = lines(&flags);
     assert!(problems[0].contains("must not hold a user name") && !problems[0].contains("hunter2"));
@@ -139,9 +146,11 @@ fn files_named_in_the_file_lie_beside_it() {
 
 #[test]
 fn who_is_to_blame_decides_between_wrong_usage_and_failure() {
-    let flags = Folder::new().flags("nonsense = 1");
+    let folder = Folder::new();
+    let flags = folder.flags("nonsense = 1");
     assert!(!Settings::load(&flags).unwrap_err().are_usage());
-    let mut flags = Folder::new().flags("");
+    let folder = Folder::new();
+    let mut flags = folder.flags("");
     flags.proxy.listen = Some("nonsense".into());
     assert!(Settings::load(&flags).unwrap_err().are_usage());
 }
