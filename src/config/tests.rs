@@ -57,13 +57,14 @@ fn every_problem_is_reported_at_once() {
         [
             "5: unknown key proxy.ports; known are listen, control, cache_size, memory_size",
             "1: unknown key data_dirr; known are data_dir, log_format, verbose, proxy, replay, grid",
-            "10: grid.url is missing",
+            "11: grid.url is missing",
             "7: grid.name: \"a b\" is no name for a grid: use up to 64 letters, digits, dots and dashes",
             "8: grid.url: \"gopher://x/\" is not an address such as http://login.example.org/",
+            "9: grid.allow: \"10.0.0.0/33\" is not an address block such as 10.20.0.0/16",
             "--central (or REZCACHE_CENTRAL): no grid is named \"nobody\"; there is none",
             "3: proxy.listen: 0.0.0.0:9080 can be reached from other machines; rezcache listens on loopback only, such as 127.0.0.1:9080",
             "4: proxy.cache_size: \"ten\" is not a size such as 10GiB, 500MB or 1000000",
-            "12: replay.passes: \"0\" is not a number from 1 to 100",
+            "13: replay.passes: \"0\" is not a number from 1 to 100",
             "--link (or REZCACHE_LINK): \"fast\" is not a rate and a delay such as 20mbit,40ms",
         ]
     );

@@ -1,8 +1,11 @@
 //! The program as a user starts it: exit status, output, files.
 
-use std::net::TcpListener;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
 
 /// How a run of the program ended.
 #[derive(Debug)]
@@ -155,4 +158,97 @@ fn replay_without_its_capture_fails() {
     let run = rezcache(&["replay", "no-such-capture.pcap"]);
     assert_eq!(run.code, 1, "{run:?}");
     assert!(!Path::new("no-such-capture.pcap").exists() && !run.err.is_empty());
+}
+
+/// A running `rezcache proxy`, ended when dropped.
+struct Running {
+    process: Child,
+    ready: Value,
+}
+
+impl Running {
+    /// Starts it and waits for its ready line.
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = command(&["proxy", "--log-format", "json"]);
+        let mut process =
+            command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().expect("its output")).read_line(&mut line).expect("a line");
+        let Ok(ready) = serde_json::from_str(&line) else {
+            let mut why = String::new();
+            let _ = process.stderr.take().expect("its errors").read_to_string(&mut why);
+            panic!("the proxy did not start: {why}");
+        };
+        Self { process, ready }
+    }
+
+    fn control(&self) -> String {
+        self.ready["control"].as_str().expect("an address").to_owned()
+    }
+
+    fn listens(&self, grid: &str) -> SocketAddr {
+        let grids = self.ready["grids"].as_array().expect("grids");
+        let grid = grids.iter().find(|g| g["name"] == grid).expect("the grid");
+        grid["listen"].as_str().expect("an address").parse().expect("an address")
+    }
+
+    /// Ends it as a service manager does; its exit status.
+    fn terminate(mut self) -> Option<i32> {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill").success());
+        self.process.wait().expect("it ends").code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+// Addresses of 127/8 that no other test listens on: ports that follow each other cannot be 0.
+#[test]
+fn each_grid_keeps_its_port_over_restarts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = ["--data-dir", folder.path().to_str().expect("UTF-8"), "--listen", "127.9.9.1:9080"];
+    let (a, b) = (["--grid", "a=http://127.0.0.1:1/"], ["--grid", "b=http://127.0.0.1:2/"]);
+
+    let first = Running::start(&[&data[..], &a, &b].concat());
+    assert_eq!(first.control(), "127.9.9.1:9079");
+    let ports = (first.listens("a"), first.listens("b"));
+    assert_eq!(ports.0.to_string(), "127.9.9.1:9080");
+    assert!(ports.1.port() > 9080);
+    assert_eq!(first.terminate(), Some(0));
+
+    let second = Running::start(&[&data[..], &b, &a].concat());
+    assert_eq!((second.listens("a"), second.listens("b")), ports);
+    assert_eq!(second.terminate(), Some(0));
+
+    let _taken = TcpListener::bind(ports.1).expect("the port of b");
+    let refused = rezcache(&[&["proxy"], &data[..], &b].concat());
+    assert_eq!(refused.code, 1);
+    assert!(refused.err.contains("ports.json") && refused.err.contains("saved passwords"), "{}", refused.err);
+}
+
+#[test]
+fn status_shows_a_running_proxy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().to_str().expect("UTF-8");
+    let arguments = ["--data-dir", data, "--listen", "127.0.0.1:0", "--grid", "http://127.0.0.1:1/"];
+    let proxy = Running::start(&arguments);
+
+    let run = rezcache(&["status", "--control", &proxy.control()]);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(run.out.contains("no viewer has asked for an asset yet"), "{}", run.out);
+    let json = rezcache(&["status", "--json", "--control", &proxy.control()]);
+    let status: Value = serde_json::from_str(&json.out).expect("JSON");
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+
+    assert_eq!(proxy.terminate(), Some(0));
+    let token = std::fs::read_to_string(folder.path().join("asset-token")).expect("a token");
+    let counters = std::fs::read_to_string(folder.path().join("counters.json")).expect("counters");
+    assert!(
+        !run.out.contains(token.trim()) && !json.out.contains(token.trim()) && !counters.contains(&token)
+    );
 }
