@@ -3,7 +3,7 @@
 //! The order of the modules is read from the picture in `src/lib.rs`, so that the documentation cannot
 //! say anything else than what is held.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -116,14 +116,14 @@ impl Picture {
             return vec![format!("{module} is not in the picture of src/lib.rs")];
         };
         let is_test_file = place.iter().any(|name| name == "tests");
-        let mut wrong = Vec::new();
+        let mut wrong = BTreeSet::new();
         for used in paths(text) {
             if let Some(target) = used.top_level(place)
                 && let Some(&(other_layer, other_column)) = self.rank.get(target)
                 && target != module
                 && (other_layer > layer || (other_layer == layer && other_column < column))
             {
-                wrong.push(format!("{module} must not use {target} (layer {layer} and {other_layer})"));
+                wrong.insert(format!("{module} must not use {target} (layer {layer} and {other_layer})"));
             }
             let names = |banned: &&&[&str]| used.segments.windows(banned.len()).any(|part| part == **banned);
             if layer <= 1
@@ -131,10 +131,10 @@ impl Picture {
                 && !used.in_tests
                 && let Some(banned) = OUTSIDE_WORLD.iter().find(names)
             {
-                wrong.push(format!("layer {layer} must not use {}", banned.join("::")));
+                wrong.insert(format!("layer {layer} must not use {}", banned.join("::")));
             }
         }
-        wrong
+        wrong.into_iter().collect()
     }
 }
 
@@ -216,10 +216,8 @@ fn tree(tokens: &[String], mut i: usize, prefix: &[String], found: &mut Vec<Vec<
         if at(i) == "{" {
             i += 1;
             while !matches!(at(i), "}" | "") {
-                let before = i;
-                i = tree(tokens, i, &segments, found);
-                // Over commas, stars and `as name`.
-                i = i.max(before + 1);
+                // Between the names are commas and stars.
+                i = if is_name(at(i)) { tree(tokens, i, &segments, found) } else { i + 1 };
             }
             return i + 1;
         }
