@@ -34,7 +34,8 @@ fn texts(list: &[&str]) -> Vec<String> {
 
 #[test]
 fn an_empty_file_leaves_the_defaults() {
-    let settings = Settings::load(&Folder::new().flags("")).unwrap();
+    let folder = Folder::new();
+    let settings = Settings::load(&folder.flags("")).unwrap();
     assert_eq!(settings.proxy.listen.to_string(), "127.0.0.1:9080");
     assert_eq!(settings.proxy.control.unwrap().to_string(), "127.0.0.1:9079");
     assert_eq!(settings.proxy.cache_bytes, 10 << 30);
@@ -43,7 +44,8 @@ fn an_empty_file_leaves_the_defaults() {
 
 #[test]
 fn every_problem_is_reported_at_once() {
-    let mut flags = Folder::new().flags(
+    let folder = Folder::new();
+    let mut flags = folder.flags(
         "data_dirr = 1\n[proxy]\nlisten = \"0.0.0.0:9080\"\ncache_size = \"ten\"\nports = []\n\
          [[grid]]\nname = \"a b\"\nurl = \"gopher://x/\"\nallow = [\"10.0.0.0/33\"]\n[[grid]]\nname = \"n\"\n\
          [replay]\npasses = 0\n",
@@ -55,13 +57,14 @@ fn every_problem_is_reported_at_once() {
         [
             "5: unknown key proxy.ports; known are listen, control, cache_size, memory_size",
             "1: unknown key data_dirr; known are data_dir, log_format, verbose, proxy, replay, grid",
-            "10: grid.url is missing",
+            "11: grid.url is missing",
             "7: grid.name: \"a b\" is no name for a grid: use up to 64 letters, digits, dots and dashes",
             "8: grid.url: \"gopher://x/\" is not an address such as http://login.example.org/",
+            "9: grid.allow: \"10.0.0.0/33\" is not an address block such as 10.20.0.0/16",
             "--central (or REZCACHE_CENTRAL): no grid is named \"nobody\"; there is none",
             "3: proxy.listen: 0.0.0.0:9080 can be reached from other machines; rezcache listens on loopback only, such as 127.0.0.1:9080",
             "4: proxy.cache_size: \"ten\" is not a size such as 10GiB, 500MB or 1000000",
-            "12: replay.passes: \"0\" is not a number from 1 to 100",
+            "13: replay.passes: \"0\" is not a number from 1 to 100",
             "--link (or REZCACHE_LINK): \"fast\" is not a rate and a delay such as 20mbit,40ms",
         ]
     );
@@ -69,14 +72,16 @@ fn every_problem_is_reported_at_once() {
 
 #[test]
 fn a_file_that_is_no_toml_is_told_by_line() {
-    let flags = Folder::new().flags("[proxy]\nlisten = \n[[grid]\n");
+    let folder = Folder::new();
+    let flags = folder.flags("[proxy]\nlisten = \n[[grid]\n");
     let problems = lines(&flags);
     assert!(problems.iter().any(|line| line.starts_with("2: ")), "{problems:?}");
 }
 
 #[test]
 fn flags_win_over_the_file_and_a_known_grid_keeps_the_rest() {
-    let mut flags = Folder::new().flags(
+    let folder = Folder::new();
+    let mut flags = folder.flags(
         "[proxy]\nlisten = \"127.0.0.1:1\"\nmemory_size = 7\n\
          [[grid]]\nname = \"home\"\nurl = \"old.example\"\nallow = [\"10.0.0.0/8\"]\ncentral = true\n",
     );
@@ -100,7 +105,8 @@ fn flags_win_over_the_file_and_a_known_grid_keeps_the_rest() {
 
 #[test]
 fn second_life_is_central_and_its_asset_host_is_known() {
-    let mut flags = Folder::new().flags("");
+    let folder = Folder::new();
+    let mut flags = folder.flags("");
     flags.proxy.grids = texts(&["https://login.agni.lindenlab.com/cgi-bin/login.cgi"]);
     let grid = &Settings::load(&flags).unwrap().proxy.grids[0];
     assert_eq!((grid.name.as_str(), grid.central), ("agni", true));
@@ -109,14 +115,16 @@ fn second_life_is_central_and_its_asset_host_is_known() {
 
 #[test]
 fn one_grid_twice_is_refused() {
-    let mut flags = Folder::new().flags("");
+    let folder = Folder::new();
+    let mut flags = folder.flags("");
     flags.proxy.grids = texts(&["a=http://x.example/", "b=https://X.example:443/"]);
     assert_eq!(lines(&flags), ["--grid (or REZCACHE_GRID): a and b are one grid, or have one name"]);
 }
 
 #[test]
 fn a_password_in_an_address_is_refused_and_not_repeated() {
-    let mut flags = Folder::new().flags("");
+    let folder = Folder::new();
+    let mut flags = folder.flags("");
     flags.proxy.grids = texts(&["http://me:hunter2@grid.example/"]);
     let problems = lines(&flags);
     assert!(problems[0].contains("must not hold a user name") && !problems[0].contains("hunter2"));
@@ -139,9 +147,11 @@ fn files_named_in_the_file_lie_beside_it() {
 
 #[test]
 fn who_is_to_blame_decides_between_wrong_usage_and_failure() {
-    let flags = Folder::new().flags("nonsense = 1");
+    let folder = Folder::new();
+    let flags = folder.flags("nonsense = 1");
     assert!(!Settings::load(&flags).unwrap_err().are_usage());
-    let mut flags = Folder::new().flags("");
+    let folder = Folder::new();
+    let mut flags = folder.flags("");
     flags.proxy.listen = Some("nonsense".into());
     assert!(Settings::load(&flags).unwrap_err().are_usage());
 }

@@ -285,17 +285,16 @@ pub(super) fn grids(
     let mut grids = Vec::<GridConfig>::new();
     for draft in drafts {
         let given_name = draft.name.as_ref().map(|name| check.value(name, grid_name));
-        let Some(uri) = check.value(&draft.url, web_address) else { continue };
-        let name = match given_name {
-            Some(name) => name,
-            None => GridId::from_login_uri(&uri).map(|id| id.as_str().to_owned()),
-        };
-        let Some(name) = name else { continue };
+        let uri = check.value(&draft.url, web_address);
+        let id = uri.as_ref().and_then(GridId::from_login_uri);
+        let name = given_name.unwrap_or_else(|| id.as_ref().map(|id| id.as_str().to_owned()));
+        // Even of a grid that cannot be used the rest is checked.
+        let is_valid = uri.is_some() && name.is_some();
+        let (uri, name) = (uri.unwrap_or_default(), name.unwrap_or_default());
         let known = draft.file.or_else(|| {
             let same = |g: &&GridValues| g.name.as_ref().is_some_and(|n| n.text == name);
             file.iter().find(same).cloned()
         });
-        let id = GridId::from_login_uri(&uri);
         let is_second_life = id.as_ref().is_some_and(|id| matches!(id.as_str(), "agni" | "aditi"));
         let mut grid = GridConfig {
             name,
@@ -309,6 +308,9 @@ pub(super) fn grids(
         };
         if let Some(known) = known {
             from_file(&mut grid, &known, path, check);
+        }
+        if !is_valid {
+            continue;
         }
         if let Some(twin) = grids.iter().find(|g| g.name == grid.name || same_place(&g.uri, &grid.uri)) {
             let wrong = format!("{} and {} are one grid, or have one name", twin.name, grid.name);
