@@ -155,15 +155,21 @@ impl Proxy {
     }
 }
 
-/// Starts one client session; [`finish`] waits for it.
-fn start_client(python: &Path, login: SocketAddr, user: &str, forbidden: &[String]) -> Running {
+/// A client program that logs in at `login`.
+fn client(python: &Path, name: &str, login: SocketAddr) -> Command {
     let mut command = Command::new(python);
     command
-        .arg(script("client_session.py"))
-        .args(["--login-uri", &format!("http://{login}/"), "--user", user])
-        .arg("--login-replies")
+        .arg(script(name))
+        .args(["--login-uri", &format!("http://{login}/")])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
+    command
+}
+
+/// Starts one client session; [`finish`] waits for it.
+fn start_client(python: &Path, login: SocketAddr, user: &str, forbidden: &[String]) -> Running {
+    let mut command = client(python, "client_session.py", login);
+    command.args(["--user", user, "--login-replies"]);
     if !forbidden.is_empty() {
         command.arg("--behind-proxy").args(forbidden);
     }
@@ -250,4 +256,18 @@ fn two_clients_at_once_have_sessions_of_their_own() {
     assert_eq!(counts["logouts"], 2);
     assert_eq!(counts["circuits"], 6, "home, neighbour and the neighbour anew");
     assert_eq!(counts["circuits_refused"], Value::Null);
+}
+
+#[test]
+fn broken_answers_of_the_grid_reach_the_client_as_breaks_and_are_not_kept() {
+    let Some(python) = python("broken_answers_of_the_grid_reach_the_client_as_breaks_and_are_not_kept")
+    else {
+        return;
+    };
+    let data_dir = tempfile::tempdir().unwrap();
+    let grid = Grid::start(&python);
+    let proxy = Proxy::start(&grid, data_dir.path());
+    let mut command = client(&python, "client_faults.py", proxy.listen);
+    command.args(["--grid", &format!("http://{}", grid.http), "--cached"]);
+    finish(Running::start(&mut command));
 }
