@@ -8,6 +8,12 @@ use uuid::Uuid;
 
 use crate::grid::GridId;
 
+pub mod anim;
+pub mod j2c;
+pub mod material;
+pub mod mesh;
+pub mod ogg;
+pub mod policy;
 pub mod range;
 pub mod validate;
 
