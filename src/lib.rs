@@ -4,7 +4,7 @@
 //!  layer 3  cli, config, telemetry      the program: arguments, files, logs
 //!  layer 2  proxy, cache, replay        shells that do I/O; support: what they share
 //!  layer 1  session, fetch              state machines; no socket, no clock, no file
-//!  layer 0  lludp, llsd, xmlrpc, asset, grid, redact
+//!  layer 0  lludp, llsd, xmlrpc, asset, xml, grid, redact
 //!                                       vocabulary and codecs; bytes in, values out
 //! ```
 //!
@@ -22,4 +22,5 @@ pub mod redact;
 pub mod replay;
 pub mod session;
 pub mod support;
+pub mod xml;
 pub mod xmlrpc;

@@ -1,11 +1,14 @@
 //! One login, from its reply to its end.
 
+mod endpoint;
 pub mod events;
 pub mod grid_info;
 pub mod login;
 pub mod seed;
 
 use std::net::SocketAddrV4;
+
+use crate::llsd::xml::{Scalar, ScalarKind, TextPlace};
 
 /// What a capability URL is for; decides what its alias does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,3 +31,16 @@ pub trait Aliases {
     /// The loopback URL that stands for this capability, or `None` when it is left as it is.
     fn capability(&mut self, class: CapabilityClass, url: &str) -> Option<String>;
 }
+
+/// A URL that a string or URI scalar holds, and where. `None` for undef and the like, and for an
+/// empty text.
+fn url<'n>(scalar: &'n Scalar<'_>) -> Option<(&'n TextPlace, String)> {
+    if !matches!(scalar.kind(), ScalarKind::String | ScalarKind::Uri) {
+        return None;
+    }
+    let url = scalar.text()?.trim().to_owned();
+    (!url.is_empty()).then(|| (scalar.place(), url))
+}
+
+#[cfg(test)]
+mod testing;
