@@ -1,1 +1,7 @@
-fn x() {}
+//! The integration tests: one program, so that it links once.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod cli;
+mod golden;
+mod interop;
+mod layers;
