@@ -163,7 +163,8 @@ impl Ledger {
             .filter(|(_, expected)| all || expected.sent.elapsed() >= LOST_AFTER)
             .map(|(id, _)| *id)
             .collect();
-        for expected in overdue.iter().filter_map(|id| self.outstanding.remove(id)) {
+        for id in overdue {
+            let Some(expected) = self.outstanding.remove(&id) else { continue };
             if swallowed && expected.kind == DatagramKind::AssetRequest {
                 continue;
             }

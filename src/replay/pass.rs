@@ -4,7 +4,7 @@
 //! A step waits for what had happened before it in the capture: responses received, downloads
 //! complete, datagrams delivered. Every wait is bounded, so a pass ends whatever the proxy does.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ pub(crate) async fn run(script: &Arc<Script>, options: &PassOptions) -> PassOutc
         report: PassReport { pass: options.pass, ..PassReport::default() },
         errors: vec![error],
     };
-    let stage = match Stage::open(script, options).await {
+    let mut stage = match Stage::open(script, options).await {
         Ok(stage) => stage,
         Err(error) => return failed(error),
     };
@@ -167,13 +167,8 @@ impl Stage {
     /// Waits for what had come before, and returns how long it waited for what did not come.
     async fn settle(&self, before: &mut Vec<Milestone>, time: Duration) -> Duration {
         let began = Instant::now();
-        let delivered = |ledger: &mut Ledger| {
-            let Ledger { outstanding, downloads, .. } = ledger;
-            let _ = downloads;
-            outstanding.is_empty()
-        };
         let mut wasted = Duration::ZERO;
-        if !self.board.wait(LOST_AFTER, delivered).await {
+        if !self.board.wait(LOST_AFTER, |ledger| ledger.outstanding.is_empty()).await {
             let swallowed = self.swallowed();
             self.board.update(|ledger| ledger.write_off(&self.script, swallowed, false));
             wasted = began.elapsed();
@@ -300,8 +295,7 @@ fn proxy_config(
 
 fn sum_up(script: &Script, ledger: &mut Ledger, metrics: Option<&Metrics>, options: &PassOptions) -> PassOutcome {
     let mut report = PassReport { pass: options.pass, ..PassReport::default() };
-    let asked: HashSet<usize> = (0..script.exchanges.len()).collect();
-    for scripted in asked.iter().filter_map(|index| script.exchanges.get(*index)) {
+    for scripted in &script.exchanges {
         let http = &mut report.requests.http;
         match scripted.counted {
             Some((AssetKind::Texture, _)) => http.texture += 1,

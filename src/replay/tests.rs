@@ -53,3 +53,17 @@ async fn an_unreadable_capture_is_reported_with_what_to_do() {
     assert!(!report.is_ok());
     assert!(report.captures[0].errors[0].contains("save the capture again"), "{:?}", report.captures[0].errors);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_capture_replays_without_a_proxy() {
+    let mut options = ReplayOptions::new(vec![capture("")]);
+    options.passes = 1;
+    let report = run_direct(options).await.unwrap();
+    assert_eq!(report.captures.len(), 13);
+    assert!(report.is_ok(), "{report}");
+    for capture in &report.captures {
+        let pass = &capture.passes[0];
+        assert_eq!(pass.served.grid, pass.requests.total(), "{}", capture.file);
+        assert!(pass.datagrams.forwarded > 0, "{}", capture.file);
+    }
+}

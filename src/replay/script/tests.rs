@@ -74,7 +74,7 @@ fn only_requests_for_whole_shareable_assets_count() {
     let http = script("hippo-http");
     assert_eq!(http.exchanges.iter().filter(|exchange| exchange.counted.is_some()).count(), 25);
     let udp = script("hippo-udp");
-    assert_eq!(udp.downloads.iter().filter(|download| download.counted).count(), 16);
+    assert_eq!(udp.downloads.iter().filter(|download| download.counted).count(), 18);
 }
 
 #[test]
