@@ -21,6 +21,6 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Outcome> {
-    let _ = (arguments.captures, arguments.json, settings.replay);
+    let _ = (arguments.captures, arguments.json, settings.replay, Outcome::Failed);
     bail!("replay is not in this build yet")
 }
