@@ -62,8 +62,9 @@ impl Assets {
 
 /// First and last byte of `Range: bytes=a-b`, clamped; the whole asset otherwise.
 fn range(head: &[u8], length: usize) -> Option<(usize, usize)> {
-    let at = head.windows(14).position(|window| window.eq_ignore_ascii_case(b"\r\nRange: bytes="))?;
-    let line = &head[at + 14..];
+    const NAME: &[u8] = b"\r\nRange: bytes=";
+    let at = head.windows(NAME.len()).position(|window| window.eq_ignore_ascii_case(NAME))?;
+    let line = &head[at + NAME.len()..];
     let end = line.iter().position(|byte| *byte == b'\r')?;
     let (first, last) = std::str::from_utf8(&line[..end]).ok()?.split_once('-')?;
     let first: usize = first.parse().ok()?;
