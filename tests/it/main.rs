@@ -1,1 +1,6 @@
-fn x() {}
+//! The integration tests: one program, so that it links once.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod decode_agreement;
+mod hostile;
+mod support;
