@@ -8,6 +8,12 @@ use uuid::Uuid;
 
 use crate::grid::GridId;
 
+pub mod anim;
+pub mod j2c;
+pub mod material;
+pub mod mesh;
+pub mod ogg;
+pub mod policy;
 pub mod range;
 pub mod validate;
 
@@ -162,7 +168,7 @@ impl fmt::Debug for Digest {
 }
 
 /// Who delivered the bytes of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AssetSource {
     /// The memory tier of this machine.

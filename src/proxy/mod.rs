@@ -1,12 +1,44 @@
 //! The viewer-side proxy: a loopback HTTP port per grid, a loopback UDP port per simulator.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::cache::{CacheConfig, LocalCache};
 use crate::grid::GridId;
+use crate::session::reach::AddressBlock;
+use crate::support::counters_file;
 use crate::support::metrics::Metrics;
+
+mod assets;
+pub(crate) mod control;
+mod event_queue;
+mod fetcher;
+mod grid_info;
+mod grid_port;
+pub(crate) mod guard;
+mod headers;
+mod listener;
+mod login;
+mod next_urls;
+mod page;
+mod reach;
+mod registry;
+mod replies;
+mod reverse;
+mod seed;
+mod udp;
+mod upstream;
+
+use grid_port::{GridPort, Shared};
+use reach::{GridReach, OwnListeners};
+use upstream::Upstream;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -21,6 +53,8 @@ pub struct ProxyConfig {
     pub cache_bytes: u64,
     /// The most bytes the memory tier may take.
     pub memory_bytes: u64,
+    /// What stands in the paths of mode `VIEWERASSET`: 32 hexadecimal digits, one per installation.
+    pub asset_token: String,
     /// Other places to dial for these authorities and simulator endpoints (`host:port`); identity,
     /// policy and headers go by the name, only the packets go elsewhere. For replays and tests.
     pub dial: DialMap,
@@ -61,6 +95,9 @@ pub struct Proxy {
     grids: Vec<SocketAddr>,
     control: Option<SocketAddr>,
     metrics: Arc<Metrics>,
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
 }
 
 /// Why the proxy did not start.
@@ -90,13 +127,104 @@ pub enum StartError {
     Config(String),
 }
 
+/// [`DialMap`] both ways.
+#[derive(Debug, Default)]
+struct Dial {
+    map: DialMap,
+    names: HashMap<SocketAddr, SocketAddr>,
+}
+
+impl Dial {
+    fn new(map: DialMap) -> Self {
+        let names = map.udp.iter().map(|(name, target)| (*target, *name)).collect();
+        Self { map, names }
+    }
+
+    fn http_target(&self, host: &str, port: u16) -> Option<SocketAddr> {
+        if self.map.http.is_empty() {
+            return None;
+        }
+        self.map.http.get(&format!("{}:{port}", host.to_ascii_lowercase())).copied()
+    }
+
+    fn udp_target(&self, name: SocketAddr) -> SocketAddr {
+        self.map.udp.get(&name).copied().unwrap_or(name)
+    }
+
+    fn udp_name(&self, target: SocketAddr) -> SocketAddr {
+        self.names.get(&target).copied().unwrap_or(target)
+    }
+}
+
+/// How long [`Proxy::stop`] waits for requests and sessions to end.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
 impl Proxy {
     /// Opens every listener and starts serving. Grids need not be reachable.
     ///
     /// # Errors
     /// When a port cannot be opened or the data directory cannot be used.
-    pub async fn start(_config: ProxyConfig) -> Result<Self, StartError> {
-        Err(StartError::Config("not there yet".into()))
+    pub async fn start(config: ProxyConfig) -> Result<Self, StartError> {
+        let metrics = Arc::new(Metrics::default());
+        std::fs::create_dir_all(&config.data_dir)
+            .map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
+        counters_file::restore(&config.data_dir, &metrics);
+        let cache = open_cache(&config, &metrics);
+
+        let (stop, stopping) = watch::channel(false);
+        let shared = Arc::new(Shared {
+            metrics: Arc::clone(&metrics),
+            cache,
+            own: Arc::new(OwnListeners::default()),
+            dial: Arc::new(Dial::new(config.dial)),
+            asset_token: config.asset_token,
+            started: Instant::now(),
+            grids: OnceLock::new(),
+            stop: stopping.clone(),
+        });
+        let mut ports = Vec::new();
+        for grid in config.grids {
+            ports.push(open_grid(grid, &shared).await?);
+        }
+        let _ = shared.grids.set(ports.iter().map(|(_, port)| Arc::downgrade(port)).collect());
+        let control = match config.control {
+            Some(address) => Some(listen(address, &shared).await?),
+            None => None,
+        };
+
+        let mut proxy = Self {
+            grids: ports.iter().map(|(_, port)| port.local).collect(),
+            control: control.as_ref().and_then(|listener| listener.local_addr().ok()),
+            metrics: Arc::clone(&metrics),
+            shared,
+            stop,
+            tasks: JoinSet::new(),
+        };
+        if let Some(listener) = control {
+            let names = ports.iter().map(|(_, port)| (port.config.name.clone(), port.local)).collect();
+            let state = control::ControlState {
+                metrics: Arc::clone(&metrics),
+                started: Instant::now(),
+                grids: names,
+            };
+            proxy.tasks.spawn(control::serve(listener, state, stopped(stopping.clone())));
+        }
+        for (listener, port) in ports {
+            let known = Arc::clone(&port);
+            // The grid is asked who it is now, so that the first login need not wait for it.
+            let mut stopping_too = stopping.clone();
+            proxy.tasks.spawn(async move {
+                tokio::select! {
+                    _ = known.identity() => {}
+                    _ = stopping_too.wait_for(|stopping| *stopping) => {}
+                }
+            });
+            proxy.tasks.spawn(listener::serve(listener, stopping.clone(), move |request, _| {
+                grid_port::answer(Arc::clone(&port), request)
+            }));
+        }
+        proxy.tasks.spawn(counters_file::keep(config.data_dir, metrics, stopped(stopping)));
+        Ok(proxy)
     }
 
     /// The HTTP address of each grid, in the order of the configuration.
@@ -111,12 +239,81 @@ impl Proxy {
         self.control
     }
 
-    /// What has been counted.
+    /// What has been counted, in earlier runs on the same data directory too.
     #[must_use]
     pub fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.metrics)
     }
 
-    /// Stops taking requests, finishes what is written to disk, and returns.
-    pub async fn stop(self) {}
+    /// Stops taking requests, lets those in progress end, writes what is still to be written, and
+    /// returns.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_PATIENCE, all).await.is_err() {
+            self.tasks.shutdown().await;
+        }
+        self.shared.cache.clone().close().await;
+    }
+}
+
+async fn stopped(mut stopping: watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+/// A disk that cannot be used is no reason not to proxy.
+fn open_cache(config: &ProxyConfig, metrics: &Arc<Metrics>) -> LocalCache {
+    let cache = CacheConfig::new(config.data_dir.join("assets"), config.cache_bytes, config.memory_bytes);
+    LocalCache::open(cache, Arc::clone(metrics)).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the local store cannot be opened; assets are kept in memory only");
+        LocalCache::memory_only(config.memory_bytes, Arc::clone(metrics))
+    })
+}
+
+async fn listen(address: SocketAddr, shared: &Shared) -> Result<TcpListener, StartError> {
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
+    let local = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
+    shared.own.add(local);
+    Ok(listener)
+}
+
+async fn open_grid(
+    config: GridConfig,
+    shared: &Arc<Shared>,
+) -> Result<(TcpListener, Arc<GridPort>), StartError> {
+    let problem = |what: String| StartError::Config(format!("grid {}: {what}", config.name));
+    let host = config
+        .uri
+        .host()
+        .ok_or_else(|| problem("its URL has no host; write it as http://grid.example:8002/".into()))?
+        .to_ascii_lowercase();
+    let mut allowed = Vec::new();
+    for block in &config.allow {
+        allowed.push(block.parse::<AddressBlock>().map_err(|error| problem(format!("{block}: {error}")))?);
+    }
+    // The asset host is the user's word, not the grid's.
+    let asset_host =
+        config.asset_host.as_ref().and_then(http::Uri::host).and_then(|host| host.parse::<IpAddr>().ok());
+    allowed.extend(asset_host.map(AddressBlock::from));
+    let reach = Arc::new(GridReach::new(&host, allowed, Arc::clone(&shared.own)));
+    let upstream =
+        Upstream::new(&host, Arc::clone(&reach), Arc::clone(&shared.dial), config.ca_file.as_deref())
+            .map_err(|error| problem(format!("certificates: {error}")))?;
+    let listener = listen(config.listen, shared).await?;
+    let local =
+        listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
+    let port = Arc::new(GridPort {
+        config,
+        local,
+        shared: Arc::clone(shared),
+        reach,
+        upstream,
+        aliases: registry::Registry::default(),
+        next_urls: next_urls::NextUrls::default(),
+        fetches: fetcher::Inflight::default(),
+        identity: OnceLock::new(),
+        identifying: tokio::sync::Mutex::default(),
+    });
+    Ok((listener, port))
 }

@@ -2,17 +2,18 @@
 //!
 //! Counting is one relaxed atomic addition; nothing here allocates or waits.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crate::asset::{AssetKind, AssetSource};
 
 /// Defines [`Counter`] together with its names and help texts, so that none can be forgotten.
 macro_rules! counters {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal),+ $(,)?) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal),+ $(,)?) => {
         /// A number that only grows. The name is what `/metrics` and `/status.json` show.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(usize)]
-        pub enum Counter { $($(#[$doc])* $variant),+ }
+        pub enum Counter { $($(#[doc = $doc])+ $variant),+ }
 
         impl Counter {
             /// Every counter, in the order of reports.
@@ -22,6 +23,12 @@ macro_rules! counters {
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name),+ }
+            }
+
+            /// What it counts, in a sentence: the help text of `/metrics`.
+            #[must_use]
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii()),+ }
             }
         }
     };
@@ -176,6 +183,60 @@ impl Metrics {
     #[must_use]
     pub fn store_size(&self) -> (u64, u64) {
         (self.store_objects.load(Ordering::Relaxed), self.store_bytes.load(Ordering::Relaxed))
+    }
+}
+
+/// Everything that outlives a restart: the counters, but not the gauges. Names that a later or an
+/// earlier version knows are skipped when reading.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Snapshot {
+    /// Counter name → value.
+    pub counters: BTreeMap<String, u64>,
+    /// Asset requests answered, by kind and then by source.
+    pub served: BTreeMap<AssetKind, BTreeMap<AssetSource, Served>>,
+}
+
+/// Asset requests answered from one source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Served {
+    /// How many.
+    pub requests: u64,
+    /// With how many bytes of body in all.
+    pub bytes: u64,
+}
+
+impl Metrics {
+    /// The values now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let served = |kind| {
+            AssetSource::ALL.into_iter().map(move |source| {
+                let (requests, bytes) = self.served(kind, source);
+                (source, Served { requests, bytes })
+            })
+        };
+        Snapshot {
+            counters: Counter::ALL.iter().map(|&c| (c.name().to_owned(), self.get(c))).collect(),
+            served: AssetKind::ALL.into_iter().map(|kind| (kind, served(kind).collect())).collect(),
+        }
+    }
+
+    /// Adds what an earlier run counted to what this one has.
+    pub fn add_snapshot(&self, earlier: &Snapshot) {
+        for &counter in Counter::ALL {
+            self.add(counter, earlier.counters.get(counter.name()).copied().unwrap_or(0));
+        }
+        for (&kind, sources) in &earlier.served {
+            for (&source, served) in sources {
+                let add = |table, amount| {
+                    if let Some(cell) = cell(table, kind, source) {
+                        cell.fetch_add(amount, Ordering::Relaxed);
+                    }
+                };
+                add(&self.served, served.requests);
+                add(&self.served_bytes, served.bytes);
+            }
+        }
     }
 }
 

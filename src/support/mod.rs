@@ -1,3 +1,6 @@
 //! What the shells of layer 2 share.
 
+pub mod counters_file;
 pub mod metrics;
+pub mod prometheus;
+pub mod status;

@@ -1,0 +1,507 @@
+//! Fetches in flight: one request to the grid, read as fast as the grid sends, by any number of viewers.
+//!
+//! The reader of the grid's connection is a task of its own that fills a buffer; viewers read the
+//! buffer at their own pace. So no viewer's back-pressure slows another, and a fetch outlives its
+//! first viewer while anyone waits for it.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use dashmap::DashMap;
+use http::{Request, Response, StatusCode, response};
+use http_body_util::BodyExt;
+use hyper::body::{Frame, Incoming};
+use tokio::sync::{Notify, Semaphore};
+
+use super::grid_port::GridPort;
+use super::headers;
+use super::upstream::{Body, BodyError, UpstreamError};
+use crate::asset::range::ContentRange;
+use crate::asset::{Asset, AssetKey, Digest, policy, validate};
+use crate::cache::Scope;
+use crate::fetch::Span;
+use crate::support::metrics::Counter;
+
+/// Above the viewer's own limit for textures (60 s) and meshes (120 s); large meshes take longer
+/// in all, but never between two bytes.
+const SILENCE_LIMIT: Duration = Duration::from_secs(130);
+/// What all buffers of one grid's fetches may hold; past it bodies stream through unkept.
+const BUFFER_BUDGET_KIB: usize = 256 << 10;
+/// Checking more than this takes long enough to leave the async threads.
+const CHECK_ASIDE_BYTES: usize = 512 << 10;
+
+/// The fetches of one grid.
+pub(super) struct Inflight {
+    fetches: DashMap<(AssetKey, String), Vec<Arc<Fetch>>>,
+    budget: Arc<Semaphore>,
+}
+
+impl Default for Inflight {
+    fn default() -> Self {
+        Self { fetches: DashMap::new(), budget: Arc::new(Semaphore::new(BUFFER_BUDGET_KIB)) }
+    }
+}
+
+/// One request to the grid.
+pub(super) struct Fetch {
+    span: Span,
+    state: Mutex<State>,
+    deserted: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    head: Option<Head>,
+    chunks: Vec<Bytes>,
+    received: u64,
+    end: Option<End>,
+    waiting: Vec<Waker>,
+    readers: usize,
+    /// Given up for want of readers: nobody may join any more.
+    closed: bool,
+}
+
+/// How the grid answered.
+#[derive(Clone)]
+pub(super) enum Head {
+    /// With bytes of the asset, which are being read.
+    Asset(Arc<AssetHead>),
+    /// With something that is not shared; the leader takes it with [`Head::take_unshared`].
+    Unshared(Arc<Mutex<Option<Response<Body>>>>),
+    /// Not at all.
+    Failed(Failure),
+}
+
+/// Why there is no reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The grid may not lead us there.
+    Refused,
+    /// The grid is not to be reached.
+    Unreachable,
+}
+
+/// The head of a reply that carries the asset or a slice of it.
+pub(super) struct AssetHead {
+    pub(super) parts: response::Parts,
+    /// Where in the asset the body begins.
+    pub(super) first: u64,
+    /// How long the body is.
+    pub(super) length: u64,
+    /// How long the asset is.
+    pub(super) total: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Whole,
+    Broken,
+}
+
+/// A place among a fetch's readers; the fetch ends when the last one is gone.
+pub(super) struct Seat(Arc<Fetch>);
+
+impl Seat {
+    /// `None` when the fetch has been given up.
+    fn take(fetch: &Arc<Fetch>) -> Option<Self> {
+        let mut state = fetch.state();
+        if state.closed {
+            return None;
+        }
+        state.readers += 1;
+        drop(state);
+        Some(Self(Arc::clone(fetch)))
+    }
+
+    /// Waits for the grid's answer.
+    pub(super) async fn head(&self) -> Head {
+        std::future::poll_fn(|cx| {
+            let mut state = self.0.state();
+            match &state.head {
+                Some(head) => Poll::Ready(head.clone()),
+                None => {
+                    state.wait(cx);
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    /// Reads `length` bytes of the body, from `skip` on.
+    pub(super) fn read(self, skip: u64, length: u64) -> Reader {
+        Reader { seat: self, chunk: 0, skip, remaining: length }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.readers = state.readers.saturating_sub(1);
+        if state.readers == 0 {
+            self.0.deserted.notify_one();
+        }
+    }
+}
+
+impl Fetch {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut State)) {
+        let waiting = {
+            let mut state = self.state();
+            change(&mut state);
+            std::mem::take(&mut state.waiting)
+        };
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits until nobody reads any more, and closes the fetch to newcomers.
+    async fn deserted(&self) {
+        loop {
+            self.deserted.notified().await;
+            let mut state = self.state();
+            if state.readers == 0 {
+                state.closed = true;
+                return;
+            }
+        }
+    }
+
+    /// Whether a request for `wanted` is well served by waiting for this fetch.
+    fn serves(&self, wanted: Span) -> bool {
+        let state = self.state();
+        if state.end == Some(End::Broken) {
+            return false;
+        }
+        match &state.head {
+            None => self.span.serves(self.span.start, wanted),
+            Some(Head::Asset(head)) => {
+                head.first <= wanted.start && self.span.serves(head.first + state.received, wanted)
+            }
+            Some(_) => false,
+        }
+    }
+}
+
+impl State {
+    fn wait(&mut self, cx: &Context<'_>) {
+        if !self.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.waiting.push(cx.waker().clone());
+        }
+    }
+}
+
+/// Streams part of a fetch's body.
+pub(super) struct Reader {
+    seat: Seat,
+    chunk: usize,
+    skip: u64,
+    remaining: u64,
+}
+
+impl Reader {
+    pub(super) fn poll_bytes(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.remaining == 0 {
+            return Poll::Ready(None);
+        }
+        let mut state = self.seat.0.state();
+        while let Some(chunk) = state.chunks.get(self.chunk) {
+            self.chunk += 1;
+            let length = chunk.len() as u64;
+            if self.skip >= length {
+                self.skip -= length;
+                continue;
+            }
+            let take = self.remaining.min(length - self.skip);
+            // Both lie within one chunk in memory.
+            let start = usize::try_from(self.skip).unwrap_or(usize::MAX);
+            let end = start.saturating_add(usize::try_from(take).unwrap_or(usize::MAX));
+            let bytes = chunk.slice(start..end);
+            self.skip = 0;
+            self.remaining -= take;
+            return Poll::Ready(Some(Ok(bytes)));
+        }
+        match state.end {
+            // The viewer must see the break: a body made to fit would be taken for the whole asset.
+            Some(_) => Poll::Ready(Some(Err("the grid's reply broke off".into()))),
+            None => {
+                state.wait(cx);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// An answer's body: bytes held here, then bytes of a fetch, then bytes held here.
+pub(super) struct StitchedBody {
+    pub(super) before: VecDeque<Bytes>,
+    pub(super) fetched: Option<Reader>,
+    pub(super) after: VecDeque<Bytes>,
+    pub(super) on_end: Option<Box<dyn FnOnce(u64) + Send>>,
+    pub(super) sent: u64,
+}
+
+impl hyper::body::Body for StitchedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let mut next = this.before.pop_front();
+        if next.is_none()
+            && let Some(reader) = &mut this.fetched
+        {
+            match reader.poll_bytes(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Ok(bytes))) => next = Some(bytes),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(None) => this.fetched = None,
+            }
+        }
+        let next = next.or_else(|| this.after.pop_front());
+        if let Some(bytes) = &next {
+            this.sent += bytes.len() as u64;
+        }
+        Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+impl Drop for StitchedBody {
+    fn drop(&mut self) {
+        if let Some(on_end) = self.on_end.take() {
+            on_end(self.sent);
+        }
+    }
+}
+
+/// What a request is about, as far as a fetch needs to know.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub(super) key: AssetKey,
+    pub(super) scope: Scope,
+}
+
+impl Target {
+    fn table_key(&self) -> (AssetKey, String) {
+        (self.key.clone(), self.scope.origin.as_str().to_owned())
+    }
+}
+
+/// A seat in a fetch in flight that serves `wanted`, if there is one.
+pub(super) fn join(grid: &GridPort, target: &Target, wanted: Span) -> Option<Seat> {
+    let fetches = grid.fetches.fetches.get(&target.table_key())?;
+    fetches.iter().filter(|fetch| fetch.serves(wanted)).find_map(Seat::take)
+}
+
+/// Starts a fetch of `span` with a request made by `request`, and takes the first seat in it.
+pub(super) fn start(
+    grid: &Arc<GridPort>,
+    target: &Target,
+    span: Span,
+    request: impl Fn() -> Request<Body> + Send + Sync + 'static,
+) -> Seat {
+    let state = Mutex::new(State { readers: 1, ..State::default() });
+    let fetch = Arc::new(Fetch { span, state, deserted: Notify::new() });
+    let seat = Seat(Arc::clone(&fetch));
+    grid.fetches.fetches.entry(target.table_key()).or_default().push(Arc::clone(&fetch));
+    let running = Running { grid: Arc::clone(grid), target: target.clone(), fetch };
+    tokio::spawn(async move {
+        let Running { grid, target, fetch } = &running;
+        tokio::select! {
+            biased;
+            () = run(grid, target, fetch, request) => {}
+            () = fetch.deserted() => keep_what_came(grid, target, fetch),
+        }
+    });
+    seat
+}
+
+/// A fetch's task. However it ends, nobody is left waiting and nobody joins.
+struct Running {
+    grid: Arc<GridPort>,
+    target: Target,
+    fetch: Arc<Fetch>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.grid.fetches.remove(&self.target.table_key(), &self.fetch);
+        self.fetch.update(|state| {
+            state.head.get_or_insert(Head::Failed(Failure::Unreachable));
+            state.end.get_or_insert(End::Broken);
+        });
+    }
+}
+
+impl Inflight {
+    fn remove(&self, key: &(AssetKey, String), fetch: &Arc<Fetch>) {
+        if let Some(mut fetches) = self.fetches.get_mut(key) {
+            fetches.retain(|other| !Arc::ptr_eq(other, fetch));
+        }
+        self.fetches.remove_if(key, |_, fetches| fetches.is_empty());
+    }
+}
+
+async fn run(
+    grid: &Arc<GridPort>,
+    target: &Target,
+    fetch: &Fetch,
+    request: impl Fn() -> Request<Body> + Send,
+) {
+    let reply = tokio::time::timeout(SILENCE_LIMIT, grid.upstream.send_idempotent(request)).await;
+    let response = match reply {
+        Ok(Ok(response)) => response,
+        Ok(Err(UpstreamError::Refused)) => {
+            return fetch.update(|state| state.head = Some(Head::Failed(Failure::Refused)));
+        }
+        Ok(Err(_)) | Err(_) => {
+            grid.shared.metrics.count(Counter::UpstreamFailures);
+            return fetch.update(|state| state.head = Some(Head::Failed(Failure::Unreachable)));
+        }
+    };
+    let (parts, body) = response.into_parts();
+    let framed = framing(&parts, fetch.span);
+    let budget = framed.as_ref().and_then(|(_, length, _)| {
+        let kib = u32::try_from(length.div_ceil(1024).max(1)).ok()?;
+        (*length <= target.key.kind.max_bytes())
+            .then(|| Arc::clone(&grid.fetches.budget).try_acquire_many_owned(kib).ok())?
+    });
+    let (Some((first, length, total)), Some(_budget)) = (framed, budget) else {
+        let unshared =
+            Response::from_parts(headers::toward_viewer(parts), body.map_err(Into::into).boxed_unsync());
+        let unshared = Arc::new(Mutex::new(Some(unshared)));
+        return fetch.update(|state| state.head = Some(Head::Unshared(unshared)));
+    };
+    let head = AssetHead { parts: headers::toward_viewer(parts), first, length, total };
+    fetch.update(|state| state.head = Some(Head::Asset(Arc::new(head))));
+    let end = receive(grid, fetch, body, length).await;
+    // Kept before it is announced as whole: whoever asks next finds it in one place or the other.
+    if end == End::Whole {
+        finish(grid, target, fetch, first, total).await;
+    } else {
+        grid.shared.metrics.count(Counter::UpstreamTruncated);
+    }
+    fetch.update(|state| state.end = Some(end));
+}
+
+/// Where the body lies in the asset: first byte, length, total. `None` for replies that carry no
+/// asset bytes, or carry them in a way that cannot be placed.
+fn framing(parts: &response::Parts, span: Span) -> Option<(u64, u64, Option<u64>)> {
+    if !headers::is_identity(&parts.headers) {
+        return None;
+    }
+    let header = |name| parts.headers.get(name).map(http::HeaderValue::as_bytes);
+    let length: u64 = std::str::from_utf8(header(http::header::CONTENT_LENGTH)?).ok()?.trim().parse().ok()?;
+    match parts.status {
+        StatusCode::OK => Some((0, length, Some(length))),
+        StatusCode::PARTIAL_CONTENT => match header(http::header::CONTENT_RANGE) {
+            None => Some((span.start, length, None)),
+            Some(value) => {
+                let range = ContentRange::parse(value)?;
+                // A head that contradicts itself is the viewer's to judge; nothing is learnt from it.
+                (range.last - range.first + 1 == length).then_some((range.first, length, range.total))
+            }
+        },
+        _ => None,
+    }
+}
+
+async fn receive(grid: &GridPort, fetch: &Fetch, mut body: Incoming, length: u64) -> End {
+    let mut received = 0u64;
+    loop {
+        match tokio::time::timeout(SILENCE_LIMIT, body.frame()).await {
+            Ok(Some(Ok(frame))) => {
+                if let Ok(bytes) = frame.into_data() {
+                    received += bytes.len() as u64;
+                    grid.shared.metrics.add(Counter::BytesFromGrid, bytes.len() as u64);
+                    fetch.update(|state| {
+                        state.received = received;
+                        state.chunks.push(bytes);
+                    });
+                    // The viewer needs no more than this; the last frame need not be waited for.
+                    if received >= length {
+                        return if received == length { End::Whole } else { End::Broken };
+                    }
+                }
+            }
+            Ok(None) if received == length => return End::Whole,
+            Ok(None | Some(Err(_))) | Err(_) => return End::Broken,
+        }
+    }
+}
+
+fn gathered(fetch: &Fetch) -> Bytes {
+    let state = fetch.state();
+    match state.chunks.as_slice() {
+        [only] => only.clone(),
+        chunks => {
+            let mut whole = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
+            chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
+            whole.freeze()
+        }
+    }
+}
+
+async fn finish(grid: &Arc<GridPort>, target: &Target, fetch: &Fetch, first: u64, total: Option<u64>) {
+    let bytes = gathered(fetch);
+    if bytes.len() > CHECK_ASIDE_BYTES {
+        let (grid, target) = (Arc::clone(grid), target.clone());
+        let _ = tokio::task::spawn_blocking(move || learn(&grid, &target, first, total, bytes)).await;
+    } else {
+        learn(grid, target, first, total, bytes);
+    }
+}
+
+/// Keeps what a viewer who left had already been sent: its next visit needs only the rest.
+fn keep_what_came(grid: &GridPort, target: &Target, fetch: &Fetch) {
+    let head = fetch.state().head.clone();
+    if let Some(Head::Asset(head)) = head {
+        let bytes = gathered(fetch);
+        if !bytes.is_empty() && Some(bytes.len() as u64) != head.total {
+            learn(grid, target, head.first, head.total, bytes);
+        }
+    }
+}
+
+fn learn(grid: &GridPort, target: &Target, first: u64, total: Option<u64>, bytes: Bytes) {
+    let Some(total) = total.filter(|total| *total <= target.key.kind.max_bytes()) else { return };
+    let cache = &grid.shared.cache;
+    let whole = if first == 0 && bytes.len() as u64 == total {
+        Some(bytes)
+    } else {
+        cache.add_partial(&target.key, &target.scope, total, &[(first, bytes)])
+    };
+    let Some(whole) = whole else { return };
+    if validate::validate(target.key.kind, &whole).is_err() {
+        grid.shared.metrics.count(Counter::AssetsInvalid);
+        cache.drop_partial(&target.key, &target.scope);
+        return;
+    }
+    // Baked avatar textures change with every outfit and are nobody else's: not worth keeping.
+    if policy::is_client_bake(&whole) {
+        cache.drop_partial(&target.key, &target.scope);
+        return;
+    }
+    let asset = Asset { digest: Digest::of(&whole), bytes: whole };
+    cache.put(target.key.clone(), &target.scope, asset);
+}
+
+impl Head {
+    /// The reply that is not shared; only one taker gets it.
+    pub(super) fn take_unshared(&self) -> Option<Response<Body>> {
+        match self {
+            Self::Unshared(slot) => slot.lock().unwrap_or_else(PoisonError::into_inner).take(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! One grid's loopback HTTP port: what every request to it needs to know, and which part of the
+//! proxy answers it.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use http::{Method, Request, Response, StatusCode, Uri};
+use hyper::body::Incoming;
+use tokio::sync::{Mutex, watch};
+
+use super::next_urls::NextUrls;
+use super::reach::{GridReach, OwnListeners};
+use super::registry::{AliasToken, Registry};
+use super::upstream::{Body, Upstream};
+use super::{
+    Dial, GridConfig, assets, event_queue, fetcher, grid_info, guard, login, replies, reverse, seed,
+};
+use crate::cache::LocalCache;
+use crate::grid::{GridId, Origin};
+use crate::session::CapabilityClass;
+use crate::support::metrics::{Counter, Metrics};
+use crate::support::status::Status;
+
+/// How long a login may wait for the grid's `get_grid_info` before the configured URI is used.
+const GRID_INFO_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What all grids of one proxy share.
+pub(super) struct Shared {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) cache: LocalCache,
+    pub(super) own: Arc<OwnListeners>,
+    pub(super) dial: Arc<Dial>,
+    pub(super) asset_token: String,
+    pub(super) started: Instant,
+    pub(super) grids: OnceLock<Vec<Weak<GridPort>>>,
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+/// One grid and its port.
+pub(super) struct GridPort {
+    pub(super) config: GridConfig,
+    pub(super) local: SocketAddr,
+    pub(super) shared: Arc<Shared>,
+    pub(super) reach: Arc<GridReach>,
+    pub(super) upstream: Upstream,
+    pub(super) aliases: Registry,
+    pub(super) next_urls: NextUrls,
+    pub(super) fetches: fetcher::Inflight,
+    pub(super) identity: OnceLock<Identity>,
+    pub(super) identifying: Mutex<()>,
+}
+
+/// The grid owner's word on caching its assets, from the `rezcache` key of its grid information.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// Keep and share; the default.
+    Share,
+    /// Keep on the user's own machine only.
+    Local,
+    /// Keep nothing.
+    Off,
+}
+
+impl Sharing {
+    /// Reads the key's text; what we do not know is taken for the default.
+    pub(super) fn of(text: Option<&str>) -> Self {
+        match text.map(str::to_ascii_lowercase).as_deref() {
+            Some("off") => Self::Off,
+            Some("local") => Self::Local,
+            _ => Self::Share,
+        }
+    }
+}
+
+/// Who the grid is, once it has told us or has had its chance to.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    pub(super) id: GridId,
+    pub(super) login_uri: Uri,
+    /// The grid owner's word on caching.
+    pub(super) sharing: Sharing,
+}
+
+/// Where an asset request would go, and what is known of it.
+pub(super) struct AssetRoute {
+    pub(super) uri: Uri,
+    pub(super) origin: Origin,
+    pub(super) identity: Identity,
+}
+
+impl GridPort {
+    /// The grid's identity. Asks the grid once; a grid that does not answer is known by its
+    /// configured URI until it does.
+    pub(super) async fn identity(&self) -> Identity {
+        if let Some(identity) = self.identity.get() {
+            return identity.clone();
+        }
+        let _one_at_a_time = self.identifying.lock().await;
+        if let Some(identity) = self.identity.get() {
+            return identity.clone();
+        }
+        match tokio::time::timeout(GRID_INFO_PATIENCE, grid_info::identify(self)).await {
+            Ok(Some(identity)) => self.identity.get_or_init(|| identity).clone(),
+            _ => self.configured_identity(),
+        }
+    }
+
+    /// What the configuration alone says.
+    pub(super) fn configured_identity(&self) -> Identity {
+        let id = self.config.id.clone();
+        Identity {
+            id: id
+                .or_else(|| GridId::from_login_uri(&self.config.uri))
+                .unwrap_or_else(|| GridId::new(&self.config.name)),
+            login_uri: self.config.uri.clone(),
+            sharing: Sharing::Share,
+        }
+    }
+
+    /// The grid's own URL for a path on this port.
+    pub(super) fn grid_url(&self, path_and_query: &str) -> Option<Uri> {
+        let scheme = self.config.uri.scheme_str().unwrap_or("http");
+        let authority = self.config.uri.authority()?;
+        format!("{scheme}://{authority}{path_and_query}").parse().ok()
+    }
+
+    /// This port's own URL.
+    pub(super) fn own_url(&self) -> String {
+        format!("http://{}/", self.local)
+    }
+}
+
+/// Answers one request to a grid's port.
+pub(super) async fn answer(grid: Arc<GridPort>, request: Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    let ours = path == "/"
+        || ["/cap/", "/asset/", "/login/", "/rezcache/"].iter().any(|prefix| path.starts_with(prefix));
+    let (parts, body) = request.into_parts();
+    if let Err(refusal) =
+        guard::check(&parts, grid.local, !ours || parts.method == Method::GET && path == "/")
+    {
+        grid.shared.metrics.count(Counter::RequestsRefused);
+        tracing::debug!(reason = refusal.label(), "a request was refused");
+        return replies::refused(refusal);
+    }
+    let request = Request::from_parts(parts, body);
+    let target = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
+
+    if target.starts_with("/cap/") {
+        return capability(&grid, request, &target).await;
+    }
+    if let Some(rest) = target.strip_prefix("/asset/") {
+        return asset_url(&grid, request, rest).await;
+    }
+    if let Some(token) = path.strip_prefix("/login/") {
+        let Some(next_url) = grid.next_urls.get(token) else {
+            return replies::plain(StatusCode::NOT_FOUND, "this login has expired; log in again");
+        };
+        return login::answer(&grid, next_url, request).await;
+    }
+    match (request.method(), path.as_str()) {
+        (&Method::GET, "/rezcache/status.json") => {
+            replies::json(&Status::of(&grid.shared.metrics, grid.shared.started.elapsed()))
+        }
+        (_, reserved) if reserved.starts_with("/rezcache/") => {
+            replies::plain(StatusCode::NOT_FOUND, "not found")
+        }
+        (&Method::GET | &Method::HEAD, "/get_grid_info" | "/json_grid_info") => {
+            grid_info::answer(&grid, request).await
+        }
+        (&Method::POST, "/") => {
+            let uri = grid.identity().await.login_uri;
+            login::answer(&grid, uri, request).await
+        }
+        _ => reverse::answer(&grid, request, &target).await,
+    }
+}
+
+async fn capability(grid: &Arc<GridPort>, request: Request<Incoming>, target: &str) -> Response<Body> {
+    let found =
+        AliasToken::split_path(target).and_then(|(token, suffix)| Some((grid.aliases.get(token)?, suffix)));
+    let Some((alias, suffix)) = found else {
+        return replies::plain(StatusCode::NOT_FOUND, "this capability has expired; its session is over");
+    };
+    alias.session.touch();
+    let Ok(uri) = format!("{}{suffix}", alias.url.reveal()).parse::<Uri>() else {
+        return replies::plain(StatusCode::BAD_REQUEST, "not a URL");
+    };
+    match alias.class {
+        CapabilityClass::Seed => seed::answer(grid, &alias, uri, request).await,
+        CapabilityClass::EventQueue => event_queue::answer(grid, &alias, uri, request).await,
+        CapabilityClass::Asset => {
+            let identity = grid.identity.get().cloned().unwrap_or_else(|| grid.configured_identity());
+            let route = AssetRoute { uri, origin: alias.origin.clone(), identity };
+            assets::answer(grid, route, request, suffix).await
+        }
+    }
+}
+
+/// Mode `VIEWERASSET`: `/asset/<token>/<grid>` stands for that grid's asset host.
+async fn asset_url(grid: &Arc<GridPort>, request: Request<Incoming>, rest: &str) -> Response<Body> {
+    let unknown =
+        || replies::plain(StatusCode::NOT_FOUND, "no such asset host; see the start-up text for the URL");
+    let Some((token, rest)) = rest.split_once('/') else { return unknown() };
+    let name_end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (name, suffix) = rest.split_at(name_end);
+    // Compared as hashes, so that the time taken tells nothing of the token.
+    if blake3::hash(token.as_bytes()) != blake3::hash(grid.shared.asset_token.as_bytes()) {
+        grid.shared.metrics.count(Counter::RequestsRefused);
+        return unknown();
+    }
+    let named = grid.shared.grids.get().and_then(|grids| {
+        grids.iter().filter_map(Weak::upgrade).find(|grid| {
+            grid.config.name == name
+                || grid.identity.get().is_some_and(|identity| identity.id.as_str() == name)
+        })
+    });
+    let Some(grid) = named else { return unknown() };
+    let Some(host) = grid.config.asset_host.clone() else { return unknown() };
+    let base = host.to_string();
+    let Ok(uri) = format!("{}{suffix}", base.trim_end_matches('/')).parse::<Uri>() else {
+        return replies::plain(StatusCode::BAD_REQUEST, "not a URL");
+    };
+    let origin = Origin::new(host.host().unwrap_or_default());
+    let identity = grid.identity().await;
+    assets::answer(&grid, AssetRoute { uri, origin, identity }, request, suffix).await
+}

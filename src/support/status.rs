@@ -1,0 +1,235 @@
+//! `/status.json`: what a person or a script wants to know about a running proxy. Its keys are a
+//! contract; a golden file holds them. Numbers only: no ids, names, addresses or tokens, since grid
+//! pages can read it too.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::metrics::{Counter, Metrics, Served};
+use crate::asset::{AssetKind, AssetSource};
+
+/// The whole answer. Counters include earlier runs on the same data directory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The running version.
+    pub version: String,
+    /// Seconds since this run started.
+    pub uptime_s: u64,
+    /// Logins through us.
+    pub sessions: Sessions,
+    /// Requests being answered now.
+    pub requests_in_flight: u64,
+    /// Asset requests, all kinds together.
+    pub assets: Assets,
+    /// The same by kind.
+    pub by_kind: BTreeMap<AssetKind, Assets>,
+    /// LLUDP.
+    pub datagrams: Datagrams,
+    /// The disk tier.
+    pub store: Store,
+    /// Every counter by its name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// Logins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sessions {
+    /// In progress now.
+    pub open: u64,
+    /// That succeeded.
+    pub granted: u64,
+    /// That ended.
+    pub ended: u64,
+}
+
+/// Asset requests and who answered them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Assets {
+    /// All of them.
+    pub requests: u64,
+    /// Those answered by a tier of ours: memory, disk or service.
+    pub hits: u64,
+    /// `hits / requests`, 0 to 1; absent before the first request.
+    pub hit_rate: Option<f64>,
+    /// Bytes of body that the grid did not have to send.
+    pub bytes_saved: u64,
+    /// Who delivered the bytes.
+    pub served: BTreeMap<AssetSource, Served>,
+}
+
+/// Datagrams and what became of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Datagrams {
+    /// Sent on.
+    pub forwarded: u64,
+    /// Sent on with changes.
+    pub patched: u64,
+    /// Made by us.
+    pub injected: u64,
+    /// Not sent on, because we answered them.
+    pub swallowed: u64,
+    /// No LLUDP packet.
+    pub malformed: u64,
+    /// Dropped: from an address that has no business on the circuit, or not taken by the kernel.
+    pub dropped: u64,
+}
+
+/// The disk tier.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Store {
+    /// Assets in it.
+    pub objects: u64,
+    /// Bytes it takes.
+    pub bytes: u64,
+    /// Assets it did not take: disk full, or an I/O error.
+    pub write_failures: u64,
+}
+
+impl Status {
+    /// The state now of a proxy that has been running for `uptime`.
+    #[must_use]
+    pub fn of(metrics: &Metrics, uptime: Duration) -> Self {
+        let snapshot = metrics.snapshot();
+        let counted = |counter| metrics.get(counter);
+        let gauge = |value: i64| u64::try_from(value).unwrap_or(0);
+        let (objects, bytes) = metrics.store_size();
+
+        let mut all = BTreeMap::<AssetSource, Served>::new();
+        for (source, served) in snapshot.served.values().flatten() {
+            let sum = all.entry(*source).or_default();
+            sum.requests = sum.requests.saturating_add(served.requests);
+            sum.bytes = sum.bytes.saturating_add(served.bytes);
+        }
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            uptime_s: uptime.as_secs(),
+            sessions: Sessions {
+                open: gauge(metrics.sessions_open()),
+                granted: counted(Counter::LoginsGranted),
+                ended: counted(Counter::SessionsEnded),
+            },
+            requests_in_flight: gauge(metrics.requests_in_flight()),
+            assets: Assets::of(all),
+            by_kind: snapshot.served.into_iter().map(|(kind, served)| (kind, Assets::of(served))).collect(),
+            datagrams: Datagrams {
+                forwarded: counted(Counter::DatagramsForwarded),
+                patched: counted(Counter::DatagramsPatched),
+                injected: counted(Counter::DatagramsInjected),
+                swallowed: counted(Counter::DatagramsSwallowed),
+                malformed: counted(Counter::DatagramsMalformed),
+                dropped: counted(Counter::DatagramsStranger)
+                    .saturating_add(counted(Counter::DatagramsUnsent)),
+            },
+            store: Store { objects, bytes, write_failures: counted(Counter::StoreWriteFailures) },
+            counters: snapshot.counters,
+        }
+    }
+
+    /// Whether it is working, in one sentence.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let Assets { requests, hit_rate, bytes_saved, .. } = self.assets;
+        match hit_rate {
+            None => "Running; no viewer has asked for an asset yet.".into(),
+            Some(rate) => format!(
+                "Working: {} of {requests} asset requests came from this machine, and {} were saved.",
+                percent(rate),
+                human_bytes(bytes_saved),
+            ),
+        }
+    }
+}
+
+impl Assets {
+    fn of(served: BTreeMap<AssetSource, Served>) -> Self {
+        let sum = |sources: &[AssetSource], pick: fn(&Served) -> u64| {
+            sources.iter().filter_map(|source| served.get(source)).map(pick).fold(0, u64::saturating_add)
+        };
+        let ours = [AssetSource::Memory, AssetSource::Disk, AssetSource::Service];
+        let requests = sum(&AssetSource::ALL, |served| served.requests);
+        let hits = sum(&ours, |served| served.requests);
+        let joined = sum(&[AssetSource::Joined], |served| served.bytes);
+        Self {
+            requests,
+            hits,
+            hit_rate: (requests > 0).then(|| ratio(hits, requests)),
+            bytes_saved: sum(&ours, |served| served.bytes).saturating_add(joined),
+            served,
+        }
+    }
+}
+
+/// `part / whole`, rounded to four places so that the JSON stays readable.
+fn ratio(part: u64, whole: u64) -> f64 {
+    (part as f64 / whole as f64 * 10_000.0).round() / 10_000.0
+}
+
+/// A rate of 0 to 1 as people read it.
+#[must_use]
+pub fn percent(rate: f64) -> String {
+    format!("{:.1} %", rate * 100.0)
+}
+
+/// A number of bytes as people read it: `512 B`, `1.5 MiB`.
+#[must_use]
+pub fn human_bytes(bytes: u64) -> String {
+    let (mut value, mut unit) = (bytes as f64, "B");
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if value < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, larger);
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn a_busy_proxy() -> Status {
+        let metrics = Metrics::default();
+        for _ in 0..3 {
+            metrics.asset_served(AssetKind::Texture, AssetSource::Memory, 1000);
+        }
+        metrics.asset_served(AssetKind::Texture, AssetSource::Grid, 1000);
+        metrics.asset_served(AssetKind::Mesh, AssetSource::Joined, 24);
+        metrics.count(Counter::DatagramsStranger);
+        metrics.count(Counter::DatagramsUnsent);
+        Status::of(&metrics, Duration::from_millis(2500))
+    }
+
+    #[test]
+    fn rates_and_savings_are_by_kind_and_in_all() {
+        let status = a_busy_proxy();
+        assert_eq!((status.assets.requests, status.assets.hits), (5, 3));
+        assert_eq!(status.assets.hit_rate, Some(0.6));
+        assert_eq!(status.assets.bytes_saved, 3024);
+        assert_eq!(status.by_kind[&AssetKind::Texture].hit_rate, Some(0.75));
+        assert_eq!(status.by_kind[&AssetKind::Sound].hit_rate, None);
+        assert_eq!((status.uptime_s, status.datagrams.dropped), (2, 2));
+        assert_eq!(
+            status.sentence(),
+            "Working: 60.0 % of 5 asset requests came from this machine, and 3.0 KiB were saved."
+        );
+    }
+
+    #[test]
+    fn the_json_reads_back_as_what_it_was() {
+        let status = a_busy_proxy();
+        let json = serde_json::to_string(&status).unwrap();
+        assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
+    }
+
+    #[test]
+    fn bytes_are_shown_in_the_largest_fitting_unit() {
+        for (bytes, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (10 << 30, "10.0 GiB"), (5 << 50, "5120.0 TiB")]
+        {
+            assert_eq!(human_bytes(bytes), text);
+        }
+    }
+}
