@@ -1,11 +1,11 @@
 //! rezcache: a caching proxy between a Second Life or OpenSimulator viewer and its grid.
 //!
 //! ```text
-//!  layer 3  cli, config, telemetry      the program: arguments, files, logs
-//!  layer 2  proxy, cache, replay        shells that do I/O; support: what they share
-//!  layer 1  session, fetch              state machines; no socket, no clock, no file
-//!  layer 0  lludp, llsd, xmlrpc, asset, xml, grid, redact
-//!                                       vocabulary and codecs; bytes in, values out
+//!  layer 3  cli, telemetry, config          the program: arguments, files, logs
+//!  layer 2  replay, proxy, cache, support   shells that do I/O; support: what they share
+//!  layer 1  session, fetch                  state machines; no socket, no clock, no file
+//!  layer 0  lludp, xmlrpc, asset, llsd, xml, grid, redact
+//!                                           vocabulary and codecs; bytes in, values out
 //! ```
 //!
 //! A module may use only modules of its own layer that are listed to its right, or of a lower
@@ -13,6 +13,8 @@
 
 pub mod asset;
 pub mod cache;
+pub mod cli;
+pub mod config;
 pub mod fetch;
 pub mod grid;
 pub mod llsd;
@@ -22,5 +24,6 @@ pub mod redact;
 pub mod replay;
 pub mod session;
 pub mod support;
+pub mod telemetry;
 pub mod xml;
 pub mod xmlrpc;

@@ -147,15 +147,14 @@ pub(super) struct Gate {
 
 impl Gate {
     pub(super) fn new(reads: usize, deadline: Duration) -> Self {
-        Self {
-            turns: Arc::new(Semaphore::new(reads.max(1))),
-            overdue: Arc::new(AtomicI64::new(0)),
-            deadline,
-        }
+        Self { turns: Arc::new(Semaphore::new(reads.max(1))), overdue: Arc::new(AtomicI64::new(0)), deadline }
     }
 
     /// Runs a read. `None`: not within the deadline; the read itself goes on.
-    pub(super) async fn run<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
         let deadline = Instant::now() + self.deadline;
         if self.turns.available_permits() == 0 && self.overdue.load(Ordering::Relaxed) > 0 {
             return None;

@@ -215,7 +215,9 @@ mod tests {
     #[test]
     fn other_names_are_not_ours() {
         let stem = "00112233445566778899aabbccddeeff";
-        for name in ["", "usage", "lock", &format!("{stem}.e"), &format!("{stem}.a.tmp"), &format!("{stem}.aa.part")] {
+        for name in
+            ["", "usage", "lock", &format!("{stem}.e"), &format!("{stem}.a.tmp"), &format!("{stem}.aa.part")]
+        {
             assert_eq!(FileId::from_name(name), None, "{name}");
         }
         assert_eq!(FileId::from_name(&format!("{}.a", stem.to_uppercase())), None);

@@ -75,11 +75,21 @@ impl MemoryTier {
 
     /// Takes what was read from disk; never outranks what is here. `alone`: the disk has no other
     /// content of this key.
-    pub(super) fn promote(&mut self, key: &AssetKey, stem: Stem, mut claim: Claim, bytes: Bytes, alone: bool) {
+    pub(super) fn promote(
+        &mut self,
+        key: &AssetKey,
+        stem: Stem,
+        mut claim: Claim,
+        bytes: Bytes,
+        alone: bool,
+    ) {
         let mut held = self.take(key).unwrap_or(Held { stem, variants: Vec::new(), all_known: alone });
         held.all_known |= alone;
         claim.origins.retain(|origin| {
-            !held.variants.iter().any(|other| other.claim.digest != claim.digest && other.claim.is_from(origin))
+            !held
+                .variants
+                .iter()
+                .any(|other| other.claim.digest != claim.digest && other.claim.is_from(origin))
         });
         if claim.origins.is_empty() {
             self.insert(key, held);

@@ -204,7 +204,11 @@ impl LocalCache {
         Self::open_on(config, metrics, Arc::new(RealFiles))
     }
 
-    fn open_on(config: CacheConfig, metrics: Arc<Metrics>, files: Arc<dyn Files>) -> Result<Self, CacheError> {
+    fn open_on(
+        config: CacheConfig,
+        metrics: Arc<Metrics>,
+        files: Arc<dyn Files>,
+    ) -> Result<Self, CacheError> {
         fs::create_dir_all(&config.dir).map_err(CacheError::Directory)?;
         let lock = File::create(config.dir.join("lock")).map_err(CacheError::Directory)?;
         let lock = match lock.try_lock() {

@@ -81,7 +81,8 @@ impl PartialAsset {
         apart.push(run);
         apart.sort_by_key(|(start, _)| *start);
         if apart.len() > MAX_EXTENTS {
-            let least = apart.iter().enumerate().min_by_key(|(_, (_, held))| held.len()).map(|(index, _)| index);
+            let least =
+                apart.iter().enumerate().min_by_key(|(_, (_, held))| held.len()).map(|(index, _)| index);
             if let Some(index) = least {
                 apart.remove(index);
             }

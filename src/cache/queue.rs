@@ -38,9 +38,18 @@ impl PutJob {
 pub(super) enum Job {
     Put(Arc<PutJob>),
     /// An origin supplied `digest`, which is not stored; what it supplied before is no longer its word.
-    Disclaim { key: AssetKey, stem: Stem, origin: Origin, digest: Digest },
+    Disclaim {
+        key: AssetKey,
+        stem: Stem,
+        origin: Origin,
+        digest: Digest,
+    },
     /// A reader found this file damaged and took it out of the index.
-    Remove { id: FileId, generation: u64, size: u64 },
+    Remove {
+        id: FileId,
+        generation: u64,
+        size: u64,
+    },
     /// The cap has changed.
     Trim,
     Clear,
@@ -177,10 +186,6 @@ impl Queue {
     pub(super) fn close(&self) {
         self.lock().closing = true;
         self.notify();
-    }
-
-    pub(super) fn is_closing(&self) -> bool {
-        self.lock().closing
     }
 
     /// Closing with nothing left to write.

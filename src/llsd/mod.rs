@@ -6,6 +6,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 pub mod binary;
+pub mod xml;
 
 /// Containers may nest this deep; a document that goes deeper is refused.
 pub const MAX_DEPTH: usize = 64;
@@ -109,4 +110,3 @@ impl fmt::Display for LlsdErrorKind {
         })
     }
 }
-pub mod xml;

@@ -7,10 +7,12 @@
 //! ```
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use quick_xml::events::BytesStart;
 
 use crate::xml::{Pull, Token, content_place, empty_place};
 pub use crate::xml::{Splices, TextPlace, XmlError, escape};
@@ -71,6 +73,8 @@ pub struct Scalar<'a> {
     kind: ScalarKind,
     body: &'a [u8],
     place: TextPlace,
+    /// False for a `<binary>` that names another encoding.
+    is_base64: bool,
 }
 
 impl<'a> Scalar<'a> {
@@ -96,7 +100,7 @@ impl<'a> Scalar<'a> {
     /// other types, other encodings than base64, and longer values.
     #[must_use]
     pub fn binary(&self, max_bytes: usize) -> Option<Vec<u8>> {
-        if self.kind != ScalarKind::Binary {
+        if self.kind != ScalarKind::Binary || !self.is_base64 {
             return None;
         }
         let mut text = self.text()?.into_owned();
@@ -222,14 +226,17 @@ pub fn parse(body: &[u8]) -> Result<SpannedNode<'_>, XmlError> {
             Token::Empty { name: b"array", span } => (span.start, SpannedNode::Array(Vec::new())),
             Token::Empty { name: b"map", span } => (span.start, SpannedNode::Map(Vec::new())),
             Token::Open { name, span } => match (ScalarKind::of(name), pull.text(&span)?) {
-                (Some(kind), Some(place)) => (span.start, SpannedNode::Scalar(Scalar { kind, body, place })),
+                (Some(kind), Some(place)) => {
+                    let is_base64 = kind != ScalarKind::Binary || is_base64(body, &span, name.len());
+                    (span.start, SpannedNode::Scalar(Scalar { kind, body, place, is_base64 }))
+                }
                 (None, _) => (span.start, undef(body, span.start)),
                 (Some(_), None) => return Err(XmlError::Malformed(span.start)),
             },
             Token::Empty { name, span } => match ScalarKind::of(name) {
                 Some(kind) => {
                     let place = empty_place(name, &span);
-                    (span.start, SpannedNode::Scalar(Scalar { kind, body, place }))
+                    (span.start, SpannedNode::Scalar(Scalar { kind, body, place, is_base64: true }))
                 }
                 None => (span.start, undef(body, span.start)),
             },
@@ -253,10 +260,23 @@ pub fn parse(body: &[u8]) -> Result<SpannedNode<'_>, XmlError> {
     }
 }
 
+/// Whether a `<binary>` tag names no encoding, or base64.
+fn is_base64(body: &[u8], tag: &Range<usize>, name_len: usize) -> bool {
+    let content = body.get(tag.start + 1..tag.end.saturating_sub(1)).unwrap_or_default();
+    if content.len() == name_len {
+        return true;
+    }
+    let Ok(content) = std::str::from_utf8(content) else { return false };
+    match BytesStart::from_content(content, name_len).try_get_attribute("encoding") {
+        Ok(encoding) => encoding.is_none_or(|encoding| encoding.value.as_ref() == b"base64"),
+        Err(_) => false,
+    }
+}
+
 /// What stands for an element LLSD does not know: without a text.
 fn undef(body: &[u8], at: usize) -> SpannedNode<'_> {
     let place = content_place(&(at..at), &(at..at));
-    SpannedNode::Scalar(Scalar { kind: ScalarKind::Undef, body, place })
+    SpannedNode::Scalar(Scalar { kind: ScalarKind::Undef, body, place, is_base64: false })
 }
 
 #[cfg(test)]

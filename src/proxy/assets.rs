@@ -266,11 +266,14 @@ impl Miss<'_> {
             Some(missing) => {
                 let seat = self.fetch_missing(missing);
                 let Head::Asset(head) = seat.head().await else { return None };
-                if head.total != Some(total) || head.first != missing.start || head.length != missing.len() {
+                if head.total != Some(total) {
                     self.grid.shared.cache.drop_partial(&self.want.target.key, &self.want.target.scope);
+                }
+                let carries = head.first <= missing.start && missing.end <= head.first + head.length;
+                if head.total != Some(total) || !carries {
                     return self.slice_of(seat, &head, AssetSource::Grid);
                 }
-                let fetched = Some((seat, 0, head.length));
+                let fetched = Some((seat, missing.start - head.first, missing.len()));
                 (
                     Stitched { before: stitch.before.into(), fetched, after: stitch.after.into() },
                     AssetSource::Grid,

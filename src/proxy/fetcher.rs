@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -51,8 +50,7 @@ impl Default for Inflight {
 pub(super) struct Fetch {
     span: Span,
     state: Mutex<State>,
-    readers: AtomicUsize,
-    abandoned: Notify,
+    deserted: Notify,
 }
 
 #[derive(Default)]
@@ -62,6 +60,9 @@ struct State {
     received: u64,
     end: Option<End>,
     waiting: Vec<Waker>,
+    readers: usize,
+    /// Given up for want of readers: nobody may join any more.
+    closed: bool,
 }
 
 /// How the grid answered.
@@ -105,9 +106,15 @@ enum End {
 pub(super) struct Seat(Arc<Fetch>);
 
 impl Seat {
-    fn take(fetch: &Arc<Fetch>) -> Self {
-        fetch.readers.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(fetch))
+    /// `None` when the fetch has been given up.
+    fn take(fetch: &Arc<Fetch>) -> Option<Self> {
+        let mut state = fetch.state();
+        if state.closed {
+            return None;
+        }
+        state.readers += 1;
+        drop(state);
+        Some(Self(Arc::clone(fetch)))
     }
 
     /// Waits for the grid's answer.
@@ -133,8 +140,10 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if self.0.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.abandoned.notify_one();
+        let mut state = self.0.state();
+        state.readers = state.readers.saturating_sub(1);
+        if state.readers == 0 {
+            self.0.deserted.notify_one();
         }
     }
 }
@@ -151,6 +160,18 @@ impl Fetch {
             std::mem::take(&mut state.waiting)
         };
         waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits until nobody reads any more, and closes the fetch to newcomers.
+    async fn deserted(&self) {
+        loop {
+            self.deserted.notified().await;
+            let mut state = self.state();
+            if state.readers == 0 {
+                state.closed = true;
+                return;
+            }
+        }
     }
 
     /// Whether a request for `wanted` is well served by waiting for this fetch.
@@ -279,7 +300,7 @@ impl Target {
 /// A seat in a fetch in flight that serves `wanted`, if there is one.
 pub(super) fn join(grid: &GridPort, target: &Target, wanted: Span) -> Option<Seat> {
     let fetches = grid.fetches.fetches.get(&target.table_key())?;
-    fetches.iter().find(|fetch| fetch.serves(wanted)).map(Seat::take)
+    fetches.iter().filter(|fetch| fetch.serves(wanted)).find_map(Seat::take)
 }
 
 /// Starts a fetch of `span` with a request made by `request`, and takes the first seat in it.
@@ -289,24 +310,37 @@ pub(super) fn start(
     span: Span,
     request: impl Fn() -> Request<Body> + Send + Sync + 'static,
 ) -> Seat {
-    let fetch = Arc::new(Fetch {
-        span,
-        state: Mutex::default(),
-        readers: AtomicUsize::new(0),
-        abandoned: Notify::new(),
-    });
-    let seat = Seat::take(&fetch);
+    let state = Mutex::new(State { readers: 1, ..State::default() });
+    let fetch = Arc::new(Fetch { span, state, deserted: Notify::new() });
+    let seat = Seat(Arc::clone(&fetch));
     grid.fetches.fetches.entry(target.table_key()).or_default().push(Arc::clone(&fetch));
-    let (grid, target) = (Arc::clone(grid), target.clone());
+    let running = Running { grid: Arc::clone(grid), target: target.clone(), fetch };
     tokio::spawn(async move {
+        let Running { grid, target, fetch } = &running;
         tokio::select! {
             biased;
-            () = run(&grid, &target, &fetch, request) => {}
-            () = fetch.abandoned.notified() => keep_what_came(&grid, &target, &fetch),
+            () = run(grid, target, fetch, request) => {}
+            () = fetch.deserted() => keep_what_came(grid, target, fetch),
         }
-        grid.fetches.remove(&target.table_key(), &fetch);
     });
     seat
+}
+
+/// A fetch's task. However it ends, nobody is left waiting and nobody joins.
+struct Running {
+    grid: Arc<GridPort>,
+    target: Target,
+    fetch: Arc<Fetch>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.grid.fetches.remove(&self.target.table_key(), &self.fetch);
+        self.fetch.update(|state| {
+            state.head.get_or_insert(Head::Failed(Failure::Unreachable));
+            state.end.get_or_insert(End::Broken);
+        });
+    }
 }
 
 impl Inflight {

@@ -76,6 +76,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .preserve_header_case(true)
+        .title_case_headers(true)
         .half_close(false)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service);

@@ -13,6 +13,7 @@ use super::{headers, replies, udp};
 use crate::session::grid_info;
 use crate::session::login::{self, LoginFormat, LoginReply};
 use crate::support::metrics::Counter;
+use crate::xmlrpc::MethodCall;
 
 /// A login call is a few kilobytes.
 const MAX_CALL_BYTES: usize = 4 << 20;
@@ -50,13 +51,18 @@ async fn exchange(
     call: Bytes,
     format: LoginFormat,
 ) -> Result<Response<Body>, UpstreamError> {
+    // Not every call to a login service is a login: this one names it.
+    let asks_for_info =
+        format == LoginFormat::XmlRpc && MethodCall::read(&call).is_some_and(|call| call.method == "get_grid_info");
     let response = grid.upstream.send_fresh(Request::from_parts(parts, full(call))).await?;
     let (parts, body) = response.into_parts();
     let reply = replies::read_whole(body, MAX_REPLY_BYTES).await?;
-    let rewritten = if parts.status == StatusCode::OK && headers::is_identity(&parts.headers) {
-        rewrite(grid, reply.clone(), format).await
-    } else {
+    let rewritten = if parts.status != StatusCode::OK || !headers::is_identity(&parts.headers) {
         None
+    } else if asks_for_info {
+        grid_info::rewrite_xmlrpc(&reply, &grid.own_url()).map(|info| info.body)
+    } else {
+        rewrite(grid, reply.clone(), format).await
     };
     let reply = rewritten.map_or(reply, Bytes::from);
     let parts = headers::toward_viewer_whole(parts, reply.len());
@@ -89,13 +95,9 @@ async fn rewrite(grid: &Arc<GridPort>, reply: Bytes, format: LoginFormat) -> Opt
             metrics.count(Counter::LoginsOther);
             None
         }
-        // Not every POST to a grid is a login: some have their grid information asked for this way.
-        LoginReply::Unreadable => match grid_info::rewrite_xmlrpc(&reply, &grid.own_url()) {
-            Some(info) => Some(info.body),
-            None => {
-                metrics.count(Counter::RepliesUnreadable);
-                None
-            }
-        },
+        LoginReply::Unreadable => {
+            metrics.count(Counter::RepliesUnreadable);
+            None
+        }
     }
 }

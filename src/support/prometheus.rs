@@ -30,11 +30,7 @@ pub fn render(metrics: &Metrics) -> String {
 }
 
 fn served(text: &mut String, metrics: &Metrics) {
-    let tables: [(&str, &str, fn((u64, u64)) -> u64); 2] = [
-        ("assets_served_total", "Asset requests answered, by kind and by who delivered the bytes.", |s| s.0),
-        ("assets_served_bytes_total", "Bytes of body in those answers.", |s| s.1),
-    ];
-    for (name, help, pick) in tables {
+    let mut table = |name, help, pick: fn((u64, u64)) -> u64| {
         head(text, name, "counter", help);
         for kind in AssetKind::ALL {
             for source in AssetSource::ALL {
@@ -42,7 +38,13 @@ fn served(text: &mut String, metrics: &Metrics) {
                 line(text, name, &labels, pick(metrics.served(kind, source)));
             }
         }
-    }
+    };
+    table(
+        "assets_served_total",
+        "Asset requests answered, by kind and by who delivered the bytes.",
+        |(requests, _)| requests,
+    );
+    table("assets_served_bytes_total", "Bytes of body in those answers.", |(_, bytes)| bytes);
 }
 
 fn gauges(text: &mut String, metrics: &Metrics) {

@@ -152,8 +152,9 @@ class Grid:
                 circuit.send(Message("DisableSimulator"))
 
     def logged_out(self, session: Session) -> None:
+        if session.alive:
+            self.counts["logouts"] += 1
         session.alive = False
-        self.counts["logouts"] += 1
         for queue in session.events:
             queue.changed.set()
 

@@ -4,12 +4,7 @@
 //! The programs lie in `tests/interop/`. They need a Python with hippolyzer: `REZCACHE_PYTHON` names
 //! it (`tests/run` makes one). Without it these tests say that they did not run, or fail when
 //! `REZCACHE_REQUIRE_INTEROP=1`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -29,19 +24,12 @@ struct Running(Child);
 impl Running {
     fn start(command: &mut Command) -> Self {
         let name = format!("{:?}", command.get_program());
-        Self(
-            command
-                .spawn()
-                .unwrap_or_else(|error| panic!("cannot start {name}: {error}")),
-        )
+        Self(command.spawn().unwrap_or_else(|error| panic!("cannot start {name}: {error}")))
     }
 
     /// Asks it to end, as a user's Ctrl-C or a service manager does, and waits until it has.
     fn terminate(mut self) -> ExitStatus {
-        let asked = Command::new("kill")
-            .args(["-TERM", &self.0.id().to_string()])
-            .status()
-            .unwrap();
+        let asked = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status().unwrap();
         assert!(asked.success(), "the program was already gone");
         let until = Instant::now() + LIMIT;
         loop {
@@ -68,15 +56,11 @@ fn read_within<T: Send + 'static>(
 ) -> T {
     let (send, receive) = mpsc::channel();
     std::thread::spawn(move || send.send(read(BufReader::new(output))));
-    receive
-        .recv_timeout(LIMIT)
-        .expect("the program said nothing in time")
+    receive.recv_timeout(LIMIT).expect("the program said nothing in time")
 }
 
 fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/interop")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop").join(name)
 }
 
 /// The Python to use, or `None` after saying that the test does not run.
@@ -120,23 +104,15 @@ impl Grid {
         for simulator in ready["simulators"].as_array().unwrap() {
             addresses.push(format!("127.0.0.1:{}", port(simulator)));
         }
-        Self {
-            _process: process,
-            http,
-            addresses,
-        }
+        Self { _process: process, http, addresses }
     }
 
     /// What the grid was asked for since the last call.
     fn take_counts(&self) -> Value {
         let mut stream = TcpStream::connect(self.http).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
-        write!(
-            stream,
-            "GET /__counts?reset=1 HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-            self.http
-        )
-        .unwrap();
+        write!(stream, "GET /__counts?reset=1 HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.http)
+            .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
@@ -152,10 +128,8 @@ struct Proxy {
 impl Proxy {
     fn start(grid: &Grid, data_dir: &Path) -> Self {
         // Held together until both are known, so that they differ.
-        let (first, second) = (
-            TcpListener::bind("127.0.0.1:0").unwrap(),
-            TcpListener::bind("127.0.0.1:0").unwrap(),
-        );
+        let (first, second) =
+            (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
         let (listen, control) = (first.local_addr().unwrap(), second.local_addr().unwrap());
         drop((first, second));
         let mut process = Running::start(
@@ -181,15 +155,21 @@ impl Proxy {
     }
 }
 
-/// Starts one client session; [`finish`] waits for it.
-fn start_client(python: &Path, login: SocketAddr, user: &str, forbidden: &[String]) -> Running {
+/// A client program that logs in at `login`.
+fn client(python: &Path, name: &str, login: SocketAddr) -> Command {
     let mut command = Command::new(python);
     command
-        .arg(script("client_session.py"))
-        .args(["--login-uri", &format!("http://{login}/"), "--user", user])
-        .arg("--login-replies")
+        .arg(script(name))
+        .args(["--login-uri", &format!("http://{login}/")])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
+    command
+}
+
+/// Starts one client session; [`finish`] waits for it.
+fn start_client(python: &Path, login: SocketAddr, user: &str, forbidden: &[String]) -> Running {
+    let mut command = client(python, "client_session.py", login);
+    command.args(["--user", user, "--login-replies"]);
     if !forbidden.is_empty() {
         command.arg("--behind-proxy").args(forbidden);
     }
@@ -204,8 +184,7 @@ fn finish(mut client: Running) -> Value {
         text
     });
     let status = client.0.wait().unwrap();
-    let report: Value =
-        serde_json::from_str(&text).unwrap_or_else(|_| panic!("no report, {status}: {text}"));
+    let report: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("no report, {status}: {text}"));
     assert_eq!(report["ok"], true, "{:#}", report["errors"]);
     assert!(status.success());
     report
@@ -213,12 +192,9 @@ fn finish(mut client: Running) -> Value {
 
 /// How many asset requests the grid saw over HTTP.
 fn asked_over_http(counts: &Value) -> u64 {
-    counts["assets"]["http"].as_object().map_or(0, |assets| {
-        assets
-            .values()
-            .map(|asset| asset["requests"].as_u64().unwrap())
-            .sum()
-    })
+    counts["assets"]["http"]
+        .as_object()
+        .map_or(0, |assets| assets.values().map(|asset| asset["requests"].as_u64().unwrap()).sum())
 }
 
 #[test]
@@ -228,10 +204,7 @@ fn client_and_stand_in_grid_agree_without_a_proxy() {
     };
     let grid = Grid::start(&python);
     let report = finish(start_client(&python, grid.http, "Lab Alpha", &[]));
-    assert!(
-        report["http"].as_u64().unwrap() >= 85,
-        "the captures hold 85 assets"
-    );
+    assert!(report["http"].as_u64().unwrap() >= 85, "the captures hold 85 assets");
     let counts = grid.take_counts();
     assert!(asked_over_http(&counts) >= 85);
     assert_eq!(counts["logouts"], 1);
@@ -248,30 +221,17 @@ fn second_session_through_a_restarted_proxy_asks_the_grid_for_no_asset_over_http
     let grid = Grid::start(&python);
 
     let proxy = Proxy::start(&grid, data_dir.path());
-    finish(start_client(
-        &python,
-        proxy.listen,
-        "Lab Alpha",
-        &grid.addresses,
-    ));
+    finish(start_client(&python, proxy.listen, "Lab Alpha", &grid.addresses));
     let cold = grid.take_counts();
     assert!(asked_over_http(&cold) >= 85, "{cold:#}");
     assert!(proxy.process.terminate().success());
 
     let proxy = Proxy::start(&grid, data_dir.path());
-    let report = finish(start_client(
-        &python,
-        proxy.listen,
-        "Lab Alpha",
-        &grid.addresses,
-    ));
+    let report = finish(start_client(&python, proxy.listen, "Lab Alpha", &grid.addresses));
     let warm = grid.take_counts();
     assert_eq!(asked_over_http(&warm), 0, "{:#}", warm["assets"]["http"]);
     let answers = report["answers"].as_object().unwrap();
-    assert!(
-        answers.keys().all(|header| header.starts_with("hit")),
-        "{answers:?}"
-    );
+    assert!(answers.keys().all(|header| header.starts_with("hit")), "{answers:?}");
     // The rest of the session still reached the grid.
     assert_eq!(warm["logouts"], 1);
     assert_eq!(warm["circuits"], 3);
@@ -286,17 +246,28 @@ fn two_clients_at_once_have_sessions_of_their_own() {
     let data_dir = tempfile::tempdir().unwrap();
     let grid = Grid::start(&python);
     let proxy = Proxy::start(&grid, data_dir.path());
-    let clients = ["Lab Alpha", "Lab Beta"]
-        .map(|user| start_client(&python, proxy.listen, user, &grid.addresses));
+    let clients =
+        ["Lab Alpha", "Lab Beta"].map(|user| start_client(&python, proxy.listen, user, &grid.addresses));
     for report in clients.map(finish) {
         assert_eq!(report["transfer"], 5);
         assert_eq!(report["udp"], 3);
     }
     let counts = grid.take_counts();
     assert_eq!(counts["logouts"], 2);
-    assert_eq!(
-        counts["circuits"], 6,
-        "home, neighbour and the neighbour anew"
-    );
+    assert_eq!(counts["circuits"], 6, "home, neighbour and the neighbour anew");
     assert_eq!(counts["circuits_refused"], Value::Null);
+}
+
+#[test]
+fn broken_answers_of_the_grid_reach_the_client_as_breaks_and_are_not_kept() {
+    let Some(python) = python("broken_answers_of_the_grid_reach_the_client_as_breaks_and_are_not_kept")
+    else {
+        return;
+    };
+    let data_dir = tempfile::tempdir().unwrap();
+    let grid = Grid::start(&python);
+    let proxy = Proxy::start(&grid, data_dir.path());
+    let mut command = client(&python, "client_faults.py", proxy.listen);
+    command.args(["--grid", &format!("http://{}", grid.http), "--cached"]);
+    finish(Running::start(&mut command));
 }

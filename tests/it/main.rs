@@ -1,6 +1,10 @@
-//! Integration tests, one program.
+//! The integration tests: one program, so that it links once.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod cli;
+mod golden;
 mod interop;
+mod layers;
 mod proxy_assets;
 mod proxy_http;
 mod support;

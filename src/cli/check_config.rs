@@ -1,0 +1,69 @@
+//! `rezcache check-config`: every problem, or what the configuration comes to.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use clap::Args;
+
+use super::{Outcome, print};
+use crate::config::{LogFormat, ProxyFlags, ReplayFlags, Settings};
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    #[command(flatten, next_help_heading = "Options of proxy")]
+    pub(super) proxy: ProxyFlags,
+    #[command(flatten, next_help_heading = "Options of replay")]
+    pub(super) replay: ReplayFlags,
+}
+
+/// Loading has already found the problems, if there are any.
+pub(super) fn run(settings: &Settings) -> anyhow::Result<Outcome> {
+    print(&summary(settings))?;
+    Ok(Outcome::Done)
+}
+
+fn summary(settings: &Settings) -> String {
+    let Settings { file, data_dir, log_format, verbose, proxy, replay, .. } = settings;
+    let path = |path: Option<&Path>| path.map_or_else(|| "none".into(), |path| path.display().to_string());
+    let control = proxy.control.map_or_else(|| "off".into(), |control| control.to_string());
+    let format = match log_format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    };
+    let mut text = format!(
+        "ok\nfile         {}\ndata_dir     {}\nlog_format   {format}\nverbose      {verbose}\n\
+         proxy.listen       {}\nproxy.control      {control}\nproxy.cache_size   {}\nproxy.memory_size  {}\n",
+        path(file.as_deref()),
+        data_dir.display(),
+        proxy.listen,
+        proxy.cache_bytes,
+        proxy.memory_bytes,
+    );
+    for grid in &proxy.grids {
+        let assets = grid.asset_host.as_ref().map_or_else(|| "none".into(), ToString::to_string);
+        let allow = if grid.allow.is_empty() { "none".into() } else { grid.allow.join(", ") };
+        let _ = write!(
+            text,
+            "grid {}\n  url         {}\n  allow       {allow}\n  ca_file     {}\n  asset_host  {assets}\n  central     {}\n",
+            grid.name,
+            grid.uri,
+            path(grid.ca_file.as_deref()),
+            grid.central,
+        );
+    }
+    if proxy.grids.is_empty() {
+        text.push_str("no grid: `rezcache proxy` needs --grid or a [[grid]] section\n");
+    }
+    let link = replay.link.map_or_else(
+        || "none".into(),
+        |link| format!("{} bit/s, {} ms", link.bits_per_second, link.delay.as_millis()),
+    );
+    let _ = write!(
+        text,
+        "replay.passes    {}\nreplay.save      {}\nreplay.link      {link}\nreplay.realtime  {}\n",
+        replay.passes,
+        path(replay.save.as_deref()),
+        replay.realtime,
+    );
+    text
+}

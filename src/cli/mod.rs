@@ -1,0 +1,113 @@
+//! The command line: one subcommand a file. Exit status: 0 done, 1 failed, 2 wrong usage.
+
+mod check_config;
+mod instructions;
+mod proxy;
+mod replay;
+mod status;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
+
+use crate::config::{CommonFlags, Flags, Problems, Settings};
+use crate::telemetry;
+
+/// A viewer-side caching proxy for Second Life and OpenSimulator: what was fetched once comes from this
+/// machine the next time.
+#[derive(Parser, Debug)]
+#[command(name = "rezcache", version, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    common: CommonFlags,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the proxy between viewers and their grids
+    Proxy(proxy::Arguments),
+    /// Replay captured sessions through the real proxy and compare every byte
+    Replay(replay::Arguments),
+    /// Show what a running proxy has done
+    Status(status::Arguments),
+    /// Check the configuration and show what it comes to
+    CheckConfig(check_config::Arguments),
+}
+
+/// How a subcommand ended that did not fail on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    /// What went wrong has been printed.
+    Failed,
+}
+
+/// Runs the program with these arguments, the program's name first.
+#[must_use]
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, with status 0. A closed pipe is nobody's mistake.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match run(cli) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed) => ExitCode::FAILURE,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "rezcache: {error:#}");
+            let usage = error.downcast_ref::<Problems>().is_some_and(Problems::are_usage);
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<Outcome> {
+    let Cli { common, command } = cli;
+    let mut flags = Flags { common, ..Flags::default() };
+    let usual = match &command {
+        Command::Proxy(_) => LevelFilter::INFO,
+        _ => LevelFilter::WARN,
+    };
+    match &command {
+        Command::Proxy(arguments) => flags.proxy = arguments.flags.clone(),
+        Command::Replay(arguments) => flags.replay = arguments.flags.clone(),
+        Command::Status(arguments) => flags.proxy.control = arguments.control.clone(),
+        Command::CheckConfig(arguments) => {
+            (flags.proxy, flags.replay) = (arguments.proxy.clone(), arguments.replay.clone());
+        }
+    }
+    let settings = Settings::load(&flags)?;
+    telemetry::start(settings.log_format, settings.verbose, usual);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Proxy(_) => proxy::run(settings).await,
+            Command::Replay(arguments) => replay::run(arguments, settings).await,
+            Command::Status(arguments) => status::run(&arguments, &settings).await,
+            Command::CheckConfig(_) => check_config::run(&settings),
+        }
+    })
+}
+
+/// Writes to standard output.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}

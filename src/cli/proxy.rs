@@ -1,0 +1,89 @@
+//! `rezcache proxy`: starts the proxy, says how to use it, and ends it with Ctrl-C or SIGTERM.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+
+use super::{Outcome, instructions, print};
+use crate::config::ports::{self, Ports};
+use crate::config::{LogFormat, ProxyFlags, Settings, token};
+use crate::proxy::{Proxy, StartError};
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) flags: ProxyFlags,
+}
+
+pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
+    let Settings { data_dir, proxy, log_format, .. } = settings;
+    if proxy.grids.is_empty() {
+        bail!("no grid is named: use --grid URL, or a [[grid]] section in the configuration file");
+    }
+    std::fs::create_dir_all(&data_dir)
+        .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
+    let token = token::read_or_make(&data_dir)?;
+
+    let mut memory = Ports::load(&data_dir)?;
+    let before = memory.clone();
+    let places: Vec<_> = proxy.grids.iter().map(|grid| ports::place(&grid.uri)).collect();
+    let addresses = memory.assign(proxy.listen, proxy.control, &places, ports::is_free)?;
+    let old: Vec<_> = addresses
+        .iter()
+        .zip(&places)
+        .filter(|(_, place)| before.remembers(proxy.listen, place))
+        .map(|(address, _)| *address)
+        .collect();
+
+    let config = proxy.into_config(&addresses, data_dir.clone(), token.clone());
+    let grids = config.grids.clone();
+    let proxy = Proxy::start(config).await.map_err(|error| explain(error, &old, &data_dir))?;
+    if memory != before {
+        memory.save(&data_dir)?;
+    }
+
+    let ready = instructions::Ready::new(&grids, proxy.grid_addresses(), proxy.control_address(), &token);
+    // The proxy goes on when nobody reads this.
+    let _ = print(&match log_format {
+        LogFormat::Text => ready.to_string(),
+        LogFormat::Json => serde_json::to_string(&ready)? + "\n",
+    });
+
+    stop_signal().await?;
+    tracing::info!("stopping");
+    proxy.stop().await;
+    Ok(Outcome::Done)
+}
+
+/// A remembered port that something else took needs more words than any other: choosing another one
+/// is not the way out.
+fn explain(error: StartError, remembered: &[SocketAddr], data_dir: &Path) -> anyhow::Error {
+    match &error {
+        StartError::Listen { address, .. } if remembered.contains(address) => {
+            let file = data_dir.join(ports::FILE_NAME);
+            let hint = format!(
+                "{address} was this grid's address before, and viewers keep its saved passwords under it: end the \
+                 program that listens there now, or remove the grid from {} to have it get another port",
+                file.display()
+            );
+            anyhow::Error::new(error).context(hint)
+        }
+        _ => error.into(),
+    }
+}
+
+/// Completes at Ctrl-C, or where there is such a thing at SIGTERM.
+async fn stop_signal() -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            pressed = tokio::signal::ctrl_c() => pressed,
+            _ = terminate.recv() => Ok(()),
+        }
+    }
+    #[cfg(not(unix))]
+    tokio::signal::ctrl_c().await
+}

@@ -1,0 +1,103 @@
+//! `rezcache status`: asks a running proxy's control port and shows the answer.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+
+use super::{Outcome, print};
+use crate::config::{ControlFlag, Settings};
+use crate::support::status::{Status, human_bytes, percent};
+
+/// Our own answers take a few kilobytes; something else may listen there.
+const MAX_BYTES: usize = 1 << 20;
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) control: ControlFlag,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(arguments: &Arguments, settings: &Settings) -> anyhow::Result<Outcome> {
+    let Some(control) = settings.proxy.control else {
+        bail!("the control port is off; name one with --control");
+    };
+    let json = fetch(control).await?;
+    let status: Status = serde_json::from_slice(&json).with_context(|| {
+        format!("what answers on {control} is not this rezcache; name its control port with --control")
+    })?;
+    if arguments.json {
+        print(&String::from_utf8_lossy(&json))?;
+    } else {
+        print(&table(&status))?;
+    }
+    Ok(Outcome::Done)
+}
+
+async fn fetch(control: SocketAddr) -> anyhow::Result<Vec<u8>> {
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(Duration::from_secs(5))
+        .build()?;
+    let mut response =
+        client.get(format!("http://{control}/status.json")).send().await.map_err(|error| {
+            let hint = if error.is_connect() {
+                format!(
+                    "no rezcache proxy is running on {control}; start one with `rezcache proxy`, or name its control port with --control"
+                )
+            } else {
+                format!("no answer from {control}")
+            };
+            anyhow::Error::new(error).context(hint)
+        })?;
+    if !response.status().is_success() {
+        bail!("{control} answered {}; name rezcache's control port with --control", response.status());
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        body.extend_from_slice(&chunk);
+        if body.len() > MAX_BYTES {
+            bail!("what answers on {control} is not rezcache; name its control port with --control");
+        }
+    }
+    Ok(body)
+}
+
+fn table(status: &Status) -> String {
+    let mut text = format!(
+        "rezcache {}, running for {} s\n{}\n\n{:<11}{:>9}{:>9}{:>9}{:>12}\n",
+        status.version,
+        status.uptime_s,
+        status.sentence(),
+        "asset",
+        "requests",
+        "hits",
+        "rate",
+        "saved"
+    );
+    let rows = status.by_kind.iter().map(|(kind, assets)| (kind.name(), assets));
+    for (name, assets) in rows.chain([("all", &status.assets)]) {
+        let rate = assets.hit_rate.map_or_else(|| "-".into(), percent);
+        let saved = human_bytes(assets.bytes_saved);
+        let _ = writeln!(text, "{name:<11}{:>9}{:>9}{rate:>9}{saved:>12}", assets.requests, assets.hits);
+    }
+    let (datagrams, store) = (&status.datagrams, &status.store);
+    let _ = write!(
+        text,
+        "\nin flight  {} requests, {} sessions\nstore      {} assets, {}\ndatagrams  {} forwarded, {} malformed, {} dropped\n",
+        status.requests_in_flight,
+        status.sessions.open,
+        store.objects,
+        human_bytes(store.bytes),
+        datagrams.forwarded,
+        datagrams.malformed,
+        datagrams.dropped,
+    );
+    text
+}

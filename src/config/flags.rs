@@ -1,0 +1,118 @@
+//! The flags, as text. Each has an environment variable of the same name; lists are separated by
+//! commas there. What they mean is checked in [`super::value`], together with the file.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Flags of every subcommand, accepted before and after its name.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Common options")]
+pub struct CommonFlags {
+    /// Read this configuration file (TOML)
+    #[arg(long, global = true, value_name = "FILE", env = "REZCACHE_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+    /// Keep the store, the counters and the remembered ports here; made if missing
+    #[arg(long, global = true, value_name = "DIR", env = "REZCACHE_DATA_DIR", hide_env_values = true)]
+    pub data_dir: Option<PathBuf>,
+    /// How log lines look [default: text]
+    #[arg(
+        long,
+        global = true,
+        value_name = "text|json",
+        env = "REZCACHE_LOG_FORMAT",
+        hide_env_values = true
+    )]
+    pub log_format: Option<String>,
+    /// Log more; twice for every packet
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, env = "REZCACHE_VERBOSE", hide_env_values = true)]
+    pub verbose: u8,
+}
+
+/// Where the control port is.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ControlFlag {
+    /// Address of rezcache's own page, /status.json and /metrics, or `off` [default: one port below --listen]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "REZCACHE_CONTROL", hide_env_values = true)]
+    pub control: Option<String>,
+}
+
+/// Flags of `proxy`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ProxyFlags {
+    /// A grid by its login address, with a name if you like; repeat for more
+    #[arg(
+        long = "grid",
+        value_name = "URL|NAME=URL",
+        value_delimiter = ',',
+        env = "REZCACHE_GRID",
+        hide_env_values = true
+    )]
+    pub grids: Vec<String>,
+    /// Loopback address for the first grid; further grids take the following ports, and each keeps its own
+    /// [default: 127.0.0.1:9080]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "REZCACHE_LISTEN", hide_env_values = true)]
+    pub listen: Option<String>,
+    /// Where the control port is.
+    #[command(flatten)]
+    pub control: ControlFlag,
+    /// The most the store on disk may take [default: 10GiB]
+    #[arg(long, value_name = "SIZE", env = "REZCACHE_CACHE_SIZE", hide_env_values = true)]
+    pub cache_size: Option<String>,
+    /// The most assets in memory may take [default: 256MiB]
+    #[arg(long, value_name = "SIZE", env = "REZCACHE_MEMORY_SIZE", hide_env_values = true)]
+    pub memory_size: Option<String>,
+    /// Addresses that a grid may lead us to beyond the usual ones; repeat for more
+    #[arg(
+        long,
+        value_name = "GRID=CIDR",
+        value_delimiter = ',',
+        env = "REZCACHE_GRID_ALLOW",
+        hide_env_values = true
+    )]
+    pub grid_allow: Vec<String>,
+    /// PEM file of certificate authorities to trust for a grid, beside the usual ones
+    #[arg(
+        long,
+        value_name = "GRID=FILE",
+        value_delimiter = ',',
+        env = "REZCACHE_CA_FILE",
+        hide_env_values = true
+    )]
+    pub ca_file: Vec<String>,
+    /// A grid's asset host, for viewers that are started with VIEWERASSET
+    #[arg(
+        long,
+        value_name = "GRID=URL",
+        value_delimiter = ',',
+        env = "REZCACHE_ASSET_HOST",
+        hide_env_values = true
+    )]
+    pub asset_host: Vec<String>,
+    /// A grid whose simulators and asset hosts all belong to one operator
+    #[arg(
+        long,
+        value_name = "GRID",
+        value_delimiter = ',',
+        env = "REZCACHE_CENTRAL",
+        hide_env_values = true
+    )]
+    pub central: Vec<String>,
+}
+
+/// Flags of `replay`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ReplayFlags {
+    /// How often to replay each capture on the same store: cold first, then warm [default: 2]
+    #[arg(long, value_name = "N", env = "REZCACHE_PASSES", hide_env_values = true)]
+    pub passes: Option<String>,
+    /// Write what the stand-in viewer received to DIR/<capture>/<pass>/<uuid>
+    #[arg(long, value_name = "DIR", env = "REZCACHE_SAVE", hide_env_values = true)]
+    pub save: Option<PathBuf>,
+    /// Put a line of this rate and delay between proxy and grid, such as 20mbit,40ms
+    #[arg(long, value_name = "RATE,DELAY", env = "REZCACHE_LINK", hide_env_values = true)]
+    pub link: Option<String>,
+    /// Keep the captured waiting times
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "REZCACHE_REALTIME", hide_env_values = true)]
+    pub realtime: Option<bool>,
+}

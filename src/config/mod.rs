@@ -1,0 +1,273 @@
+//! What the user wants, from three places: flags, then `REZCACHE_…` environment variables, then one
+//! TOML file. Values are taken as text first, then checked all together, so that every problem is
+//! reported at once. Fills the structs that the components define; does not act on them.
+
+mod file;
+mod flags;
+pub mod ports;
+pub mod token;
+mod value;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+pub use flags::{CommonFlags, ControlFlag, ProxyFlags, ReplayFlags};
+pub use value::{Link, LogFormat};
+
+use crate::proxy::{GridConfig, ProxyConfig};
+use file::FileValues;
+use value::{Checker, Given};
+
+/// Where grids are served unless the user says otherwise; further grids take the following ports.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:9080";
+/// The most bytes the disk tier takes unless the user says otherwise.
+pub const DEFAULT_CACHE_SIZE: &str = "10GiB";
+/// The most bytes the memory tier takes unless the user says otherwise.
+pub const DEFAULT_MEMORY_SIZE: &str = "256MiB";
+/// How often a capture is replayed unless the user says otherwise: cold, then warm.
+pub const DEFAULT_PASSES: &str = "2";
+
+/// Everything, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The file that was read.
+    pub file: Option<PathBuf>,
+    /// Where rezcache keeps what it learns.
+    pub data_dir: PathBuf,
+    /// Whether `data_dir` was named by the user rather than being this system's default.
+    pub data_dir_given: bool,
+    /// How logs look.
+    pub log_format: LogFormat,
+    /// 0: informational, 1: debug, 2 and more: trace.
+    pub verbose: u8,
+    /// For `proxy`.
+    pub proxy: ProxySettings,
+    /// For `replay`.
+    pub replay: ReplaySettings,
+}
+
+/// What `proxy` needs; ports beyond the first are assigned by [`ports`].
+#[derive(Clone, Debug)]
+pub struct ProxySettings {
+    /// The grids, `listen` all with port 0.
+    pub grids: Vec<GridConfig>,
+    /// The address of the first grid's port.
+    pub listen: SocketAddr,
+    /// The address of the control port. `None`: none.
+    pub control: Option<SocketAddr>,
+    /// The most bytes the disk tier may take.
+    pub cache_bytes: u64,
+    /// The most bytes the memory tier may take.
+    pub memory_bytes: u64,
+}
+
+impl ProxySettings {
+    /// The configuration of the proxy, with `listen` of each grid in their order.
+    #[must_use]
+    pub fn into_config(self, listen: &[SocketAddr], data_dir: PathBuf, asset_token: String) -> ProxyConfig {
+        let mut grids = self.grids;
+        for (grid, address) in grids.iter_mut().zip(listen) {
+            grid.listen = *address;
+        }
+        ProxyConfig {
+            grids,
+            control: self.control,
+            data_dir,
+            cache_bytes: self.cache_bytes,
+            memory_bytes: self.memory_bytes,
+            asset_token,
+            dial: crate::proxy::DialMap::default(),
+        }
+    }
+}
+
+/// What `replay` needs beside the captures.
+#[derive(Clone, Debug)]
+pub struct ReplaySettings {
+    /// How often each capture is replayed.
+    pub passes: u32,
+    /// Where to write what the stand-in viewer received.
+    pub save: Option<PathBuf>,
+    /// The simulated line to the grid.
+    pub link: Option<Link>,
+    /// Whether waiting times stay as captured.
+    pub realtime: bool,
+}
+
+/// The flags of whichever subcommand runs; the others' stay empty.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// Of every subcommand.
+    pub common: CommonFlags,
+    /// Of `proxy`; `control` also of `status`.
+    pub proxy: ProxyFlags,
+    /// Of `replay`.
+    pub replay: ReplayFlags,
+}
+
+/// Everything that is wrong, in the order of flags, file lines and consequences.
+#[derive(Debug, thiserror::Error)]
+pub struct Problems {
+    list: Vec<Problem>,
+}
+
+#[derive(Debug)]
+struct Problem {
+    /// Whether a flag or an environment variable is at fault: wrong usage, rather than a bad file.
+    usage: bool,
+    text: String,
+}
+
+impl Problems {
+    /// Whether a flag or an environment variable is among the causes.
+    #[must_use]
+    pub fn are_usage(&self) -> bool {
+        self.list.iter().any(|problem| problem.usage)
+    }
+
+    /// One line each.
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.list.iter().map(|problem| problem.text.as_str())
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let many = if self.list.len() == 1 { "" } else { "s" };
+        write!(f, "{} problem{many} in the configuration", self.list.len())?;
+        self.lines().try_for_each(|line| write!(f, "\n  {line}"))
+    }
+}
+
+impl Settings {
+    /// Reads the file that the flags name, else the one in this system's configuration folder when
+    /// it is there, and checks everything.
+    ///
+    /// # Errors
+    /// All problems found.
+    pub fn load(flags: &Flags) -> Result<Self, Problems> {
+        let mut check = Checker::default();
+        let directories = directories::ProjectDirs::from("", "", "rezcache");
+        let path = flags.common.config.clone().or_else(|| {
+            let default = directories.as_ref()?.config_dir().join("rezcache.toml");
+            default.is_file().then_some(default)
+        });
+        let file = path.as_deref().map_or_else(FileValues::default, |path| read(path, flags, &mut check));
+        let default_data_dir = directories.map(|d| d.data_local_dir().to_owned());
+        let settings = resolve(flags, &file, path, default_data_dir, &mut check);
+        check.finish(settings)
+    }
+}
+
+/// The file's values; problems with the file itself go to `check`.
+fn read(path: &Path, flags: &Flags, check: &mut Checker) -> FileValues {
+    match std::fs::read_to_string(path) {
+        Ok(text) => file::read(path, &text, check),
+        Err(error) => {
+            let named = flags.common.config.is_some();
+            check.add(named, format!("cannot read {}: {error}", path.display()));
+            FileValues::default()
+        }
+    }
+}
+
+fn resolve(
+    flags: &Flags,
+    file: &FileValues,
+    path: Option<PathBuf>,
+    default_data_dir: Option<PathBuf>,
+    check: &mut Checker,
+) -> Option<Settings> {
+    let common = &flags.common;
+    let data_dir_given =
+        common.data_dir.clone().or_else(|| file.data_dir.as_ref().map(|v| v.path(path.as_deref())));
+    let log_format = Given::flag("log-format", common.log_format.as_ref())
+        .or(file.log_format.as_ref())
+        .or_default("text", check, value::log_format);
+    let in_file = file.verbose.as_ref().and_then(|v| check.value(v, value::verbosity));
+    let verbose = if common.verbose > 0 { common.verbose } else { in_file.unwrap_or(0) };
+    let proxy = proxy(&flags.proxy, file, path.as_deref(), check);
+    let replay = replay(&flags.replay, file, path.as_deref(), check);
+    let data_dir = data_dir_given.clone().or(default_data_dir);
+    if data_dir.is_none() {
+        check.add(true, "this system names no folder for data; name one with --data-dir".into());
+    }
+    Some(Settings {
+        file: path,
+        data_dir: data_dir?,
+        data_dir_given: data_dir_given.is_some(),
+        log_format: log_format?,
+        verbose,
+        proxy: proxy?,
+        replay: replay?,
+    })
+}
+
+fn proxy(
+    flags: &ProxyFlags,
+    file: &FileValues,
+    path: Option<&Path>,
+    check: &mut Checker,
+) -> Option<ProxySettings> {
+    let grids = value::grids(flags, &file.grids, path, check);
+    let given = Given::flag("listen", flags.listen.as_ref()).or(file.listen.as_ref());
+    let listen = given.or_default(DEFAULT_LISTEN, check, value::loopback);
+    let control = match Given::flag("control", flags.control.control.as_ref()).or(file.control.as_ref()).0 {
+        Some(given) => check.value(&given, value::control),
+        // Next to the first grid's port, as its documentation promises.
+        None => listen.map(|listen| Some(SocketAddr::new(listen.ip(), listen.port().saturating_sub(1)))),
+    };
+    let cache_bytes = Given::flag("cache-size", flags.cache_size.as_ref())
+        .or(file.cache_size.as_ref())
+        .or_default(DEFAULT_CACHE_SIZE, check, value::size);
+    let memory_bytes = Given::flag("memory-size", flags.memory_size.as_ref())
+        .or(file.memory_size.as_ref())
+        .or_default(DEFAULT_MEMORY_SIZE, check, value::size);
+    if let (Some(listen), Some(Some(control))) = (listen, control)
+        && listen == control
+        && listen.port() != 0
+    {
+        check.add(
+            flags.listen.is_some() || flags.control.control.is_some(),
+            format!("the control port and the first grid cannot both listen on {listen}"),
+        );
+    }
+    Some(ProxySettings {
+        grids,
+        listen: listen?,
+        control: control?,
+        cache_bytes: cache_bytes?,
+        memory_bytes: memory_bytes?,
+    })
+}
+
+fn replay(
+    flags: &ReplayFlags,
+    file: &FileValues,
+    path: Option<&Path>,
+    check: &mut Checker,
+) -> Option<ReplaySettings> {
+    let passes = Given::flag("passes", flags.passes.as_ref()).or(file.passes.as_ref()).or_default(
+        DEFAULT_PASSES,
+        check,
+        value::passes,
+    );
+    let link = match Given::flag("link", flags.link.as_ref()).or(file.link.as_ref()).0 {
+        Some(given) => check.value(&given, value::link).map(Some),
+        None => Some(None),
+    };
+    let realtime = match flags.realtime {
+        Some(realtime) => Some(realtime),
+        None => Given(file.realtime.clone()).or_default("false", check, value::boolean),
+    };
+    Some(ReplaySettings {
+        passes: passes?,
+        save: flags.save.clone().or_else(|| file.save.as_ref().map(|v| v.path(path))),
+        link: link?,
+        realtime: realtime?,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! Settings from flags, environment and file together.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::PathBuf;
+
+use super::{Flags, Settings};
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn flags(&self, file: &str) -> Flags {
+        let path = self.0.path().join("rezcache.toml");
+        std::fs::write(&path, file).unwrap();
+        let mut flags = Flags::default();
+        flags.common.config = Some(path);
+        flags.common.data_dir = Some(PathBuf::from("/nowhere"));
+        flags
+    }
+}
+
+fn lines(flags: &Flags) -> Vec<String> {
+    let problems = Settings::load(flags).expect_err("problems");
+    let file = format!("{}:", flags.common.config.as_ref().unwrap().display());
+    problems.lines().map(|line| line.replace(&file, "")).collect()
+}
+
+fn texts(list: &[&str]) -> Vec<String> {
+    list.iter().map(|&text| text.to_owned()).collect()
+}
+
+#[test]
+fn an_empty_file_leaves_the_defaults() {
+    let folder = Folder::new();
+    let settings = Settings::load(&folder.flags("")).unwrap();
+    assert_eq!(settings.proxy.listen.to_string(), "127.0.0.1:9080");
+    assert_eq!(settings.proxy.control.unwrap().to_string(), "127.0.0.1:9079");
+    assert_eq!(settings.proxy.cache_bytes, 10 << 30);
+    assert_eq!(settings.replay.passes, 2);
+}
+
+#[test]
+fn every_problem_is_reported_at_once() {
+    let folder = Folder::new();
+    let mut flags = folder.flags(
+        "data_dirr = 1\n[proxy]\nlisten = \"0.0.0.0:9080\"\ncache_size = \"ten\"\nports = []\n\
+         [[grid]]\nname = \"a b\"\nurl = \"gopher://x/\"\nallow = [\"10.0.0.0/33\"]\n[[grid]]\nname = \"n\"\n\
+         [replay]\npasses = 0\n",
+    );
+    flags.proxy.central = texts(&["nobody"]);
+    flags.replay.link = Some("fast".into());
+    assert_eq!(
+        lines(&flags),
+        [
+            "5: unknown key proxy.ports; known are listen, control, cache_size, memory_size",
+            "1: unknown key data_dirr; known are data_dir, log_format, verbose, proxy, replay, grid",
+            "11: grid.url is missing",
+            "7: grid.name: \"a b\" is no name for a grid: use up to 64 letters, digits, dots and dashes",
+            "8: grid.url: \"gopher://x/\" is not an address such as http://login.example.org/",
+            "9: grid.allow: \"10.0.0.0/33\" is not an address block such as 10.20.0.0/16",
+            "--central (or REZCACHE_CENTRAL): no grid is named \"nobody\"; there is none",
+            "3: proxy.listen: 0.0.0.0:9080 can be reached from other machines; rezcache listens on loopback only, such as 127.0.0.1:9080",
+            "4: proxy.cache_size: \"ten\" is not a size such as 10GiB, 500MB or 1000000",
+            "13: replay.passes: \"0\" is not a number from 1 to 100",
+            "--link (or REZCACHE_LINK): \"fast\" is not a rate and a delay such as 20mbit,40ms",
+        ]
+    );
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_told_by_line() {
+    let folder = Folder::new();
+    let flags = folder.flags("[proxy]\nlisten = \n[[grid]\n");
+    let problems = lines(&flags);
+    assert!(problems.iter().any(|line| line.starts_with("2: ")), "{problems:?}");
+}
+
+#[test]
+fn flags_win_over_the_file_and_a_known_grid_keeps_the_rest() {
+    let folder = Folder::new();
+    let mut flags = folder.flags(
+        "[proxy]\nlisten = \"127.0.0.1:1\"\nmemory_size = 7\n\
+         [[grid]]\nname = \"home\"\nurl = \"old.example\"\nallow = [\"10.0.0.0/8\"]\ncentral = true\n",
+    );
+    flags.proxy.listen = Some("127.0.0.2:8000".into());
+    flags.proxy.grids = texts(&["home=https://new.example:443/login?x=y", "127.0.0.1:9000"]);
+    let proxy = Settings::load(&flags).unwrap().proxy;
+    assert_eq!((proxy.listen.to_string(), proxy.memory_bytes), ("127.0.0.2:8000".into(), 7));
+    assert_eq!(proxy.control.unwrap().to_string(), "127.0.0.2:7999");
+    let [home, local] = &proxy.grids[..] else { panic!("{:?}", proxy.grids) };
+    assert_eq!(home.uri, "https://new.example:443/login?x=y");
+    assert_eq!((&home.allow[..], home.central), (&texts(&["10.0.0.0/8"])[..], true));
+    assert_eq!(
+        (local.name.as_str(), local.uri.to_string()),
+        ("127.0.0.1:9000", "http://127.0.0.1:9000/".into())
+    );
+
+    flags.proxy.grid_allow = texts(&["home=192.168.0.0/16", "home=fd00::/8"]);
+    let proxy = Settings::load(&flags).unwrap().proxy;
+    assert_eq!(proxy.grids[0].allow, ["192.168.0.0/16", "fd00::/8"]);
+}
+
+#[test]
+fn second_life_is_central_and_its_asset_host_is_known() {
+    let folder = Folder::new();
+    let mut flags = folder.flags("");
+    flags.proxy.grids = texts(&["https://login.agni.lindenlab.com/cgi-bin/login.cgi"]);
+    let grid = &Settings::load(&flags).unwrap().proxy.grids[0];
+    assert_eq!((grid.name.as_str(), grid.central), ("agni", true));
+    assert_eq!(grid.asset_host.as_ref().unwrap().host(), Some("asset-cdn.glb.agni.lindenlab.com"));
+}
+
+#[test]
+fn one_grid_twice_is_refused() {
+    let folder = Folder::new();
+    let mut flags = folder.flags("");
+    flags.proxy.grids = texts(&["a=http://x.example/", "b=https://X.example:443/"]);
+    assert_eq!(lines(&flags), ["--grid (or REZCACHE_GRID): a and b are one grid, or have one name"]);
+}
+
+#[test]
+fn a_password_in_an_address_is_refused_and_not_repeated() {
+    let folder = Folder::new();
+    let mut flags = folder.flags("");
+    flags.proxy.grids = texts(&["http://me:hunter2@grid.example/"]);
+    let problems = lines(&flags);
+    assert!(problems[0].contains("must not hold a user name") && !problems[0].contains("hunter2"));
+}
+
+#[test]
+fn files_named_in_the_file_lie_beside_it() {
+    let folder = Folder::new();
+    let flags =
+        folder.flags("[[grid]]\nurl = \"grid.example\"\nca_file = \"ca.pem\"\n[replay]\nsave = \"out\"\n");
+    let problems = lines(&flags);
+    assert!(problems[0].contains("cannot read") && problems[0].contains("ca.pem"), "{problems:?}");
+    std::fs::write(folder.0.path().join("ca.pem"), "not one").unwrap();
+    assert!(lines(&flags)[0].contains("holds no certificate"));
+    std::fs::write(folder.0.path().join("ca.pem"), "-----BEGIN CERTIFICATE-----\n").unwrap();
+    let settings = Settings::load(&flags).unwrap();
+    assert_eq!(settings.proxy.grids[0].ca_file.as_ref().unwrap(), &folder.0.path().join("ca.pem"));
+    assert_eq!(settings.replay.save.unwrap(), folder.0.path().join("out"));
+}
+
+#[test]
+fn who_is_to_blame_decides_between_wrong_usage_and_failure() {
+    let folder = Folder::new();
+    let flags = folder.flags("nonsense = 1");
+    assert!(!Settings::load(&flags).unwrap_err().are_usage());
+    let folder = Folder::new();
+    let mut flags = folder.flags("");
+    flags.proxy.listen = Some("nonsense".into());
+    assert!(Settings::load(&flags).unwrap_err().are_usage());
+}
+
+#[test]
+fn sizes_and_links_are_read_with_their_units() {
+    use super::value::{Link, link, size};
+    for (text, bytes) in [("0", 0), ("1000", 1000), ("10GiB", 10 << 30), ("5 MB", 5_000_000), ("1k", 1024)] {
+        assert_eq!(size(text), Ok(bytes), "{text}");
+    }
+    for text in ["", "GiB", "-1", "1.5GiB", "1 parsec", "99999999999TiB"] {
+        assert!(size(text).is_err(), "{text}");
+    }
+    let delay = std::time::Duration::from_millis(40);
+    assert_eq!(link("20mbit,40ms"), Ok(Link { bits_per_second: 20_000_000, delay }));
+    for text in ["20mbit", "0mbit,1ms", "mbit,ms", "20mbit,40"] {
+        assert!(link(text).is_err(), "{text}");
+    }
+}

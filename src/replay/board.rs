@@ -1,0 +1,182 @@
+//! What the coordinator and the stand-ins of one pass tell each other, and what they count.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::report::Served;
+use super::script::{Assembly, DatagramKind, Piece, Script};
+
+/// The most error texts kept of one pass.
+const MAX_ERRORS: usize = 50;
+/// How long a datagram may take before it is lost.
+pub(crate) const LOST_AFTER: Duration = Duration::from_secs(5);
+
+/// A ledger that many tasks write, and whose changes can be waited for.
+#[derive(Debug)]
+pub(crate) struct Board {
+    ledger: Mutex<Ledger>,
+    version: watch::Sender<u64>,
+}
+
+/// The state of a pass.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    /// Per exchange: whether the grid may answer.
+    pub(crate) released: Vec<bool>,
+    /// Per exchange: whether the viewer has its whole response, or gave up.
+    pub(crate) responded: Vec<bool>,
+    /// Per download.
+    pub(crate) downloads: Vec<DownloadState>,
+    /// Datagrams on their way.
+    pub(crate) outstanding: BTreeMap<u64, Expected>,
+    next_expected: u64,
+    pub(crate) errors: Vec<String>,
+    pub(crate) mismatched: u64,
+    pub(crate) missing: u64,
+    pub(crate) lost: u64,
+    pub(crate) delivered: u64,
+    /// Datagrams that arrived intact with another number than they were sent with.
+    pub(crate) renumbered: u64,
+    pub(crate) served: Served,
+    pub(crate) from_grid: u64,
+    pub(crate) to_viewer: u64,
+    pub(crate) latencies: Vec<Duration>,
+    /// Whole assets of the capture that were asked of the grid over HTTP.
+    pub(crate) asked_of_grid: BTreeMap<(&'static str, Uuid), u32>,
+    /// Bodies for `--save`.
+    pub(crate) received: HashMap<Uuid, Bytes>,
+}
+
+/// One download in this pass.
+#[derive(Debug, Default)]
+pub(crate) struct DownloadState {
+    /// The viewer has asked.
+    pub(crate) asked: bool,
+    /// The request has reached the simulator, and its answers are queued.
+    pub(crate) answered: bool,
+    pub(crate) from_grid: u64,
+    pub(crate) assembly: Assembly,
+    /// Which answers have come.
+    pub(crate) pieces: BTreeSet<Piece>,
+    pub(crate) complete: bool,
+    /// It did not come in time.
+    pub(crate) given_up: bool,
+}
+
+/// A datagram that was sent and has not yet arrived.
+#[derive(Debug)]
+pub(crate) struct Expected {
+    pub(crate) circuit: usize,
+    pub(crate) to_simulator: bool,
+    pub(crate) kind: DatagramKind,
+    /// As [`super::udp::content`] gives it.
+    pub(crate) content: Bytes,
+    pub(crate) resent: bool,
+    pub(crate) sequence: u32,
+    pub(crate) sent: Instant,
+}
+
+impl Board {
+    pub(crate) fn new(script: &Script) -> Self {
+        let ledger = Ledger {
+            released: vec![false; script.exchanges.len()],
+            responded: vec![false; script.exchanges.len()],
+            downloads: script.downloads.iter().map(|_| DownloadState::default()).collect(),
+            ..Ledger::default()
+        };
+        Self { ledger: Mutex::new(ledger), version: watch::Sender::new(0) }
+    }
+
+    /// Changes the ledger and wakes those who wait for a change.
+    pub(crate) fn update<R>(&self, change: impl FnOnce(&mut Ledger) -> R) -> R {
+        let result = self.read(change);
+        self.version.send_modify(|version| *version += 1);
+        result
+    }
+
+    /// Looks into the ledger without waking anybody.
+    pub(crate) fn read<R>(&self, look: impl FnOnce(&mut Ledger) -> R) -> R {
+        look(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until `condition` holds. False when it does not in time.
+    pub(crate) async fn wait(&self, limit: Duration, condition: impl Fn(&mut Ledger) -> bool) -> bool {
+        let mut changes = self.version.subscribe();
+        let waiting = async {
+            loop {
+                changes.mark_unchanged();
+                if self.read(&condition) {
+                    return;
+                }
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(limit, waiting).await.is_ok() || self.read(&condition)
+    }
+
+    /// Notes an error; beyond a number nobody would read they are dropped.
+    pub(crate) fn error(&self, text: String) {
+        self.update(|ledger| ledger.error(text));
+    }
+}
+
+impl Ledger {
+    pub(crate) fn error(&mut self, text: String) {
+        if self.errors.len() < MAX_ERRORS {
+            self.errors.push(text);
+        }
+    }
+
+    /// Notes a datagram as sent.
+    pub(crate) fn expect(&mut self, expected: Expected) {
+        self.outstanding.insert(self.next_expected, expected);
+        self.next_expected += 1;
+    }
+
+    /// Strikes off the datagram that has arrived with this content; the same number and mark first.
+    pub(crate) fn arrived(&mut self, circuit: usize, to_simulator: bool, content: &[u8], sequence: u32, resent: bool) -> bool {
+        let candidates = self.outstanding.iter().filter(|(_, expected)| {
+            expected.circuit == circuit && expected.to_simulator == to_simulator && expected.content == content
+        });
+        let best = candidates.min_by_key(|(id, expected)| (expected.sequence != sequence, expected.resent != resent, **id));
+        let Some(id) = best.map(|(id, _)| *id) else { return false };
+        let Some(expected) = self.outstanding.remove(&id) else { return false };
+        self.delivered += 1;
+        self.renumbered += u64::from(expected.sequence != sequence && expected.kind != DatagramKind::Malformed);
+        true
+    }
+
+    /// Takes what is overdue off the list and counts it as lost. Requests for assets that were
+    /// answered all the same were swallowed on purpose.
+    pub(crate) fn write_off(&mut self, script: &Script, swallowed: bool, all: bool) {
+        let overdue: Vec<u64> = self
+            .outstanding
+            .iter()
+            .filter(|(_, expected)| all || expected.sent.elapsed() >= LOST_AFTER)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in overdue {
+            let Some(expected) = self.outstanding.remove(&id) else { continue };
+            if swallowed && expected.kind == DatagramKind::AssetRequest {
+                continue;
+            }
+            self.lost += 1;
+            let to = if expected.to_simulator { "the simulator" } else { "the viewer" };
+            let simulator = script.circuits.get(expected.circuit).map(|circuit| circuit.simulator.port());
+            self.error(format!(
+                "circuit with simulator port {}: a datagram of {} bytes to {to} ({}) did not arrive intact",
+                simulator.unwrap_or_default(),
+                expected.content.len() + 5,
+                super::udp::message_name(&expected.content),
+            ));
+        }
+    }
+}

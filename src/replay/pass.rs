@@ -1,0 +1,364 @@
+//! One pass over a script: starts the stand-ins and the proxy, walks the script in order, and sums
+//! up what the board says.
+//!
+//! A step waits for what had happened before it in the capture: responses received, downloads
+//! complete, datagrams delivered. Every wait is bounded, so a pass ends whatever the proxy does.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::board::{Board, LOST_AFTER, Ledger};
+use super::grid::{GridHttp, seconds};
+use super::link::{Link, LinkSpec};
+use super::report::{Latency, PassReport};
+use super::script::{self, Action, Milestone, Script};
+use super::side::Side;
+use super::viewer::ViewerHttp;
+use crate::asset::{AssetKind, AssetSource};
+use crate::proxy::{DialMap, GridConfig, Proxy, ProxyConfig};
+use crate::support::metrics::{Counter, Metrics};
+
+/// The longest pause between two steps, unless in real time.
+const MAX_GAP: Duration = Duration::from_millis(50);
+/// How long a step waits for responses and downloads that came before it.
+const MILESTONE_LIMIT: Duration = Duration::from_secs(35);
+/// How long a pass may wait in all for what does not come, before it is given up.
+const WASTE_LIMIT: Duration = Duration::from_secs(60);
+/// How long the proxy may take to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+const CACHE_BYTES: u64 = 4 << 30;
+const MEMORY_BYTES: u64 = 256 << 20;
+
+/// How to run a pass.
+pub(crate) struct PassOptions {
+    pub(crate) pass: u32,
+    pub(crate) data_dir: PathBuf,
+    /// Leave the proxy out.
+    pub(crate) direct: bool,
+    pub(crate) link: Option<LinkSpec>,
+    pub(crate) realtime: bool,
+    pub(crate) save: Option<PathBuf>,
+}
+
+/// What came of a pass.
+#[derive(Default)]
+pub(crate) struct PassOutcome {
+    pub(crate) report: PassReport,
+    pub(crate) errors: Vec<String>,
+}
+
+/// Runs one pass.
+pub(crate) async fn run(script: &Arc<Script>, options: &PassOptions) -> PassOutcome {
+    let started = Instant::now();
+    let failed = |error: String| PassOutcome {
+        report: PassReport { pass: options.pass, ..PassReport::default() },
+        errors: vec![error],
+    };
+    let mut stage = match Stage::open(script, options).await {
+        Ok(stage) => stage,
+        Err(error) => return failed(error),
+    };
+    let board = Arc::clone(&stage.board);
+    let metrics = stage.proxy.as_ref().map(Proxy::metrics);
+    stage.play().await;
+    stage.close().await;
+    let mut outcome = board.read(|ledger| sum_up(script, ledger, metrics.as_deref(), options));
+    outcome.report.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if let Some(dir) = &options.save {
+        let received = board.read(|ledger| std::mem::take(&mut ledger.received));
+        let written = std::fs::create_dir_all(dir).and_then(|()| {
+            received.iter().try_for_each(|(id, body)| std::fs::write(dir.join(id.to_string()), body))
+        });
+        if let Err(error) = written {
+            outcome.errors.push(format!("cannot write to {}: {error}; choose another folder with --save", dir.display()));
+        }
+    }
+    outcome
+}
+
+/// Everything that runs during a pass.
+struct Stage {
+    script: Arc<Script>,
+    board: Arc<Board>,
+    proxy: Option<Proxy>,
+    viewer: Arc<ViewerHttp>,
+    viewer_udp: Arc<Side>,
+    simulators: Arc<Side>,
+    tasks: JoinSet<()>,
+    requests: JoinSet<()>,
+    realtime: bool,
+}
+
+impl Stage {
+    async fn open(script: &Arc<Script>, options: &PassOptions) -> Result<Self, String> {
+        let board = Arc::new(Board::new(script));
+        let link = options.link.map(|spec| Arc::new(Link::new(spec)));
+        let no_port = |error: std::io::Error| format!("a stand-in cannot open a loopback port: {error}");
+        let (grid, http) =
+            GridHttp::open(script, &board, link.clone(), options.realtime).await.map_err(no_port)?;
+        let simulators = Arc::new(Side::open(script, &board, link, true).map_err(no_port)?);
+        let viewer_udp = Arc::new(Side::open(script, &board, None, false).map_err(no_port)?);
+        let udp = simulators.addresses();
+        let mut tasks = JoinSet::new();
+        Arc::new(grid).start(&mut tasks);
+        simulators.start(&mut tasks);
+        viewer_udp.start(&mut tasks);
+        let mut authorities: Vec<String> = script.sessions.iter().map(|session| session.authority.clone()).collect();
+        authorities.sort();
+        authorities.dedup();
+        let (proxy, proxies) = if options.direct {
+            (None, HashMap::new())
+        } else {
+            let config = proxy_config(script, options, &authorities, &http, &udp)?;
+            let proxy = Proxy::start(config).await.map_err(|error| format!("the proxy did not start: {error}"))?;
+            let proxies = authorities.into_iter().zip(proxy.grid_addresses().iter().copied()).collect();
+            (Some(proxy), proxies)
+        };
+        let viewer = Arc::new(ViewerHttp::new(script, &board, proxies, http, udp, options.realtime));
+        Ok(Self {
+            script: Arc::clone(script),
+            board,
+            proxy,
+            viewer,
+            viewer_udp,
+            simulators,
+            tasks,
+            requests: JoinSet::new(),
+            realtime: options.realtime,
+        })
+    }
+
+    /// Walks the script.
+    async fn play(&mut self) {
+        let script = Arc::clone(&self.script);
+        let mut milestones = script.milestones.iter().peekable();
+        let mut before: Vec<Milestone> = Vec::new();
+        let (mut last, mut last_due, mut wasted) = (Duration::ZERO, Instant::now(), Duration::ZERO);
+        for step in &script.steps {
+            let gap = step.time.saturating_sub(last);
+            last = step.time;
+            last_due += if self.realtime { gap } else { gap.min(MAX_GAP) };
+            tokio::time::sleep_until(last_due).await;
+            while let Some((_, milestone)) = milestones.next_if(|(time, _)| *time < step.time) {
+                before.push(*milestone);
+            }
+            wasted += self.settle(&mut before, step.time).await;
+            if wasted > WASTE_LIMIT {
+                self.board.error(format!("{}: given up, too much did not come", seconds(step.time)));
+                break;
+            }
+            // Pauses shrink to what the wait has left of them.
+            last_due = last_due.max(Instant::now());
+            self.act(step.action).await;
+        }
+        before.extend(milestones.map(|(_, milestone)| *milestone));
+        self.settle(&mut before, last).await;
+        // Requests that the capture has no response to end with their viewer.
+        self.requests.abort_all();
+        self.board.update(|ledger| ledger.write_off(&script, false, true));
+    }
+
+    /// Waits for what had come before, and returns how long it waited for what did not come.
+    async fn settle(&self, before: &mut Vec<Milestone>, time: Duration) -> Duration {
+        let began = Instant::now();
+        let mut wasted = Duration::ZERO;
+        if !self.board.wait(LOST_AFTER, |ledger| ledger.outstanding.is_empty()).await {
+            let swallowed = self.swallowed();
+            self.board.update(|ledger| ledger.write_off(&self.script, swallowed, false));
+            wasted = began.elapsed();
+        }
+        before.retain(|milestone| !self.board.read(|ledger| reached(ledger, *milestone)));
+        let all = |ledger: &mut Ledger| before.iter().all(|milestone| reached(ledger, *milestone));
+        if before.is_empty() || self.board.wait(MILESTONE_LIMIT, all).await {
+            before.clear();
+            return wasted;
+        }
+        let script = &self.script;
+        self.board.update(|ledger| {
+            for milestone in before.drain(..) {
+                if let Milestone::Download(index) = milestone
+                    && !reached(ledger, milestone)
+                    && let Some(state) = ledger.downloads.get_mut(index)
+                {
+                    state.complete = true;
+                    state.given_up = true;
+                    let what = script.downloads.get(index).and_then(|download| download.asset);
+                    let what = what.map_or_else(|| "a transfer".into(), |(kind, id)| format!("{kind} {id}"));
+                    ledger.error(format!("{}: {what} over LLUDP did not come whole", seconds(time)));
+                }
+            }
+        });
+        began.elapsed()
+    }
+
+    fn swallowed(&self) -> bool {
+        self.proxy.as_ref().is_some_and(|proxy| proxy.metrics().get(Counter::DatagramsSwallowed) > 0)
+    }
+
+    async fn act(&mut self, action: Action) {
+        match action {
+            Action::Request(index) => {
+                let viewer = Arc::clone(&self.viewer);
+                self.requests.spawn(async move { viewer.perform(index).await });
+            }
+            Action::Respond(index) => self.board.update(|ledger| {
+                if let Some(released) = ledger.released.get_mut(index) {
+                    *released = true;
+                }
+            }),
+            Action::Abandon(index) => self.viewer.abandon(index),
+            Action::Send(index) => {
+                let Some(datagram) = self.script.datagrams.get(index) else { return };
+                if datagram.from_viewer {
+                    self.viewer.point(&self.viewer_udp, datagram.circuit);
+                    self.board.read(|ledger| note_requests(&self.script, ledger, index));
+                    self.viewer_udp.replay(index).await;
+                } else {
+                    self.simulators.replay(index).await;
+                }
+            }
+        }
+    }
+
+    async fn close(mut self) {
+        self.requests.shutdown().await;
+        if let Some(proxy) = self.proxy.take()
+            && tokio::time::timeout(STOP_LIMIT, proxy.stop()).await.is_err()
+        {
+            self.board.error("the proxy did not stop in time".into());
+        }
+        self.tasks.shutdown().await;
+    }
+}
+
+fn reached(ledger: &Ledger, milestone: Milestone) -> bool {
+    match milestone {
+        Milestone::Response(index) => ledger.responded.get(index).copied().unwrap_or(true),
+        Milestone::Download(index) => ledger.downloads.get(index).is_none_or(|state| state.complete),
+    }
+}
+
+/// Marks the downloads that a viewer's datagram asks for.
+fn note_requests(script: &Script, ledger: &mut Ledger, index: usize) {
+    let Some(datagram) = script.datagrams.get(index) else { return };
+    let Ok(packet) = crate::lludp::Packet::decode(&datagram.bytes) else { return };
+    for id in script::requested(&packet) {
+        let state = script.download(datagram.circuit, id).and_then(|(index, _)| ledger.downloads.get_mut(index));
+        if let Some(state) = state {
+            state.asked = true;
+        }
+    }
+}
+
+fn proxy_config(
+    script: &Script,
+    options: &PassOptions,
+    authorities: &[String],
+    http: &HashMap<SocketAddr, SocketAddr>,
+    udp: &HashMap<SocketAddr, SocketAddr>,
+) -> Result<ProxyConfig, String> {
+    let mut dial = DialMap { http: HashMap::new(), udp: udp.clone() };
+    for scripted in &script.exchanges {
+        let server = scripted.exchange.server;
+        let Some(real) = http.get(&server) else { continue };
+        dial.http.insert(server.to_string(), *real);
+        dial.http.insert(script::authority_of(&scripted.exchange), *real);
+    }
+    let grids = authorities.iter().enumerate().map(|(index, authority)| {
+        let uri = format!("http://{authority}/").parse().map_err(|_| "the login host is no host name".to_owned())?;
+        Ok(GridConfig {
+            name: format!("replay{}", index + 1),
+            uri,
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            allow: Vec::new(),
+            ca_file: None,
+            asset_host: None,
+            central: false,
+            id: None,
+        })
+    });
+    Ok(ProxyConfig {
+        grids: grids.collect::<Result<_, String>>()?,
+        control: None,
+        data_dir: options.data_dir.clone(),
+        cache_bytes: CACHE_BYTES,
+        memory_bytes: MEMORY_BYTES,
+        dial,
+    })
+}
+
+fn sum_up(script: &Script, ledger: &mut Ledger, metrics: Option<&Metrics>, options: &PassOptions) -> PassOutcome {
+    let mut report = PassReport { pass: options.pass, ..PassReport::default() };
+    for scripted in &script.exchanges {
+        let http = &mut report.requests.http;
+        match scripted.counted {
+            Some((AssetKind::Texture, _)) => http.texture += 1,
+            Some((AssetKind::Mesh, _)) => http.mesh += 1,
+            Some((AssetKind::Sound, _)) => http.sound += 1,
+            Some((AssetKind::Animation, _)) => http.animation += 1,
+            Some((AssetKind::Material, _)) => http.material += 1,
+            None => {}
+        }
+    }
+    let mut errors = std::mem::take(&mut ledger.errors);
+    report.served = ledger.served.clone();
+    for (download, state) in script.downloads.iter().zip(&ledger.downloads).filter(|(download, _)| download.counted) {
+        let udp = &mut report.requests.udp;
+        match download.asset {
+            Some((AssetKind::Texture, _)) => udp.texture += 1,
+            Some((AssetKind::Sound, _)) => udp.sound += 1,
+            Some((AssetKind::Animation, _)) => udp.animation += 1,
+            _ => continue,
+        }
+        if !state.complete || state.given_up {
+            ledger.missing += 1;
+        }
+        // A proxy that answers by itself has the whole asset at hand.
+        *(if state.from_grid > 0 { &mut report.served.grid } else { &mut report.served.memory }) += 1;
+    }
+    // A request that failed was still one, and nobody but the grid could have been asked.
+    let served = |served: &super::report::Served| served.memory + served.disk + served.service + served.grid + served.joined;
+    report.served.grid += report.requests.total().saturating_sub(served(&report.served));
+    report.bytes.from_grid = ledger.from_grid;
+    report.bytes.to_viewer = ledger.to_viewer;
+    report.mismatched_assets = ledger.mismatched;
+    report.missing_assets = ledger.missing;
+    report.latency_ms = latency(&mut ledger.latencies);
+    report.datagrams.lost = ledger.lost;
+    if let Some(metrics) = metrics {
+        report.datagrams.forwarded = metrics.get(Counter::DatagramsForwarded);
+        report.datagrams.patched = metrics.get(Counter::DatagramsPatched);
+        report.datagrams.injected = metrics.get(Counter::DatagramsInjected);
+        report.datagrams.swallowed = metrics.get(Counter::DatagramsSwallowed);
+        report.datagrams.malformed = metrics.get(Counter::DatagramsMalformed);
+        let service = AssetKind::ALL.iter().map(|kind| metrics.served(*kind, AssetSource::Service).1);
+        report.bytes.from_service = service.sum();
+        if report.datagrams.injected == 0 && ledger.renumbered > 0 {
+            errors.push(format!("{} datagrams were renumbered though none was injected", ledger.renumbered));
+        }
+    } else {
+        report.datagrams.forwarded = ledger.delivered;
+    }
+    if options.pass >= 2 && !options.direct {
+        for ((kind, id), times) in &ledger.asked_of_grid {
+            errors.push(format!("{kind} {id} was asked of the grid again, {times} times"));
+        }
+    }
+    PassOutcome { report, errors }
+}
+
+/// The nearest-rank quantiles, in milliseconds with three decimals.
+fn latency(latencies: &mut [Duration]) -> Latency {
+    latencies.sort_unstable();
+    let quantile = |percent: usize| {
+        let rank = (latencies.len() * percent).div_ceil(100).saturating_sub(1);
+        latencies.get(rank).map_or(0.0, |latency| (latency.as_secs_f64() * 1e6).round() / 1e3)
+    };
+    Latency { p50: quantile(50), p99: quantile(99) }
+}

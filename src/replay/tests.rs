@@ -1,0 +1,69 @@
+//! The stand-ins against each other, without a proxy: what fails here is their own fault.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+
+use super::{ReplayError, ReplayOptions, Report, run_direct};
+
+fn capture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/sessions").join(name)
+}
+
+async fn direct(name: &str) -> Report {
+    let options = ReplayOptions { passes: 1, ..ReplayOptions::new(vec![capture(name)]) };
+    let report = run_direct(options).await.unwrap();
+    assert!(report.is_ok(), "{name}: {:#?}", report.captures);
+    report
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_stand_ins_replay_a_teleport_to_each_other() {
+    let report = direct("hippo-teleport.pcap").await;
+    let pass = &report.captures[0].passes[0];
+    assert_eq!(pass.requests.http.texture, 10);
+    assert_eq!((pass.requests.http.sound, pass.requests.http.animation), (2, 2));
+    assert_eq!(pass.served.grid, 14);
+    assert_eq!(pass.bytes.to_viewer, 724_451);
+    assert_eq!(pass.bytes.from_grid, 724_451);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_stand_ins_download_over_lludp_though_the_captured_line_lost_packets() {
+    let report = direct("lossy-hippo-udp.pcap").await;
+    let pass = &report.captures[0].passes[0];
+    assert_eq!(pass.requests.udp.texture, 6);
+    assert_eq!(pass.requests.udp.sound + pass.requests.udp.animation, 8);
+    assert_eq!(pass.served.grid, pass.requests.total());
+}
+
+#[tokio::test]
+async fn a_folder_without_captures_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ReplayOptions::new(vec![folder.path().to_owned()]);
+    assert!(matches!(run_direct(options).await, Err(ReplayError::NoCaptures { .. })));
+    let options = ReplayOptions::new(vec![folder.path().join("none.pcap")]);
+    assert!(matches!(run_direct(options).await, Err(ReplayError::Io { .. })));
+}
+
+#[tokio::test]
+async fn an_unreadable_capture_is_reported_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("bad.pcap"), b"GIF89a").unwrap();
+    let report = run_direct(ReplayOptions::new(vec![folder.path().to_owned()])).await.unwrap();
+    assert!(!report.is_ok());
+    assert!(report.captures[0].errors[0].contains("save the capture again"), "{:?}", report.captures[0].errors);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_capture_replays_without_a_proxy() {
+    let mut options = ReplayOptions::new(vec![capture("")]);
+    options.passes = 1;
+    let report = run_direct(options).await.unwrap();
+    assert_eq!(report.captures.len(), 13);
+    assert!(report.is_ok(), "{report}");
+    for capture in &report.captures {
+        let pass = &capture.passes[0];
+        assert_eq!(pass.served.grid, pass.requests.total(), "{}", capture.file);
+        assert!(pass.datagrams.forwarded > 0, "{}", capture.file);
+    }
+}

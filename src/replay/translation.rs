@@ -1,0 +1,131 @@
+//! What a viewer learns from replies: where the captured URLs and simulators are in this replay.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::markup::Text;
+
+/// One session's translations; only what differs from the capture is kept.
+#[derive(Debug, Default)]
+pub(crate) struct Translation {
+    /// Captured URL → received URL, both without scheme and closing slash.
+    urls: HashMap<String, String>,
+    simulators: HashMap<SocketAddr, SocketAddr>,
+}
+
+impl Translation {
+    /// The received form of a captured URL: the longest known prefix is replaced.
+    pub(crate) fn url(&self, url: &str) -> Option<String> {
+        let ends = url.match_indices(['/', '?']).map(|(at, _)| at).chain([url.len()]);
+        let (end, received) = ends.filter_map(|end| Some((end, self.urls.get(url.get(..end)?)?))).next_back()?;
+        Some(format!("{received}{}", url.get(end..)?))
+    }
+
+    /// The loopback endpoint that stands for a captured simulator.
+    pub(crate) fn simulator(&self, simulator: SocketAddr) -> Option<SocketAddr> {
+        self.simulators.get(&simulator).copied()
+    }
+
+    /// Learns from the texts of a captured reply and of the received one. Returns the keys of those
+    /// that differ though nobody should have changed them, or that contradict what was learnt.
+    pub(crate) fn learn<'a>(&mut self, pairs: &[(Text<'a>, Text<'a>)]) -> Vec<&'a str> {
+        let mut wrong = Vec::new();
+        let (mut ip, mut port) = (None, None);
+        for (captured, received) in pairs {
+            let (old, new) = (captured.value(), received.value());
+            let good = match captured.key {
+                "seed_capability" | "seed-capability" | "SeedCapability" | "EventQueueGet" | "ViewerAsset"
+                | "GetTexture" | "GetMesh" | "GetMesh2" | "next_url" => self.learn_url(&old, &new),
+                "sim-ip-and-port" => match (old.parse(), new.parse()) {
+                    (Ok(old), Ok(new)) => self.learn_simulator(old, new),
+                    _ => old == new,
+                },
+                "sim_ip" | "IP" | "SimIP" if captured.raw != captured.key => {
+                    let parsed = address(&old).zip(address(&new));
+                    ip = parsed.or(ip);
+                    parsed.is_some() || old == new
+                }
+                "sim_port" | "Port" | "SimPort" if captured.raw != captured.key => {
+                    let parsed = old.parse::<u16>().ok().zip(new.parse::<u16>().ok());
+                    port = parsed.or(port);
+                    parsed.is_some() || old == new
+                }
+                _ => captured.raw == received.raw,
+            };
+            if !good {
+                wrong.push(captured.key);
+            }
+            if let (Some((old_ip, new_ip)), Some((old_port, new_port))) = (ip, port) {
+                (ip, port) = (None, None);
+                if !self.learn_simulator(SocketAddr::new(old_ip, old_port), SocketAddr::new(new_ip, new_port)) {
+                    wrong.push(captured.key);
+                }
+            }
+        }
+        wrong
+    }
+
+    fn learn_url(&mut self, old: &str, new: &str) -> bool {
+        if old == new {
+            return true;
+        }
+        let (Some(old), Some(new)) = (old.strip_prefix("http://"), new.strip_prefix("http://")) else { return false };
+        let (old, new) = (old.trim_end_matches('/').to_owned(), new.trim_end_matches('/').to_owned());
+        // The viewer drops a region's capabilities when it hears another URL for the same seed.
+        let known = self.urls.entry(old).or_insert_with(|| new.clone());
+        *known == new
+    }
+
+    fn learn_simulator(&mut self, old: SocketAddr, new: SocketAddr) -> bool {
+        if old == new && !self.simulators.contains_key(&old) {
+            return true;
+        }
+        *self.simulators.entry(old).or_insert(new) == new
+    }
+}
+
+/// An address as dotted text or as four base64 bytes.
+fn address(text: &str) -> Option<IpAddr> {
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    let bytes: [u8; 4] = STANDARD.decode(text).ok()?.try_into().ok()?;
+    Some(Ipv4Addr::from(bytes).into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::markup::pairs;
+    use super::Translation;
+
+    fn learn(translation: &mut Translation, captured: &str, received: &str) -> Vec<String> {
+        let pairs = pairs(captured, received).unwrap();
+        translation.learn(&pairs).into_iter().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn addresses_and_capabilities_are_learnt_and_everything_else_must_be_equal() {
+        let document = |ip: &str, port: u16, seed: &str, size: &str| {
+            format!("<key>SimIP</key><binary>{ip}</binary><key>SimPort</key><integer>{port}</integer><key>SeedCapability</key><string>{seed}</string><key>RegionSizeX</key><binary>{size}</binary>")
+        };
+        let captured = document("ywBxBQ==", 9000, "http://203.0.113.5:9000/CAPS/1/", "AAABAA==");
+        let received = document("fwAAAQ==", 4444, "http://127.0.0.1:5/s/9", "AAABAA==");
+        let mut translation = Translation::default();
+        assert!(learn(&mut translation, &captured, &received).is_empty());
+        assert_eq!(
+            translation.simulator("203.0.113.5:9000".parse().unwrap()),
+            Some("127.0.0.1:4444".parse().unwrap())
+        );
+        assert_eq!(translation.url("203.0.113.5:9000/CAPS/1/?x=1").unwrap(), "127.0.0.1:5/s/9/?x=1");
+        assert_eq!(translation.url("203.0.113.5:9000/CAPS/12"), None);
+        let changed = document("fwAAAQ==", 4444, "http://127.0.0.1:5/s/9", "AAACAA==");
+        assert_eq!(learn(&mut translation, &captured, &changed), ["RegionSizeX"]);
+        let unstable = document("fwAAAQ==", 4445, "http://127.0.0.1:5/s/8", "AAABAA==");
+        assert_eq!(learn(&mut translation, &captured, &unstable), ["SimPort", "SeedCapability"]);
+    }
+}
