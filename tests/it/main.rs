@@ -7,4 +7,6 @@ mod golden;
 mod hostile;
 mod interop;
 mod layers;
+mod proxy_assets;
+mod proxy_http;
 mod support;
