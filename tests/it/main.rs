@@ -2,9 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod cli;
+mod event_queue;
 mod golden;
+mod hostile_neighbours;
 mod interop;
 mod layers;
 mod proxy_assets;
 mod proxy_http;
+mod proxy_udp;
+mod secrets_in_logs;
 mod support;
