@@ -17,9 +17,9 @@ use rezcache::proxy::{DialMap, GridConfig, Proxy, ProxyConfig};
 
 const DATAGRAM: usize = 1000;
 const IN_FLIGHT: u64 = 64;
-const ROUNDS: usize = 7;
-const STREAM_FOR: Duration = Duration::from_millis(1500);
-const PROBES: usize = 3000;
+const ROUNDS: usize = 15;
+const STREAM_FOR: Duration = Duration::from_millis(600);
+const PROBES: usize = 1500;
 const PATIENCE: Duration = Duration::from_secs(5);
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const CIRCUIT_CODE: u32 = 1_234_567_890;

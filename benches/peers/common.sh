@@ -61,7 +61,7 @@ start_bare() {
 start_rezcache() {
   local listen control
   listen=$(free_port); control=$(free_port)
-  "$REZCACHE" proxy --grid "bench=http://$1/" --asset-host "bench=http://$1" --upload no \
+  "$REZCACHE" proxy --grid "bench=http://$1/" --asset-host "bench=http://$1" \
     --listen "127.0.0.1:$listen" --control "127.0.0.1:$control" --data-dir "$SCRATCH/rezcache" \
     >"$SCRATCH/rezcache.out" 2>&1 & STARTED+=($!)
   BASE=$(await "$SCRATCH/rezcache.out" 'http://127\.0\.0\.1:[0-9]+/asset/[A-Za-z0-9_-]+/[A-Za-z0-9_.-]+' $!)

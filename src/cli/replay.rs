@@ -1,12 +1,13 @@
 //! `rezcache replay`: captured sessions through the real proxy.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
-use anyhow::bail;
 use clap::Args;
 
-use super::Outcome;
+use super::{Outcome, print};
 use crate::config::{ReplayFlags, Settings};
+use crate::replay::{self, Progress, ReplayOptions};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -21,6 +22,26 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Outcome> {
-    let _ = (arguments.captures, arguments.json, settings.replay, Outcome::Failed);
-    bail!("replay is not in this build yet")
+    let Arguments { captures, json, .. } = arguments;
+    let options = ReplayOptions {
+        captures,
+        passes: settings.replay.passes,
+        save: settings.replay.save,
+        link: settings.replay.link,
+        realtime: settings.replay.realtime,
+        // Only where the user says so are stores left behind.
+        data_dir: settings.data_dir_given.then_some(settings.data_dir),
+    };
+    let report = replay::run(options, tell).await?;
+    print(&if json { serde_json::to_string(&report)? + "\n" } else { report.to_string() })?;
+    let ok = report.captures.iter().all(|capture| capture.ok);
+    Ok(if ok { Outcome::Done } else { Outcome::Failed })
+}
+
+/// One line to standard error for each capture that is done, so that the report stays alone on
+/// standard output.
+fn tell(progress: Progress) {
+    if let Progress::CaptureDone { file, ok } = progress {
+        let _ = writeln!(std::io::stderr(), "{}  {file}", if ok { "ok    " } else { "FAILED" });
+    }
 }

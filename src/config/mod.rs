@@ -13,9 +13,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use flags::{CommonFlags, ControlFlag, ProxyFlags, ReplayFlags};
-pub use value::{Link, LogFormat};
+pub use value::LogFormat;
 
 use crate::proxy::{GridConfig, ProxyConfig};
+use crate::replay::LinkSpec;
 use file::FileValues;
 use value::{Checker, Given};
 
@@ -90,7 +91,7 @@ pub struct ReplaySettings {
     /// Where to write what the stand-in viewer received.
     pub save: Option<PathBuf>,
     /// The simulated line to the grid.
-    pub link: Option<Link>,
+    pub link: Option<LinkSpec>,
     /// Whether waiting times stay as captured.
     pub realtime: bool,
 }

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::file::GridValues;
 use super::{Problem, Problems, ProxyFlags};
 use crate::grid::GridId;
 use crate::proxy::GridConfig;
+use crate::replay::{LinkSpec, LinkSpecError};
 
 /// Where a value was given.
 #[derive(Clone, Debug)]
@@ -118,15 +118,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// A simulated line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// Bits per second, each way.
-    pub bits_per_second: u64,
-    /// Delay of one way.
-    pub delay: Duration,
-}
-
 pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
     match text {
         "text" => Ok(LogFormat::Text),
@@ -189,17 +180,8 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 }
 
 /// `20mbit,40ms`.
-pub(super) fn link(text: &str) -> Result<Link, String> {
-    let parse = || {
-        let (rate, delay) = text.split_once(',')?;
-        let (number, factor) = [("gbit", 1_000_000_000), ("mbit", 1_000_000), ("kbit", 1000)]
-            .iter()
-            .find_map(|(unit, factor)| Some((rate.trim().strip_suffix(unit)?, *factor)))?;
-        let bits_per_second = number.parse::<u64>().ok()?.checked_mul(factor).filter(|&rate| rate > 0)?;
-        let delay = delay.trim().strip_suffix("ms")?.parse::<u16>().ok()?;
-        Some(Link { bits_per_second, delay: Duration::from_millis(delay.into()) })
-    };
-    parse().ok_or_else(|| format!("{text:?} is not a rate and a delay such as 20mbit,40ms"))
+pub(super) fn link(text: &str) -> Result<LinkSpec, String> {
+    text.parse().map_err(|wrong: LinkSpecError| format!("{text:?}: {wrong}"))
 }
 
 /// An address of the web: with a host, without credentials.

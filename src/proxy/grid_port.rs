@@ -184,6 +184,9 @@ async fn capability(grid: &Arc<GridPort>, request: Request<Incoming>, target: &s
         return replies::plain(StatusCode::NOT_FOUND, "this capability has expired; its session is over");
     };
     alias.session.touch();
+    // Assets are asked by what the viewer appends; seed and event queue are URLs of their own, to which
+    // some HTTP libraries add a slash.
+    let suffix = if alias.class == CapabilityClass::Asset || suffix != "/" { suffix } else { "" };
     let Ok(uri) = format!("{}{suffix}", alias.url.reveal()).parse::<Uri>() else {
         return replies::plain(StatusCode::BAD_REQUEST, "not a URL");
     };

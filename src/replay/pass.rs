@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::board::{Board, LOST_AFTER, Ledger};
 use super::grid::{GridHttp, seconds};
 use super::link::{Link, LinkSpec};
-use super::report::{Latency, PassReport};
+use super::report::{Datagrams, Latency, PassReport, Served};
 use super::script::{self, Action, Milestone, Script};
 use super::side::Side;
 use super::viewer::ViewerHttp;
@@ -65,10 +65,13 @@ pub(crate) async fn run(script: &Arc<Script>, options: &PassOptions) -> PassOutc
         Err(error) => return failed(error),
     };
     let board = Arc::clone(&stage.board);
+    // The proxy's counters survive its restart between two passes.
     let metrics = stage.proxy.as_ref().map(Proxy::metrics);
+    let before = metrics.as_deref().map(ProxyCounts::read).unwrap_or_default();
     stage.play().await;
     stage.close().await;
-    let mut outcome = board.read(|ledger| sum_up(script, ledger, metrics.as_deref(), options));
+    let counts = metrics.as_deref().map(|metrics| ProxyCounts::read(metrics).since(&before));
+    let mut outcome = board.read(|ledger| sum_up(script, ledger, counts.as_ref(), options));
     outcome.report.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     if let Some(dir) = &options.save {
         let received = board.read(|ledger| std::mem::take(&mut ledger.received));
@@ -93,6 +96,8 @@ struct Stage {
     tasks: JoinSet<()>,
     requests: JoinSet<()>,
     realtime: bool,
+    /// What the proxy had swallowed before this pass.
+    swallowed_before: u64,
 }
 
 impl Stage {
@@ -120,6 +125,8 @@ impl Stage {
             let proxies = authorities.into_iter().zip(proxy.grid_addresses().iter().copied()).collect();
             (Some(proxy), proxies)
         };
+        let swallowed = |proxy: &Proxy| proxy.metrics().get(Counter::DatagramsSwallowed);
+        let swallowed_before = proxy.as_ref().map_or(0, swallowed);
         let viewer = Arc::new(ViewerHttp::new(script, &board, proxies, http, udp, options.realtime));
         Ok(Self {
             script: Arc::clone(script),
@@ -131,6 +138,7 @@ impl Stage {
             tasks,
             requests: JoinSet::new(),
             realtime: options.realtime,
+            swallowed_before,
         })
     }
 
@@ -161,7 +169,8 @@ impl Stage {
         self.settle(&mut before, last).await;
         // Requests that the capture has no response to end with their viewer.
         self.requests.abort_all();
-        self.board.update(|ledger| ledger.write_off(&script, false, true));
+        let swallowed = self.swallowed();
+        self.board.update(|ledger| ledger.write_off(&script, swallowed, true));
     }
 
     /// Waits for what had come before, and returns how long it waited for what did not come.
@@ -198,7 +207,9 @@ impl Stage {
     }
 
     fn swallowed(&self) -> bool {
-        self.proxy.as_ref().is_some_and(|proxy| proxy.metrics().get(Counter::DatagramsSwallowed) > 0)
+        self.proxy
+            .as_ref()
+            .is_some_and(|proxy| proxy.metrics().get(Counter::DatagramsSwallowed) > self.swallowed_before)
     }
 
     async fn act(&mut self, action: Action) {
@@ -289,11 +300,13 @@ fn proxy_config(
         data_dir: options.data_dir.clone(),
         cache_bytes: CACHE_BYTES,
         memory_bytes: MEMORY_BYTES,
+        // Nobody comes by the asset URL in a replay.
+        asset_token: uuid::Uuid::from_bytes(rand::random()).simple().to_string(),
         dial,
     })
 }
 
-fn sum_up(script: &Script, ledger: &mut Ledger, metrics: Option<&Metrics>, options: &PassOptions) -> PassOutcome {
+fn sum_up(script: &Script, ledger: &mut Ledger, counts: Option<&ProxyCounts>, options: &PassOptions) -> PassOutcome {
     let mut report = PassReport { pass: options.pass, ..PassReport::default() };
     for scripted in &script.exchanges {
         let http = &mut report.requests.http;
@@ -323,27 +336,21 @@ fn sum_up(script: &Script, ledger: &mut Ledger, metrics: Option<&Metrics>, optio
         *(if state.from_grid > 0 { &mut report.served.grid } else { &mut report.served.memory }) += 1;
     }
     // A request that failed was still one, and nobody but the grid could have been asked.
-    let served = |served: &super::report::Served| served.memory + served.disk + served.service + served.grid + served.joined;
+    let served = |served: &Served| served.memory + served.disk + served.service + served.grid + served.joined;
     report.served.grid += report.requests.total().saturating_sub(served(&report.served));
     report.bytes.from_grid = ledger.from_grid;
     report.bytes.to_viewer = ledger.to_viewer;
     report.mismatched_assets = ledger.mismatched;
     report.missing_assets = ledger.missing;
     report.latency_ms = latency(&mut ledger.latencies);
-    report.datagrams.lost = ledger.lost;
-    if let Some(metrics) = metrics {
-        report.datagrams.forwarded = metrics.get(Counter::DatagramsForwarded);
-        report.datagrams.patched = metrics.get(Counter::DatagramsPatched);
-        report.datagrams.injected = metrics.get(Counter::DatagramsInjected);
-        report.datagrams.swallowed = metrics.get(Counter::DatagramsSwallowed);
-        report.datagrams.malformed = metrics.get(Counter::DatagramsMalformed);
-        let service = AssetKind::ALL.iter().map(|kind| metrics.served(*kind, AssetSource::Service).1);
-        report.bytes.from_service = service.sum();
+    if let Some(counts) = counts {
+        report.datagrams = Datagrams { lost: ledger.lost, ..counts.datagrams.clone() };
+        report.bytes.from_service = counts.from_service;
         if report.datagrams.injected == 0 && ledger.renumbered > 0 {
             errors.push(format!("{} datagrams were renumbered though none was injected", ledger.renumbered));
         }
     } else {
-        report.datagrams.forwarded = ledger.delivered;
+        report.datagrams = Datagrams { forwarded: ledger.delivered, lost: ledger.lost, ..Datagrams::default() };
     }
     if options.pass >= 2 && !options.direct {
         for ((kind, id), times) in &ledger.asked_of_grid {
@@ -351,6 +358,41 @@ fn sum_up(script: &Script, ledger: &mut Ledger, metrics: Option<&Metrics>, optio
         }
     }
     PassOutcome { report, errors }
+}
+
+/// What the report takes from the proxy.
+#[derive(Default)]
+struct ProxyCounts {
+    datagrams: Datagrams,
+    from_service: u64,
+}
+
+impl ProxyCounts {
+    fn read(metrics: &Metrics) -> Self {
+        let datagrams = Datagrams {
+            forwarded: metrics.get(Counter::DatagramsForwarded),
+            patched: metrics.get(Counter::DatagramsPatched),
+            injected: metrics.get(Counter::DatagramsInjected),
+            swallowed: metrics.get(Counter::DatagramsSwallowed),
+            malformed: metrics.get(Counter::DatagramsMalformed),
+            lost: 0,
+        };
+        let from_service = AssetKind::ALL.iter().map(|kind| metrics.served(*kind, AssetSource::Service).1).sum();
+        Self { datagrams, from_service }
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        let (now, then) = (&self.datagrams, &before.datagrams);
+        let datagrams = Datagrams {
+            forwarded: now.forwarded.saturating_sub(then.forwarded),
+            patched: now.patched.saturating_sub(then.patched),
+            injected: now.injected.saturating_sub(then.injected),
+            swallowed: now.swallowed.saturating_sub(then.swallowed),
+            malformed: now.malformed.saturating_sub(then.malformed),
+            lost: 0,
+        };
+        Self { datagrams, from_service: self.from_service.saturating_sub(before.from_service) }
+    }
 }
 
 /// The nearest-rank quantiles, in milliseconds with three decimals.

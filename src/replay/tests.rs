@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{ReplayError, ReplayOptions, Report, run_direct};
+use super::{ReplayError, ReplayOptions, Report, run, run_direct};
 
 fn capture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/sessions").join(name)
@@ -66,4 +66,10 @@ async fn every_capture_replays_without_a_proxy() {
         assert_eq!(pass.served.grid, pass.requests.total(), "{}", capture.file);
         assert!(pass.datagrams.forwarded > 0, "{}", capture.file);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_capture_replays_through_the_proxy_twice() {
+    let report = run(ReplayOptions::new(vec![capture("")]), |_| ()).await.unwrap();
+    assert!(report.is_ok(), "{report}");
 }

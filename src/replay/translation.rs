@@ -11,17 +11,21 @@ use super::markup::Text;
 /// One session's translations; only what differs from the capture is kept.
 #[derive(Debug, Default)]
 pub(crate) struct Translation {
-    /// Captured URL → received URL, both without scheme and closing slash.
+    /// Captured URL → received URL, both without scheme.
     urls: HashMap<String, String>,
     simulators: HashMap<SocketAddr, SocketAddr>,
 }
 
 impl Translation {
-    /// The received form of a captured URL: the longest known prefix is replaced.
+    /// The received form of a captured URL: the longest known beginning is replaced.
     pub(crate) fn url(&self, url: &str) -> Option<String> {
-        let ends = url.match_indices(['/', '?']).map(|(at, _)| at).chain([url.len()]);
-        let (end, received) = ends.filter_map(|end| Some((end, self.urls.get(url.get(..end)?)?))).next_back()?;
-        Some(format!("{received}{}", url.get(end..)?))
+        let known = self.urls.iter().filter_map(|(captured, received)| {
+            let suffix = url.strip_prefix(captured.as_str())?;
+            let is_whole = suffix.is_empty() || suffix.starts_with(['/', '?']) || captured.ends_with('/');
+            is_whole.then_some((captured.len(), received, suffix))
+        });
+        let (_, received, suffix) = known.max_by_key(|(len, _, _)| *len)?;
+        Some(format!("{received}{suffix}"))
     }
 
     /// The loopback endpoint that stands for a captured simulator.
@@ -73,10 +77,9 @@ impl Translation {
             return true;
         }
         let (Some(old), Some(new)) = (old.strip_prefix("http://"), new.strip_prefix("http://")) else { return false };
-        let (old, new) = (old.trim_end_matches('/').to_owned(), new.trim_end_matches('/').to_owned());
         // The viewer drops a region's capabilities when it hears another URL for the same seed.
-        let known = self.urls.entry(old).or_insert_with(|| new.clone());
-        *known == new
+        let known = self.urls.entry(old.to_owned()).or_insert_with(|| new.to_owned());
+        known == new
     }
 
     fn learn_simulator(&mut self, old: SocketAddr, new: SocketAddr) -> bool {
@@ -121,7 +124,7 @@ mod tests {
             translation.simulator("203.0.113.5:9000".parse().unwrap()),
             Some("127.0.0.1:4444".parse().unwrap())
         );
-        assert_eq!(translation.url("203.0.113.5:9000/CAPS/1/?x=1").unwrap(), "127.0.0.1:5/s/9/?x=1");
+        assert_eq!(translation.url("203.0.113.5:9000/CAPS/1/?x=1").unwrap(), "127.0.0.1:5/s/9?x=1");
         assert_eq!(translation.url("203.0.113.5:9000/CAPS/12"), None);
         let changed = document("fwAAAQ==", 4444, "http://127.0.0.1:5/s/9", "AAACAA==");
         assert_eq!(learn(&mut translation, &captured, &changed), ["RegionSizeX"]);

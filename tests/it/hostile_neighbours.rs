@@ -9,8 +9,8 @@ use crate::proxy_udp::{End, open_circuit};
 use crate::support::client::{Connection, ask, get};
 use crate::support::fake_grid::{FakeGrid, Reply};
 use crate::support::{
-    Avatar, LLSD, Setup, Viewer, ask_seed, asset_reply, between, capabilities, fixture_text, path_of, seed_reply,
-    texture,
+    Avatar, LLSD, Setup, Viewer, ask_seed, asset_reply, between, capabilities, fixture_text, path_of,
+    seed_reply, texture,
 };
 
 /// The name under which the proxy knows the grid, and where its simulator is said to be.
@@ -74,7 +74,9 @@ impl Hostile {
     /// Names and spellings that only resolving shows to be this machine.
     fn names(&self) -> Vec<String> {
         let port = self.canary.at.port();
-        ["localhost", "LocalHost", "127.1", "2130706433", "0x7f.0.0.1"].map(|name| format!("{name}:{port}")).into()
+        ["localhost", "LocalHost", "127.1", "2130706433", "0x7f.0.0.1"]
+            .map(|name| format!("{name}:{port}"))
+            .into()
     }
 
     /// The session still works, and no canary has heard anything.
@@ -186,7 +188,11 @@ async fn capabilities_at_names_that_resolve_inward_redirect_the_viewer() {
                 let body: &[u8] = if method == "POST" { b"<llsd><map /></llsd>" } else { b"" };
                 let answer = ask(hostile.setup.at, method, &format!("{cap}{suffix}"), &[LLSD], body).await;
                 let real = format!("{url}{suffix}");
-                assert_eq!((answer.status, answer.header("location")), (307, Some(real.as_str())), "{method} {name}");
+                assert_eq!(
+                    (answer.status, answer.header("location")),
+                    (307, Some(real.as_str())),
+                    "{method} {name}"
+                );
             }
         }
     }
@@ -209,7 +215,9 @@ async fn events_that_lead_inward_are_left_as_they_are() {
     let canary = &format!("<integer>{port}<");
     for fixture in ["llsd/hippo-teleport-finish.xml", "llsd/hippo-enable-and-establish.xml"] {
         // The captured addresses are 127.0.0.1 already.
-        let inward = fixture_text(fixture).replace("<integer>9001<", canary).replace("127.0.0.1:9001", &format!("127.0.0.1:{port}"));
+        let inward = fixture_text(fixture)
+            .replace("<integer>9001<", canary)
+            .replace("127.0.0.1:9001", &format!("127.0.0.1:{port}"));
         assert_eq!(deliver(inward.clone()).await, inward);
         for (ip, dotted) in [("CgAAAQ==", "10.0.0.1"), ("qf4BAQ==", "169.254.1.1"), ("AAAAAA==", "0.0.0.0")] {
             let other = inward.replace("fwAAAQ==", ip).replace("127.0.0.1:", &format!("{dotted}:"));
@@ -332,10 +340,16 @@ async fn web_pages_are_refused_on_every_port() {
                 format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", port.ip()),
                 format!("GET {path} HTTP/1.1\r\n{host}Origin: http://{port}\r\n\r\n"),
                 format!("GET {path} HTTP/1.1\r\n{host}Origin: null\r\n\r\n"),
-                format!("POST {path} HTTP/1.1\r\n{host}Origin: https://evil.example\r\nContent-Length: 0\r\n\r\n"),
-                format!("GET {path} HTTP/1.1\r\n{host}Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: image\r\n\r\n"),
+                format!(
+                    "POST {path} HTTP/1.1\r\n{host}Origin: https://evil.example\r\nContent-Length: 0\r\n\r\n"
+                ),
+                format!(
+                    "GET {path} HTTP/1.1\r\n{host}Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: image\r\n\r\n"
+                ),
                 format!("GET {path} HTTP/1.1\r\n{host}Sec-Fetch-Site: same-site\r\n\r\n"),
-                format!("OPTIONS {path} HTTP/1.1\r\n{host}Origin: https://evil.example\r\nAccess-Control-Request-Method: GET\r\n\r\n"),
+                format!(
+                    "OPTIONS {path} HTTP/1.1\r\n{host}Origin: https://evil.example\r\nAccess-Control-Request-Method: GET\r\n\r\n"
+                ),
                 format!("GET {path} HTTP/1.1\r\n{host}{host}\r\n"),
                 format!("GET {path} HTTP/1.1\r\n\r\n"),
                 format!("GET {path} HTTP/1.0\r\n\r\n"),
@@ -360,7 +374,8 @@ async fn web_pages_are_refused_on_every_port() {
     assert_eq!(setup.grid.asked("/page").len() + setup.grid.asked("/").len(), asked_before);
     assert!(setup.grid.asked(&avatar.seed).is_empty());
     // A link on some page may lead a person to the grid's own pages, which the page cannot read.
-    let navigation = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document")];
+    let navigation =
+        [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document")];
     assert_eq!(get(setup.at, "/page", &navigation).await.text(), "a grid's page");
     assert_eq!(get(control, "/", &navigation).await.status, 403);
     assert_eq!(get(setup.at, &path_of("/rezcache/status.json"), &navigation).await.status, 403);

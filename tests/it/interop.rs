@@ -163,6 +163,10 @@ fn client(python: &Path, name: &str, login: SocketAddr) -> Command {
         .args(["--login-uri", &format!("http://{login}/")])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
+    // The client heeds these, and would ask another proxy for loopback addresses.
+    for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        command.env_remove(name);
+    }
     command
 }
 

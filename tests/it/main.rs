@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod cli;
+mod decode_agreement;
 mod event_queue;
 mod golden;
+mod hostile;
 mod hostile_neighbours;
 mod interop;
 mod layers;

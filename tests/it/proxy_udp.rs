@@ -60,7 +60,12 @@ fn message(sequence: u32) -> Vec<u8> {
 }
 
 /// Opens the circuit and answers where the simulator sees the session.
-pub(crate) async fn open_circuit(avatar: &Avatar, viewer: &End, loopback: SocketAddrV4, simulator: &End) -> SocketAddr {
+pub(crate) async fn open_circuit(
+    avatar: &Avatar,
+    viewer: &End,
+    loopback: SocketAddrV4,
+    simulator: &End,
+) -> SocketAddr {
     let opening = use_circuit_code(avatar, 1);
     viewer.send(loopback, &opening).await;
     let (received, from) = simulator.receive().await;
@@ -108,7 +113,10 @@ impl Circuit {
         fixture_text("llsd/hippo-enable-and-establish.xml")
             .replace("<integer>9001<", &format!("<integer>{}<", simulator.port()))
             .replace("127.0.0.1:9001", &simulator.to_string())
-            .replace("http://127.0.0.1:9000/CAPS/eb63bd47-72d6-4af9-830d-f665d7f752590000/", &self.setup.grid.url(seed))
+            .replace(
+                "http://127.0.0.1:9000/CAPS/eb63bd47-72d6-4af9-830d-f665d7f752590000/",
+                &self.setup.grid.url(seed),
+            )
     }
 }
 
@@ -224,7 +232,10 @@ async fn a_teleport_leads_through_us_and_a_restarted_region_gets_another_seed_on
     let finish = |seed: &str| {
         fixture_text("llsd/hippo-teleport-finish.xml")
             .replace("<integer>9001<", &format!("<integer>{}<", target.at().port()))
-            .replace("http://127.0.0.1:9000/CAPS/eb63bd47-72d6-4af9-830d-f665d7f752590000/", &circuit.setup.grid.url(seed))
+            .replace(
+                "http://127.0.0.1:9000/CAPS/eb63bd47-72d6-4af9-830d-f665d7f752590000/",
+                &circuit.setup.grid.url(seed),
+            )
     };
     let (endpoint, seed) = announced(&circuit.deliver(&finish("/CAPS/before/")).await, "SimIP", "SimPort");
     let session = open_circuit(&circuit.avatar, &circuit.viewer, endpoint, &target).await;
@@ -253,7 +264,8 @@ async fn two_avatars_on_one_simulator_never_mix() {
         let seen_at = open_circuit(&avatar, &viewer, login.simulator, &simulator).await;
         sessions.push((avatar, viewer, login, seen_at));
     }
-    let [(_, first, first_login, first_at), (second_avatar, second, second_login, second_at)] = &sessions[..] else {
+    let [(_, first, first_login, first_at), (second_avatar, second, second_login, second_at)] = &sessions[..]
+    else {
         panic!()
     };
     assert_ne!(first_at, second_at);
@@ -262,7 +274,9 @@ async fn two_avatars_on_one_simulator_never_mix() {
     // One's viewer on the other's port, even with its own credentials.
     first.send(second_login.simulator, &message(1)).await;
     second.send(first_login.simulator, &use_circuit_code(second_avatar, 2)).await;
-    for (viewer, login, seen_at, n) in [(first, first_login, first_at, 3), (second, second_login, second_at, 4)] {
+    for (viewer, login, seen_at, n) in
+        [(first, first_login, first_at, 3), (second, second_login, second_at, 4)]
+    {
         viewer.send(login.simulator, &message(n)).await;
         assert_eq!(simulator.receive().await, (message(n), *seen_at));
         simulator.send(*seen_at, &message(n)).await;
@@ -315,7 +329,8 @@ async fn addresses_in_datagrams_are_rewritten_too() {
     assert_eq!(circuit.viewer.receive().await.0, crossed(&ours, &alias));
     assert_eq!(circuit.count(Counter::DatagramsPatched), 3);
 
-    open_circuit(&circuit.avatar, &circuit.viewer, format!("127.0.0.1:{port}").parse().unwrap(), &target).await;
+    open_circuit(&circuit.avatar, &circuit.viewer, format!("127.0.0.1:{port}").parse().unwrap(), &target)
+        .await;
     circuit.setup.grid.on("/CAPS/by-udp/", |_| Reply::ok("text/html", "<llsd><map /></llsd>"));
     assert_eq!(ask_seed(circuit.setup.at, &path_of(&alias)).await.status, 200);
 }
@@ -323,10 +338,21 @@ async fn addresses_in_datagrams_are_rewritten_too() {
 #[tokio::test]
 async fn a_logout_passes_and_its_reply_too() {
     let circuit = Circuit::open().await;
-    let logout = [&[0x40, 0, 0, 0, 8, 0, 0xff, 0xff, 0, 252][..], circuit.avatar.agent.as_bytes(), circuit.avatar.session.as_bytes()].concat();
+    let logout = [
+        &[0x40, 0, 0, 0, 8, 0, 0xff, 0xff, 0, 252][..],
+        circuit.avatar.agent.as_bytes(),
+        circuit.avatar.session.as_bytes(),
+    ]
+    .concat();
     circuit.viewer.send(circuit.login.simulator, &logout).await;
     assert_eq!(circuit.simulator.receive().await.0, logout);
-    let reply = [&[0x40, 0, 0, 0, 9, 0, 0xff, 0xff, 0, 253][..], circuit.avatar.agent.as_bytes(), circuit.avatar.session.as_bytes(), &[0]].concat();
+    let reply = [
+        &[0x40, 0, 0, 0, 9, 0, 0xff, 0xff, 0, 253][..],
+        circuit.avatar.agent.as_bytes(),
+        circuit.avatar.session.as_bytes(),
+        &[0],
+    ]
+    .concat();
     circuit.simulator.send(circuit.session, &reply).await;
     assert_eq!(circuit.viewer.receive().await.0, reply);
     // Stragglers still pass: the session ends some time after.

@@ -76,7 +76,10 @@ async fn nothing_that_a_session_must_keep_is_logged_or_shown() {
     let setup = setup.restarted().await;
 
     let text = log.text();
-    assert!(text.contains("login granted") && text.contains("rezcache::proxy"), "the log is being read: {text}");
+    assert!(
+        text.contains("login granted") && text.contains("rezcache::proxy"),
+        "the log is being read: {text}"
+    );
     assert_eq!(found_in(&text, &secrets), Vec::<&(&str, String)>::new());
     for path in ["/", "/status.json", "/metrics"] {
         said.push_str(&get(setup.proxy.control_address().unwrap(), path, &[]).await.text());
@@ -97,7 +100,9 @@ async fn nothing_that_a_session_must_keep_is_logged_or_shown() {
 async fn log_in(setup: &Setup, avatar: &Avatar, simulator: &End) -> Viewer {
     let reply = avatar.login_reply("127.0.0.1", simulator.at().port(), &setup.grid.url(&avatar.seed));
     setup.grid.on("/", move |_| Reply::ok("text/xml", &reply));
-    let call = format!("<?xml version=\"1.0\"?><methodCall><methodName>login_to_simulator</methodName><params><param><value><struct><member><name>passwd</name><value><string>{PASSWORD}</string></value></member></struct></value></param></params></methodCall>");
+    let call = format!(
+        "<?xml version=\"1.0\"?><methodCall><methodName>login_to_simulator</methodName><params><param><value><struct><member><name>passwd</name><value><string>{PASSWORD}</string></value></member></struct></value></param></params></methodCall>"
+    );
     Viewer::read(&ask(setup.at, "POST", "/", &[("Content-Type", "text/xml")], call.as_bytes()).await)
 }
 
@@ -135,7 +140,8 @@ async fn whole_session(
     let asset = texture();
     let bytes = asset.bytes.clone();
     setup.grid.on(&format!("{grid_cap}/"), move |asked| asset_reply(asked, &bytes));
-    for suffix in [asset.query.as_str(), "/?texture_id=odd", "/?mesh_id=00000000-0000-4000-8000-000000000001"] {
+    for suffix in [asset.query.as_str(), "/?texture_id=odd", "/?mesh_id=00000000-0000-4000-8000-000000000001"]
+    {
         for _ in 0..2 {
             get(setup.at, &format!("{}{suffix}", caps["ViewerAsset"]), &[]).await;
         }
@@ -148,7 +154,9 @@ async fn whole_session(
         setup.grid.on(&path, |_| Reply::raw_head("200 OK", &[("Content-Length", "9")]).then_close());
     }
     said.push_str(&ask_seed(setup.at, &login.seed).await.text());
-    said.push_str(&get(setup.at, &format!("{}/?sound_id={}", caps["ViewerAsset"], texture().id), &[]).await.text());
+    said.push_str(
+        &get(setup.at, &format!("{}/?sound_id={}", caps["ViewerAsset"], texture().id), &[]).await.text(),
+    );
     for path in [login.seed.clone(), caps["ViewerAsset"].clone()] {
         let refused = ask(setup.at, "GET", &path, &[("Origin", "http://evil.example")], b"").await;
         assert_eq!(refused.status, 403);
@@ -187,5 +195,8 @@ async fn troubles(setup: &Setup, simulator: &End) {
     }
     // A stranger who guesses.
     let login = log_in(setup, &avatar, simulator).await;
-    End::open().await.send(login.simulator, &crate::proxy_udp::use_circuit_code(&Avatar::number(34), 1)).await;
+    End::open()
+        .await
+        .send(login.simulator, &crate::proxy_udp::use_circuit_code(&Avatar::number(34), 1))
+        .await;
 }

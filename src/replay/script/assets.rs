@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{Assembly, Download, Role, ScriptedExchange};
 use crate::asset::AssetKind;
+use crate::asset::validate::validate;
 
 /// The complete, valid assets of a capture.
 #[derive(Debug, Default)]
@@ -44,7 +45,7 @@ impl Assets {
         let whole_udp = downloads.iter().filter_map(|download| Some((download.asset?, download.captured_whole()?)));
         let mut assets = Self::default();
         for ((kind, id), body) in whole_http.chain(whole_udp) {
-            if is_shareable(kind, &body) {
+            if validate(kind, &body).is_ok() {
                 assets.0.entry((kind, id)).or_insert(body);
             }
         }
@@ -58,17 +59,4 @@ pub(crate) fn content_range(value: &str) -> Option<(usize, usize, usize)> {
     let (first, last) = range.split_once('-')?;
     let (first, last, total) = (first.parse().ok()?, last.parse().ok()?, total.parse().ok()?);
     (first <= last && last < total).then_some((first, last, total))
-}
-
-/// Whether these bytes are a valid asset of this kind.
-pub(crate) fn is_shareable(kind: AssetKind, body: &[u8]) -> bool {
-    let starts = |magic: &[&[u8]]| magic.iter().any(|magic| body.starts_with(magic));
-    body.len() >= 40
-        && match kind {
-            AssetKind::Texture => starts(&[&[0xFF, 0x4F, 0xFF, 0x51], &[0, 0, 0, 0x0C, 0x6A, 0x50]]),
-            AssetKind::Sound => starts(&[b"OggS"]),
-            AssetKind::Animation => starts(&[&[1, 0, 0, 0], &[0, 0, 1, 0]]),
-            AssetKind::Mesh => starts(&[b"{", b"<? LLSD/Binary ?>"]),
-            AssetKind::Material => starts(&[b"<"]),
-        }
 }

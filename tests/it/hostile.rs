@@ -1,0 +1,100 @@
+//! Whatever bytes arrive, no parser panics and none gives out more than its input accounts for.
+//!
+//! Every prefix and single-byte change of the fixtures, then random and mutated input:
+//! `REZCACHE_HOSTILE_CASES` says how much (ten million for the long run), `REZCACHE_HOSTILE_SEED`
+//! repeats a run whose failure printed its seed.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+mod random;
+mod targets;
+
+use random::SplitMix;
+use targets::{Target, all};
+
+/// Up to this length every byte is changed to every value; beyond, positions and values are drawn.
+const EXHAUSTIVE_BYTES: usize = 200;
+
+/// Input bytes spent on one target with one longer fixture, for prefixes and for changes each.
+const SAMPLED_BYTES: usize = 500_000;
+
+fn number_from_environment(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")),
+        Err(_) => default,
+    }
+}
+
+/// Runs one case; a failure says how to repeat it.
+fn attack(target: &Target, input: &[u8], origin: &dyn Fn() -> String) {
+    if catch_unwind(AssertUnwindSafe(|| (target.run)(input))).is_err() {
+        let shown = input.iter().take(256).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        panic!("{} failed on {}: {} bytes {shown}", target.name, origin(), input.len());
+    }
+}
+
+#[test]
+fn every_fixture_is_read_by_its_target() {
+    for target in all() {
+        assert!(!target.seeds.is_empty(), "{} has nothing to begin with", target.name);
+        let read = target.seeds.iter().filter(|seed| (target.run)(&seed.bytes)).count();
+        assert!(read > 0, "{} refuses all its fixtures, so changes to them prove little", target.name);
+    }
+}
+
+#[test]
+fn no_prefix_of_a_fixture_breaks_a_parser() {
+    for target in all() {
+        for seed in &target.seeds {
+            let steps = (SAMPLED_BYTES / seed.bytes.len().max(1)).max(64);
+            let stride = seed.bytes.len().div_ceil(steps).max(1);
+            for len in (0..seed.bytes.len()).step_by(stride) {
+                attack(&target, &seed.bytes[..len], &|| format!("the first {len} bytes of {}", seed.name));
+            }
+        }
+    }
+}
+
+#[test]
+fn no_changed_byte_of_a_fixture_breaks_a_parser() {
+    for target in all() {
+        for seed in &target.seeds {
+            let mut bytes = seed.bytes.clone();
+            let mut change = |position: usize, value: u8| {
+                let before = std::mem::replace(&mut bytes[position], value);
+                attack(&target, &bytes, &|| format!("{} with byte {position} = {value:#04x}", seed.name));
+                bytes[position] = before;
+            };
+            if seed.bytes.len() <= EXHAUSTIVE_BYTES {
+                for position in 0..seed.bytes.len() {
+                    for value in (0..=u8::MAX).filter(|&value| value != seed.bytes[position]) {
+                        change(position, value);
+                    }
+                }
+            } else {
+                let mut random = SplitMix::new(0x5EED);
+                for _ in 0..(SAMPLED_BYTES / seed.bytes.len()).max(64) {
+                    // Headers decide most, so half of the changes go there.
+                    let range = if random.one_in(2) { 64 } else { seed.bytes.len() };
+                    change(random.below(range), random.byte());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn no_random_or_mutated_input_breaks_a_parser() {
+    let cases = number_from_environment("REZCACHE_HOSTILE_CASES", 200_000);
+    let run_seed = number_from_environment("REZCACHE_HOSTILE_SEED", 0x1055_C0DE);
+    let targets = all();
+    for case in 0..cases {
+        let mut random = SplitMix::new(run_seed ^ case.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let target = &targets[random.below(targets.len())];
+        let seed = &target.seeds[random.below(target.seeds.len())];
+        let input = random.mutated(&seed.bytes);
+        attack(target, &input, &|| {
+            format!("case {case} of REZCACHE_HOSTILE_SEED={run_seed}, grown from {}", seed.name)
+        });
+    }
+}
