@@ -385,3 +385,5 @@ fn url<'n>(scalar: &'n Scalar<'_>) -> Option<(&'n TextPlace, String)> {
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;

@@ -3,10 +3,14 @@
 
 mod cli;
 mod decode_agreement;
+mod event_queue;
 mod golden;
 mod hostile;
+mod hostile_neighbours;
 mod interop;
 mod layers;
 mod proxy_assets;
 mod proxy_http;
+mod proxy_udp;
+mod secrets_in_logs;
 mod support;

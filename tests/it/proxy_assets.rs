@@ -1,5 +1,4 @@
 //! Assets over HTTP through a running proxy: what is kept, what is served, and what is not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::sync::Arc;
 

@@ -1,5 +1,4 @@
 //! The grid port over real sockets: grid information, login, reverse proxy, seed.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::support::client::{Connection, ask, get};
 use crate::support::fake_grid::{FakeGrid, Reply};
