@@ -152,6 +152,12 @@ impl State {
         Some(found.asset.clone())
     }
 
+    /// Nobody will do what is left; whoever waits for it learns that.
+    pub(super) fn abandon(&mut self) {
+        self.forget_bodies();
+        self.jobs.clear();
+    }
+
     /// Who supplied what of this key and is not written yet.
     pub(super) fn waiting_words(&self, key: &AssetKey) -> Vec<(Origin, Digest)> {
         let waiting = self.puts.get(key).into_iter().flatten();
