@@ -82,9 +82,15 @@ pub struct AgentId(pub Uuid);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionId(pub Redacted<Uuid>);
 
-/// The number that names a viewer on every circuit of one login.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// The number that names a viewer on every circuit of one login; a credential, like [`SessionId`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CircuitCode(pub u32);
+
+impl fmt::Debug for CircuitCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CircuitCode([redacted])")
+    }
+}
 
 /// A region's place on the grid: `(x << 32) | y`, in metres, multiples of 256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,6 +98,7 @@ pub struct RegionHandle(pub u64);
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used)]
     use super::GridId;
 
     #[test]

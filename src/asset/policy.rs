@@ -145,8 +145,8 @@ fn quality(parameter: &str) -> Option<u32> {
     }
     let value = value.trim();
     let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
-    let digits = fraction.bytes().chain(std::iter::repeat(b'0')).take(3);
-    let thousandths = digits.fold(Some(0), |sum, digit| Some(sum? * 10 + char::from(digit).to_digit(10)?));
+    let mut digits = fraction.bytes().chain(std::iter::repeat(b'0')).take(3);
+    let thousandths = digits.try_fold(0, |sum, digit| Some(sum * 10 + char::from(digit).to_digit(10)?));
     match whole {
         "0" => Some(thousandths.unwrap_or(0)),
         "1" => Some(1000),

@@ -24,8 +24,6 @@ pub(super) struct Entry {
 /// What is known about the files of one key.
 #[derive(Clone, Debug)]
 pub(super) struct Candidates {
-    /// Whether these are all there are; `false` until the start-up scan has seen their directory.
-    pub(super) certain: bool,
     /// Whole assets, by file, with their generation and claim.
     pub(super) wholes: Vec<(FileId, u64, Option<Claim>)>,
     /// The generation of the parts file that was asked about.
@@ -103,7 +101,6 @@ impl Index {
             other => other,
         });
         Candidates {
-            certain,
             wholes: wholes.collect(),
             parts: match self.files.get(&parts) {
                 Some(entry) => Some(entry.generation),
@@ -301,7 +298,7 @@ mod tests {
         assert_eq!(index.candidates(Stem([7; 16]), parts(7)).wholes.len(), 4);
         index.shard_is_known(7);
         let known = index.candidates(Stem([7; 16]), parts(7));
-        assert!(known.certain && known.wholes.is_empty() && known.parts.is_none());
+        assert!(known.wholes.is_empty() && known.parts.is_none());
     }
 
     #[test]

@@ -120,7 +120,7 @@ fn cut(offset: u64, bytes: &Bytes, from: u64, to: u64) -> Option<Bytes> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
     use super::{ByteRange, Span, Stitch, stitch};
     use crate::asset::range::RangeRequest;
     use bytes::Bytes;

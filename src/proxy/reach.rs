@@ -72,11 +72,6 @@ impl GridReach {
         self.pinned.get().is_some()
     }
 
-    /// How near the grid is, once that is known.
-    pub(super) fn reach(&self) -> Option<Reach> {
-        self.pinned.get().copied()
-    }
-
     /// Whether the grid may lead us to this address.
     pub(super) fn permits(&self, address: SocketAddr) -> bool {
         let grid = self.pinned.get().copied().unwrap_or(Reach::Public);
