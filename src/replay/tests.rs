@@ -59,21 +59,23 @@ async fn an_unreadable_capture_is_reported_with_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_capture_replays_without_a_proxy() {
-    let mut options = ReplayOptions::new(vec![capture("")]);
-    options.passes = 1;
-    let report = run_direct(options).await.unwrap();
-    assert_eq!(report.captures.len(), 13);
-    assert!(report.is_ok(), "{report}");
-    for capture in &report.captures {
-        let pass = &capture.passes[0];
-        assert_eq!(pass.served.grid, pass.requests.total(), "{}", capture.file);
-        assert!(pass.datagrams.forwarded > 0, "{}", capture.file);
-    }
+async fn two_logins_of_one_capture_are_two_sessions() {
+    let report = direct("two-residents.pcap").await;
+    let pass = &report.captures[0].passes[0];
+    assert_eq!((pass.requests.http.texture, pass.requests.udp.texture, pass.requests.udp.sound), (10, 10, 3));
+    assert_eq!(pass.served.grid, pass.requests.total());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_capture_replays_through_the_proxy_twice() {
+async fn every_capture_replays_through_the_proxy_and_the_second_time_from_the_store() {
     let report = run(ReplayOptions::new(vec![capture("")]), |_| ()).await.unwrap();
+    assert_eq!(report.captures.len(), 13);
     assert!(report.is_ok(), "{report}");
+    for capture in &report.captures {
+        for pass in &capture.passes {
+            let served = &pass.served;
+            let sum = served.memory + served.disk + served.service + served.grid + served.joined;
+            assert_eq!(sum, pass.requests.total(), "{} pass {}", capture.file, pass.pass);
+        }
+    }
 }
