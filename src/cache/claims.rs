@@ -42,6 +42,17 @@ impl Claim {
         self.origins.contains(origin)
     }
 
+    /// The claim as it will be once these newer words are written.
+    pub(super) fn without(&self, words: &[(Origin, Digest)]) -> Self {
+        let mut claim = self.clone();
+        for (origin, digest) in words {
+            if *digest != claim.digest {
+                claim.withdraw(origin);
+            }
+        }
+        claim
+    }
+
     fn is_grid_wide(&self) -> bool {
         self.origins.len() >= 2
     }

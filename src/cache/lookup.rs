@@ -12,6 +12,12 @@ use super::{LocalCache, Lookup, Shared, lock};
 use crate::asset::{Asset, AssetKey, AssetSource};
 use crate::support::metrics::Counter;
 
+/// How often a lookup starts again because the writer was faster.
+const ATTEMPTS: usize = 3;
+
+/// The writer replaced or evicted a file while we looked at it.
+struct Outrun;
+
 impl LocalCache {
     /// The whole asset, if memory has it. Microseconds.
     #[must_use]
@@ -96,44 +102,56 @@ impl Request {
     }
 
     fn look_on(&self, disk: &Disk) -> Lookup {
-        let candidates = self.candidates();
-        match self.whole_on(disk, &candidates) {
-            Some(asset) => Lookup::Hit { asset, source: AssetSource::Disk },
-            None => self
-                .parts_in_memory()
-                .or_else(|| self.parts_on(disk, candidates.parts?))
-                .map_or(Lookup::Miss, Lookup::Partial),
+        for _ in 0..ATTEMPTS {
+            if let Ok(asset) = self.whole_on(disk) {
+                if let Some(asset) = asset {
+                    return Lookup::Hit { asset, source: AssetSource::Disk };
+                }
+                break;
+            }
         }
+        self.parts_in_memory()
+            .or_else(|| self.parts_on(disk, self.candidates().parts?))
+            .map_or(Lookup::Miss, Lookup::Partial)
     }
 
-    fn whole_on(&self, disk: &Disk, candidates: &Candidates) -> Option<Asset> {
+    fn whole_on(&self, disk: &Disk) -> Result<Option<Asset>, Outrun> {
+        // Before the candidates: what is written in between is then in both, which does no harm.
+        let waiting = self.shared.queue.lock().waiting_words(&self.key);
+        let candidates = self.candidates();
         let mut known: Vec<(FileId, u64, Claim)> = Vec::with_capacity(candidates.wholes.len());
         let mut all_known = true;
-        for (id, generation, claim) in &candidates.wholes {
-            match claim.clone().map_or_else(|| disk.read_claim(*id, &self.key), Ok) {
+        for (id, generation, claim) in candidates.wholes {
+            match claim.map_or_else(|| disk.read_claim(id, &self.key), Ok) {
                 Ok(claim) => {
-                    lock(&self.shared.index).learn(*id, *generation, &claim);
-                    known.push((*id, *generation, claim));
+                    lock(&self.shared.index).learn(id, generation, &claim);
+                    known.push((id, generation, claim));
                 }
                 Err(fault) => {
                     all_known &= !matches!(fault, ReadFault::Unreadable(_));
-                    self.report(*id, *generation, &fault);
+                    self.report(id, generation, &fault)?;
                 }
             }
         }
-        let claims: Vec<&Claim> = known.iter().map(|(_, _, claim)| claim).collect();
-        let (id, generation, expected) = known.get(choose(&claims, &self.scope, all_known)?)?;
+        let valid: Vec<Claim> = known.iter().map(|(_, _, claim)| claim.without(&waiting)).collect();
+        let chosen = choose(&valid.iter().collect::<Vec<_>>(), &self.scope, all_known);
+        let Some((id, generation, expected)) = chosen.and_then(|index| known.get(index)) else {
+            return Ok(None);
+        };
         match disk.read_whole(*id, &self.key) {
-            // Rewritten while we looked: what it says now may be for others.
-            Ok((claim, _)) if claim != *expected => None,
+            Ok((claim, _)) if claim.digest != expected.digest => Err(Outrun),
+            // The writer renames first and enters it in the index then; the file's word counts.
             Ok((claim, bytes)) => {
+                if choose(&[&claim.without(&waiting)], &self.scope, all_known).is_none() {
+                    return Err(Outrun);
+                }
                 let asset = Asset { digest: claim.digest, bytes };
                 self.promote(*id, *generation, claim, &asset, all_known && known.len() == 1);
-                Some(asset)
+                Ok(Some(asset))
             }
             Err(fault) => {
-                self.report(*id, *generation, &fault);
-                None
+                self.report(*id, *generation, &fault)?;
+                Ok(None)
             }
         }
     }
@@ -170,30 +188,34 @@ impl Request {
                 })
             }
             Err(fault) => {
-                self.report(id, generation, &fault);
+                // Replaced while we read: a miss, this time.
+                let _ = self.report(id, generation, &fault);
                 None
             }
         }
     }
 
     /// A file gave nothing: takes it out of the index when it is damaged or gone.
-    fn report(&self, id: FileId, generation: u64, fault: &ReadFault) {
+    fn report(&self, id: FileId, generation: u64, fault: &ReadFault) -> Result<(), Outrun> {
         let mut index = lock(&self.shared.index);
         if !is_condemned(id, fault) {
             index.mark_unreadable(id, generation);
-            return;
+            return Ok(());
+        }
+        if !index.is_current(id, generation) {
+            return Err(Outrun);
         }
         let taken = index.take_if(id, generation);
         drop(index);
-        let missing = matches!(fault, ReadFault::Missing);
-        if taken.is_none() && (missing || generation != 0) {
-            // A name that was only tried, or a file that the writer has replaced or evicted.
-            return;
+        if taken.is_none() && matches!(fault, ReadFault::Missing) {
+            // A name that was only tried.
+            return Ok(());
         }
         self.shared.metrics.count(Counter::StoreCorrupt);
         tracing::debug!(%fault, "a stored file was dropped");
         let size = taken.map_or(0, |entry| entry.size);
         self.shared.queue.lock().push(Job::Remove { id, generation, size });
         self.shared.queue.notify();
+        Ok(())
     }
 }

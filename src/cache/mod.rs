@@ -205,7 +205,7 @@ impl LocalCache {
     }
 
     fn open_on(
-        config: CacheConfig,
+        mut config: CacheConfig,
         metrics: Arc<Metrics>,
         files: Arc<dyn Files>,
     ) -> Result<Self, CacheError> {
@@ -217,7 +217,7 @@ impl LocalCache {
             // Some network file systems have no locks; the store works without.
             Err(TryLockError::Error(_)) => None,
         };
-        let disk = Disk { root: config.dir.clone(), files };
+        let disk = Disk { root: std::mem::take(&mut config.dir), files };
         let cache = Self::build(&config, metrics, Some(disk.clone()));
         let writer = Writer::new(Arc::clone(&cache.shared), disk, lock);
         let ended = EndSignal(Arc::clone(&cache.shared));
@@ -429,6 +429,7 @@ struct EndSignal(Arc<Shared>);
 impl Drop for EndSignal {
     fn drop(&mut self) {
         self.0.queue.close();
+        self.0.queue.lock().abandon();
         self.0.ended.send_replace(true);
     }
 }

@@ -152,6 +152,18 @@ impl State {
         Some(found.asset.clone())
     }
 
+    /// Nobody will do what is left; whoever waits for it learns that.
+    pub(super) fn abandon(&mut self) {
+        self.forget_bodies();
+        self.jobs.clear();
+    }
+
+    /// Who supplied what of this key and is not written yet.
+    pub(super) fn waiting_words(&self, key: &AssetKey) -> Vec<(Origin, Digest)> {
+        let waiting = self.puts.get(key).into_iter().flatten();
+        waiting.map(|job| (job.origin.clone(), job.asset.digest)).collect()
+    }
+
     /// Forgets all assets and parts that wait.
     pub(super) fn forget_bodies(&mut self) {
         self.jobs.retain(|job| !matches!(job, Job::Put(_)));

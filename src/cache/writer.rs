@@ -142,7 +142,10 @@ impl Writer {
             self.usage_size = on_disk(len);
             let mut index = lock(&self.shared.index);
             index.add_unowned(len);
-            index.remember(usage::decode(&bytes).unwrap_or_default());
+            let standings = usage::decode(&bytes);
+            // A damaged file is replaced by a sound one.
+            index.usage_changed |= standings.is_none();
+            index.remember(standings.unwrap_or_default());
         }
         for shard in 0..=u8::MAX {
             if self.shared.queue.may_stop() {

@@ -52,8 +52,8 @@ async fn exchange(
     format: LoginFormat,
 ) -> Result<Response<Body>, UpstreamError> {
     // Not every call to a login service is a login: this one names it.
-    let asks_for_info =
-        format == LoginFormat::XmlRpc && MethodCall::read(&call).is_some_and(|call| call.method == "get_grid_info");
+    let asks_for_info = format == LoginFormat::XmlRpc
+        && MethodCall::read(&call).is_some_and(|call| call.method == "get_grid_info");
     let response = grid.upstream.send_fresh(Request::from_parts(parts, full(call))).await?;
     let (parts, body) = response.into_parts();
     let reply = replies::read_whole(body, MAX_REPLY_BYTES).await?;

@@ -142,15 +142,26 @@ impl Ledger {
     }
 
     /// Strikes off the datagram that has arrived with this content; the same number and mark first.
-    pub(crate) fn arrived(&mut self, circuit: usize, to_simulator: bool, content: &[u8], sequence: u32, resent: bool) -> bool {
+    pub(crate) fn arrived(
+        &mut self,
+        circuit: usize,
+        to_simulator: bool,
+        content: &[u8],
+        sequence: u32,
+        resent: bool,
+    ) -> bool {
         let candidates = self.outstanding.iter().filter(|(_, expected)| {
-            expected.circuit == circuit && expected.to_simulator == to_simulator && expected.content == content
+            expected.circuit == circuit
+                && expected.to_simulator == to_simulator
+                && expected.content == content
         });
-        let best = candidates.min_by_key(|(id, expected)| (expected.sequence != sequence, expected.resent != resent, **id));
+        let best = candidates
+            .min_by_key(|(id, expected)| (expected.sequence != sequence, expected.resent != resent, **id));
         let Some(id) = best.map(|(id, _)| *id) else { return false };
         let Some(expected) = self.outstanding.remove(&id) else { return false };
         self.delivered += 1;
-        self.renumbered += u64::from(expected.sequence != sequence && expected.kind != DatagramKind::Malformed);
+        self.renumbered +=
+            u64::from(expected.sequence != sequence && expected.kind != DatagramKind::Malformed);
         true
     }
 
@@ -178,5 +189,69 @@ impl Ledger {
                 super::udp::message_name(&expected.content),
             ));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::path::Path;
+
+    use bytes::Bytes;
+    use tokio::time::{Duration, Instant};
+
+    use super::{Board, Expected, LOST_AFTER, Ledger};
+    use crate::replay::pcap;
+    use crate::replay::script::{DatagramKind, Script};
+
+    fn script() -> Script {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/sessions/hippo-http.pcap");
+        Script::new(&pcap::read(&path).unwrap()).unwrap()
+    }
+
+    fn expect(ledger: &mut Ledger, kind: DatagramKind, sequence: u32) {
+        let content = Bytes::from_static(&[0, 0, 7]);
+        let sent = Instant::now();
+        ledger.expect(Expected {
+            circuit: 0,
+            to_simulator: true,
+            kind,
+            content,
+            resent: false,
+            sequence,
+            sent,
+        });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_arrive_intact_in_time_is_lost() {
+        let script = script();
+        let board = Board::new(&script);
+        board.update(|ledger| (1..=3).for_each(|sequence| expect(ledger, DatagramKind::Plain, sequence)));
+        board.update(|ledger| {
+            assert!(ledger.arrived(0, true, &[0, 0, 7], 2, false));
+            assert_eq!(ledger.renumbered, 0);
+            assert!(!ledger.arrived(0, true, &[0, 0, 8], 3, false), "other bytes");
+            assert!(!ledger.arrived(0, false, &[0, 0, 7], 3, false), "the other direction");
+            assert!(ledger.arrived(0, true, &[0, 0, 7], 9, false));
+            assert_eq!((ledger.delivered, ledger.renumbered), (2, 1));
+        });
+        assert!(!board.wait(LOST_AFTER, |ledger| ledger.outstanding.is_empty()).await);
+        board.update(|ledger| ledger.write_off(&script, false, false));
+        assert_eq!(board.read(|ledger| (ledger.lost, ledger.errors.len())), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_requests_for_assets_may_be_swallowed() {
+        let script = script();
+        let board = Board::new(&script);
+        board.update(|ledger| {
+            expect(ledger, DatagramKind::AssetRequest, 1);
+            expect(ledger, DatagramKind::Plain, 2);
+        });
+        tokio::time::advance(LOST_AFTER + Duration::from_millis(1)).await;
+        board.update(|ledger| ledger.write_off(&script, true, false));
+        assert_eq!(board.read(|ledger| (ledger.lost, ledger.outstanding.len())), (1, 0));
     }
 }

@@ -100,7 +100,9 @@ pub(crate) fn asset(
     let Some((asset, whole)) = expected else {
         let captured = scripted.exchange.reply.as_ref().map(|reply| &reply.response);
         let body_counts = request.method == "GET";
-        if captured.is_some_and(|captured| captured.status != response.status || (body_counts && captured.body != response.body)) {
+        if captured.is_some_and(|captured| {
+            captured.status != response.status || (body_counts && captured.body != response.body)
+        }) {
             board.error(format!("{what}: another answer than captured"));
         }
         return;
@@ -185,7 +187,8 @@ mod tests {
     use super::{Wrong, judge};
 
     fn response(head: &str, body: &[u8]) -> Response {
-        let wire = [format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(), body].concat();
+        let wire =
+            [format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(), body].concat();
         match parse_response(&wire, "GET", false) {
             Parsed::Message(response, _) => response,
             other => panic!("{other:?}"),
@@ -195,12 +198,15 @@ mod tests {
     #[test]
     fn the_right_answer_is_the_asset_or_the_slice_it_says() {
         let whole = b"0123456789";
-        let slice = |range: &str, body: &[u8]| response(&format!("206 P\r\nContent-Range: bytes {range}"), body);
+        let slice =
+            |range: &str, body: &[u8]| response(&format!("206 P\r\nContent-Range: bytes {range}"), body);
         assert_eq!(judge(None, &response("200 OK", whole), whole, false), Ok(()));
         assert_eq!(judge(Some("bytes=2-4"), &response("200 OK", whole), whole, true), Ok(()));
         assert_eq!(judge(Some("bytes=2-4"), &slice("2-4/10", b"234"), whole, true), Ok(()));
         assert_eq!(judge(Some("bytes=2-4"), &slice("0-4/10", b"01234"), whole, true), Ok(()));
-        let mismatch = |range, response: &Response, hit| matches!(judge(range, response, whole, hit), Err(Wrong::Mismatch(_)));
+        let mismatch = |range, response: &Response, hit| {
+            matches!(judge(range, response, whole, hit), Err(Wrong::Mismatch(_)))
+        };
         assert!(mismatch(None, &response("200 OK", b"012345678X"), false));
         assert!(mismatch(Some("bytes=2-4"), &slice("3-4/10", b"34"), true));
         assert!(mismatch(Some("bytes=2-4"), &slice("2-4/10", b"235"), true));

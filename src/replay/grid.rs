@@ -99,10 +99,12 @@ impl GridHttp {
         loop {
             let (request, len) = match parse_request(&buffer) {
                 Parsed::Message(request, len) => (request, len),
-                Parsed::Partial if buffer.len() <= MAX_REQUEST_BYTES => match stream.read_buf(&mut buffer).await {
-                    Ok(1..) => continue,
-                    _ => return,
-                },
+                Parsed::Partial if buffer.len() <= MAX_REQUEST_BYTES => {
+                    match stream.read_buf(&mut buffer).await {
+                        Ok(1..) => continue,
+                        _ => return,
+                    }
+                }
                 _ => return self.board.error("the grid was sent something that is no HTTP request".into()),
             };
             buffer.drain(..len);
@@ -136,7 +138,9 @@ impl GridHttp {
             // Nobody knows what the captured grid would have said of itself.
             if !request.target.contains("grid_info") {
                 let method = &request.method;
-                self.board.error(format!("the grid was sent a {method} that is not in the capture, or once too often"));
+                self.board.error(format!(
+                    "the grid was sent a {method} that is not in the capture, or once too often"
+                ));
             }
             return Some(fixed(404));
         };
@@ -144,7 +148,8 @@ impl GridHttp {
         let Some(reply) = &scripted.exchange.reply else {
             return std::future::pending().await;
         };
-        if !self.board.wait(RELEASE_LIMIT, |ledger| ledger.released.get(index).copied().unwrap_or(true)).await {
+        if !self.board.wait(RELEASE_LIMIT, |ledger| ledger.released.get(index).copied().unwrap_or(true)).await
+        {
             return None;
         }
         Some(captured(&reply.response))
@@ -174,17 +179,31 @@ impl GridHttp {
     /// What the viewer sent must have come through unchanged.
     fn compare(&self, index: usize, scripted: &ScriptedExchange, request: &Request) {
         const OF_THE_CONNECTION: [&str; 10] = [
-            "host", "connection", "keep-alive", "accept-encoding", "expect", "content-length", "transfer-encoding",
-            "te", "upgrade", "proxy-connection",
+            "host",
+            "connection",
+            "keep-alive",
+            "accept-encoding",
+            "expect",
+            "content-length",
+            "transfer-encoding",
+            "te",
+            "upgrade",
+            "proxy-connection",
         ];
         let at = seconds(scripted.exchange.sent);
         if scripted.exchange.request.body != request.body {
-            self.board.error(format!("{at} exchange {index}: the request's body was changed on its way to the grid"));
+            self.board.error(format!(
+                "{at} exchange {index}: the request's body was changed on its way to the grid"
+            ));
         }
         for (name, value) in &scripted.exchange.request.headers.0 {
             let ours = std::str::from_utf8(value).ok().map(str::trim);
-            if !OF_THE_CONNECTION.contains(&name.to_ascii_lowercase().as_str()) && request.headers.get(name) != ours {
-                self.board.error(format!("{at} exchange {index}: header {name} was changed on its way to the grid"));
+            if !OF_THE_CONNECTION.contains(&name.to_ascii_lowercase().as_str())
+                && request.headers.get(name) != ours
+            {
+                self.board.error(format!(
+                    "{at} exchange {index}: header {name} was changed on its way to the grid"
+                ));
             }
         }
     }
@@ -197,7 +216,11 @@ impl GridHttp {
     ) -> Answer {
         let arrived = Instant::now();
         let captured_reply = scripted.and_then(|scripted| {
-            scripted.exchange.reply.as_ref().map(|reply| (reply, reply.first_byte.saturating_sub(scripted.exchange.sent)))
+            scripted
+                .exchange
+                .reply
+                .as_ref()
+                .map(|reply| (reply, reply.first_byte.saturating_sub(scripted.exchange.sent)))
         });
         let delay = captured_reply.map_or(Duration::ZERO, |(_, delay)| delay);
         let delay = if self.realtime { delay } else { delay.min(MAX_ASSET_DELAY) };
@@ -232,7 +255,8 @@ fn captured(response: &Response) -> Answer {
 }
 
 fn fixed(status: u16) -> Answer {
-    let head = format!("HTTP/1.1 {status} Not Found\r\nContent-Type: text/plain\r\nContent-Length: 0\r\n\r\n");
+    let head =
+        format!("HTTP/1.1 {status} Not Found\r\nContent-Type: text/plain\r\nContent-Length: 0\r\n\r\n");
     Answer { wire: Bytes::from(head), close: false, shaped: false }
 }
 

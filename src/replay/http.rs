@@ -110,7 +110,9 @@ fn next_reply(stream: &Stream, at: &mut usize, request: &Request) -> Option<Repl
     loop {
         let rest = stream.bytes.get(*at..).unwrap_or_default();
         let ended = stream.closed.is_some() && !stream.broken;
-        let Parsed::Message(response, len) = parse_response(rest, &request.method, ended) else { return None };
+        let Parsed::Message(response, len) = parse_response(rest, &request.method, ended) else {
+            return None;
+        };
         let (first_byte, last_byte) = (stream.time_of(*at + 1), stream.time_of(*at + len));
         *at += len;
         if response.status / 100 != 1 {

@@ -49,7 +49,9 @@ fn tokens(document: &str) -> impl Iterator<Item = (bool, Text<'_>)> {
 
 /// The texts of a document that stand under a key or member name.
 pub(crate) fn texts(document: &str) -> impl Iterator<Item = Text<'_>> {
-    tokens(document).filter(|(is_tag, text)| !is_tag && !text.key.is_empty() && text.raw.trim() != text.key).map(|(_, text)| text)
+    tokens(document)
+        .filter(|(is_tag, text)| !is_tag && !text.key.is_empty() && text.raw.trim() != text.key)
+        .map(|(_, text)| text)
 }
 
 /// Pairs the texts of two documents that may differ in texts only. `None` when anything else
@@ -61,7 +63,9 @@ pub(crate) fn pairs<'a>(captured: &'a str, received: &'a str) -> Option<Vec<(Tex
         match (left.next(), right.next()) {
             (None, None) => return Some(found),
             (Some((true, ours)), Some((true, theirs))) if ours.raw == theirs.raw => {}
-            (Some((false, ours)), Some((false, theirs))) if ours.key == theirs.key => found.push((ours, theirs)),
+            (Some((false, ours)), Some((false, theirs))) if ours.key == theirs.key => {
+                found.push((ours, theirs))
+            }
             _ => return None,
         }
     }
@@ -75,7 +79,8 @@ mod tests {
 
     #[test]
     fn texts_know_their_key() {
-        let document = "<llsd><map><key>A</key><string>x&amp;y</string><key>B</key><integer>1</integer></map></llsd>";
+        let document =
+            "<llsd><map><key>A</key><string>x&amp;y</string><key>B</key><integer>1</integer></map></llsd>";
         let found: Vec<_> = texts(document).map(|text| (text.key, text.value())).collect();
         assert!(found.contains(&("A", "x&y".into())) && found.contains(&("B", "1".into())), "{found:?}");
     }

@@ -160,7 +160,8 @@ async fn replay(options: ReplayOptions, direct: bool, progress: Watcher) -> Resu
         errors: vec!["the replay of this capture broke off; this is a bug in rezcache".into()],
         ..CaptureReport::default()
     };
-    let captures = files.iter().zip(reports).map(|(file, report)| report.unwrap_or_else(|| missing(file))).collect();
+    let captures =
+        files.iter().zip(reports).map(|(file, report)| report.unwrap_or_else(|| missing(file))).collect();
     Ok(Report { captures })
 }
 
@@ -242,7 +243,8 @@ struct Store {
 
 impl Store {
     fn create(data_dir: Option<&Path>, file: &Path) -> Result<Self, ReplayError> {
-        let (parent, temporary) = data_dir.map_or_else(|| (std::env::temp_dir(), true), |dir| (dir.to_owned(), false));
+        let (parent, temporary) =
+            data_dir.map_or_else(|| (std::env::temp_dir(), true), |dir| (dir.to_owned(), false));
         let path = parent.join(format!("replay-{}-{}", stem(file), uuid::Uuid::from_bytes(rand::random())));
         match std::fs::create_dir_all(&path) {
             Ok(()) => Ok(Self { path, temporary }),

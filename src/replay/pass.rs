@@ -79,7 +79,10 @@ pub(crate) async fn run(script: &Arc<Script>, options: &PassOptions) -> PassOutc
             received.iter().try_for_each(|(id, body)| std::fs::write(dir.join(id.to_string()), body))
         });
         if let Err(error) = written {
-            outcome.errors.push(format!("cannot write to {}: {error}; choose another folder with --save", dir.display()));
+            outcome.errors.push(format!(
+                "cannot write to {}: {error}; choose another folder with --save",
+                dir.display()
+            ));
         }
     }
     outcome
@@ -114,14 +117,16 @@ impl Stage {
         Arc::new(grid).start(&mut tasks);
         simulators.start(&mut tasks);
         viewer_udp.start(&mut tasks);
-        let mut authorities: Vec<String> = script.sessions.iter().map(|session| session.authority.clone()).collect();
+        let mut authorities: Vec<String> =
+            script.sessions.iter().map(|session| session.authority.clone()).collect();
         authorities.sort();
         authorities.dedup();
         let (proxy, proxies) = if options.direct {
             (None, HashMap::new())
         } else {
             let config = proxy_config(script, options, &authorities, &http, &udp)?;
-            let proxy = Proxy::start(config).await.map_err(|error| format!("the proxy did not start: {error}"))?;
+            let proxy =
+                Proxy::start(config).await.map_err(|error| format!("the proxy did not start: {error}"))?;
             let proxies = authorities.into_iter().zip(proxy.grid_addresses().iter().copied()).collect();
             (Some(proxy), proxies)
         };
@@ -260,7 +265,8 @@ fn note_requests(script: &Script, ledger: &mut Ledger, index: usize) {
     let Some(datagram) = script.datagrams.get(index) else { return };
     let Ok(packet) = crate::lludp::Packet::decode(&datagram.bytes) else { return };
     for id in script::requested(&packet) {
-        let state = script.download(datagram.circuit, id).and_then(|(index, _)| ledger.downloads.get_mut(index));
+        let state =
+            script.download(datagram.circuit, id).and_then(|(index, _)| ledger.downloads.get_mut(index));
         if let Some(state) = state {
             state.asked = true;
         }
@@ -282,7 +288,9 @@ fn proxy_config(
         dial.http.insert(script::authority_of(&scripted.exchange), *real);
     }
     let grids = authorities.iter().enumerate().map(|(index, authority)| {
-        let uri = format!("http://{authority}/").parse().map_err(|_| "the login host is no host name".to_owned())?;
+        let uri = format!("http://{authority}/")
+            .parse()
+            .map_err(|_| "the login host is no host name".to_owned())?;
         Ok(GridConfig {
             name: format!("replay{}", index + 1),
             uri,
@@ -306,7 +314,12 @@ fn proxy_config(
     })
 }
 
-fn sum_up(script: &Script, ledger: &mut Ledger, counts: Option<&ProxyCounts>, options: &PassOptions) -> PassOutcome {
+fn sum_up(
+    script: &Script,
+    ledger: &mut Ledger,
+    counts: Option<&ProxyCounts>,
+    options: &PassOptions,
+) -> PassOutcome {
     let mut report = PassReport { pass: options.pass, ..PassReport::default() };
     for scripted in &script.exchanges {
         let http = &mut report.requests.http;
@@ -321,7 +334,9 @@ fn sum_up(script: &Script, ledger: &mut Ledger, counts: Option<&ProxyCounts>, op
     }
     let mut errors = std::mem::take(&mut ledger.errors);
     report.served = ledger.served.clone();
-    for (download, state) in script.downloads.iter().zip(&ledger.downloads).filter(|(download, _)| download.counted) {
+    for (download, state) in
+        script.downloads.iter().zip(&ledger.downloads).filter(|(download, _)| download.counted)
+    {
         let udp = &mut report.requests.udp;
         match download.asset {
             Some((AssetKind::Texture, _)) => udp.texture += 1,
@@ -350,7 +365,8 @@ fn sum_up(script: &Script, ledger: &mut Ledger, counts: Option<&ProxyCounts>, op
             errors.push(format!("{} datagrams were renumbered though none was injected", ledger.renumbered));
         }
     } else {
-        report.datagrams = Datagrams { forwarded: ledger.delivered, lost: ledger.lost, ..Datagrams::default() };
+        report.datagrams =
+            Datagrams { forwarded: ledger.delivered, lost: ledger.lost, ..Datagrams::default() };
     }
     if options.pass >= 2 && !options.direct {
         for ((kind, id), times) in &ledger.asked_of_grid {
@@ -377,7 +393,8 @@ impl ProxyCounts {
             malformed: metrics.get(Counter::DatagramsMalformed),
             lost: 0,
         };
-        let from_service = AssetKind::ALL.iter().map(|kind| metrics.served(*kind, AssetSource::Service).1).sum();
+        let from_service =
+            AssetKind::ALL.iter().map(|kind| metrics.served(*kind, AssetSource::Service).1).sum();
         Self { datagrams, from_service }
     }
 

@@ -15,7 +15,9 @@ use pcap_file::PcapError;
 use pcap_file::pcap::PcapReader;
 use pcap_file::pcapng::PcapNgReader;
 use pcap_file::pcapng::blocks::Block;
-use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
 
 /// The most packets read from one capture.
 const MAX_PACKETS: usize = 4_000_000;
@@ -60,7 +62,9 @@ pub enum CaptureError {
         source: std::io::Error,
     },
     /// The file is neither pcap nor pcapng, or is damaged.
-    #[error("{path} is no readable pcap or pcapng file ({detail}, after {packets} packets); save the capture again as pcap")]
+    #[error(
+        "{path} is no readable pcap or pcapng file ({detail}, after {packets} packets); save the capture again as pcap"
+    )]
     Format {
         /// The file.
         path: PathBuf,
@@ -103,7 +107,11 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Packet>, CaptureError> {
     File::open(path).and_then(|mut file| file.read_exact(&mut magic)).map_err(io)?;
     let file = File::open(path).map_err(io)?;
     let mut packets = Packets { path, first: None, payload_bytes: 0, seen: 0, kept: Vec::new() };
-    if magic == [0x0A, 0x0D, 0x0D, 0x0A] { packets.read_pcapng(file)? } else { packets.read_pcap(file)? }
+    if magic == [0x0A, 0x0D, 0x0D, 0x0A] {
+        packets.read_pcapng(file)?
+    } else {
+        packets.read_pcap(file)?
+    }
     Ok(packets.kept)
 }
 
@@ -157,7 +165,9 @@ impl Packets<'_> {
                 }
                 Block::EnhancedPacket(packet) => {
                     let interface = usize::try_from(packet.interface_id).ok();
-                    let Some((link, units)) = interface.and_then(|index| interfaces.get(index)) else { continue };
+                    let Some((link, units)) = interface.and_then(|index| interfaces.get(index)) else {
+                        continue;
+                    };
                     // The reader takes every clock unit for a nanosecond.
                     let time = scale(packet.timestamp.as_nanos(), *units);
                     self.take(*link, time, &packet.data)?;
@@ -227,7 +237,9 @@ fn transport(packet: &LaxSlicedPacket<'_>, time: Duration) -> Option<Packet> {
         return None;
     }
     let (source_port, destination_port, transport, payload) = match packet.transport.as_ref()? {
-        TransportSlice::Udp(udp) => (udp.source_port(), udp.destination_port(), Transport::Udp, udp.payload()),
+        TransportSlice::Udp(udp) => {
+            (udp.source_port(), udp.destination_port(), Transport::Udp, udp.payload())
+        }
         TransportSlice::Tcp(tcp) => {
             let (syn, ack, fin, rst) = (tcp.syn(), tcp.ack(), tcp.fin(), tcp.rst());
             let sequence = tcp.sequence_number().wrapping_add(u32::from(syn));

@@ -221,7 +221,10 @@ mod tests {
 
     #[test]
     fn the_json_has_exactly_the_keys_of_the_contract() {
-        let capture = CaptureReport { passes: vec![PassReport { pass: 1, ..Default::default() }], ..Default::default() };
+        let capture = CaptureReport {
+            passes: vec![PassReport { pass: 1, ..Default::default() }],
+            ..Default::default()
+        };
         let json = serde_json::to_string(&Report { captures: vec![capture] }).unwrap();
         let expected = concat!(
             r#"{"captures":[{"file":"","ok":false,"errors":[],"passes":[{"pass":1,"#,

@@ -169,14 +169,18 @@ impl Script {
 
     /// The download of this name on this circuit.
     pub(crate) fn download(&self, circuit: usize, id: DownloadId) -> Option<(usize, &Download)> {
-        self.downloads.iter().enumerate().find(|(_, download)| (download.circuit, download.id) == (circuit, id))
+        self.downloads
+            .iter()
+            .enumerate()
+            .find(|(_, download)| (download.circuit, download.id) == (circuit, id))
     }
 
-    /// The captured endpoints of HTTP servers and simulators.
+    /// The captured HTTP servers.
     pub(crate) fn servers(&self) -> BTreeSet<SocketAddr> {
         self.exchanges.iter().map(|exchange| exchange.exchange.server).collect()
     }
 
+    #[cfg(test)]
     pub(crate) fn simulators(&self) -> BTreeSet<SocketAddr> {
         self.circuits.iter().map(|circuit| circuit.simulator).collect()
     }
@@ -193,7 +197,8 @@ impl Script {
             .collect();
         let mut downloads = downloads::Collector::default();
         for packet in packets.iter().filter(|packet| packet.transport == Transport::Udp) {
-            let Some((circuit, from_viewer)) = by_ends.get(&(packet.source, packet.destination)).copied() else {
+            let Some((circuit, from_viewer)) = by_ends.get(&(packet.source, packet.destination)).copied()
+            else {
                 continue;
             };
             let Some((kind, sequence, bytes)) = (match lludp::Packet::decode(&packet.payload) {
@@ -213,7 +218,11 @@ impl Script {
                 && let Some(circuit) = self.circuits.get_mut(circuit)
             {
                 let [viewer, simulator] = &mut circuit.sequences;
-                if from_viewer { viewer.insert(sequence) } else { simulator.insert(sequence) };
+                if from_viewer {
+                    viewer.insert(sequence)
+                } else {
+                    simulator.insert(sequence)
+                };
             }
             self.steps.push(Step { time: packet.time, action: Action::Send(self.datagrams.len()) });
             self.datagrams.push(Datagram { circuit, from_viewer, kind, sequence, bytes });
@@ -224,7 +233,9 @@ impl Script {
     /// Marks what counts as a request, and gives counted downloads a whole answer.
     fn count(&mut self) {
         for scripted in &mut self.exchanges {
-            if let (Role::Asset(Some(asset)), "GET") = (scripted.role, scripted.exchange.request.method.as_str()) {
+            if let (Role::Asset(Some(asset)), "GET") =
+                (scripted.role, scripted.exchange.request.method.as_str())
+            {
                 let answered = scripted.exchange.reply.as_ref();
                 let granted = answered.is_none_or(|reply| matches!(reply.response.status, 200 | 206));
                 scripted.counted = Some(asset).filter(|asset| granted && self.assets.get(asset).is_some());
@@ -374,7 +385,9 @@ fn circuits(packets: &[Packet], sessions: &[Session]) -> Vec<Circuit> {
     let mut found: Vec<Circuit> = Vec::new();
     for packet in packets.iter().filter(|packet| packet.transport == Transport::Udp) {
         let Some(code) = circuit_code(&packet.payload) else { continue };
-        let Some(session) = sessions.iter().position(|session| session.circuit_code == code) else { continue };
+        let Some(session) = sessions.iter().position(|session| session.circuit_code == code) else {
+            continue;
+        };
         let (viewer, simulator) = (packet.source, packet.destination);
         if !found.iter().any(|circuit| (circuit.viewer, circuit.simulator) == (viewer, simulator)) {
             found.push(Circuit { session, viewer, simulator, sequences: Default::default() });

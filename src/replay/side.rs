@@ -67,7 +67,8 @@ impl Side {
 
     /// Captured endpoint → where it is in this replay.
     pub(crate) fn addresses(&self) -> HashMap<SocketAddr, SocketAddr> {
-        let address = |(captured, socket): (&SocketAddr, &Arc<UdpSocket>)| Some((*captured, socket.local_addr().ok()?));
+        let address =
+            |(captured, socket): (&SocketAddr, &Arc<UdpSocket>)| Some((*captured, socket.local_addr().ok()?));
         self.sockets.iter().filter_map(address).collect()
     }
 
@@ -182,7 +183,9 @@ impl Side {
         let mut mine = self.script.circuits.iter().enumerate().filter(|(_, circuit)| {
             ours == if self.is_simulator { circuit.simulator } else { circuit.viewer }
         });
-        if self.is_simulator && let Some(code) = script::circuit_code(bytes) {
+        if self.is_simulator
+            && let Some(code) = script::circuit_code(bytes)
+        {
             let (index, _) = mine.find(|(_, circuit)| {
                 self.script.sessions.get(circuit.session).is_some_and(|session| session.circuit_code == code)
             })?;
@@ -205,8 +208,13 @@ impl Side {
             }
         }
         self.board.update(|ledger| {
-            let expected =
-                ledger.arrived(circuit, self.is_simulator, &arrival.content, arrival.sequence, arrival.resent);
+            let expected = ledger.arrived(
+                circuit,
+                self.is_simulator,
+                &arrival.content,
+                arrival.sequence,
+                arrival.resent,
+            );
             if !expected && !arrival.resent && !arrival.duplicate {
                 let to = if self.is_simulator { "the simulator" } else { "the viewer" };
                 let name = udp::message_name(&arrival.content);
@@ -252,10 +260,15 @@ impl Side {
             }
             let (true, Some(asset)) = (complete && download.counted, download.asset) else { return };
             match (&whole, self.script.assets.get(&asset)) {
-                (Some(body), Some(expected)) if body == expected => drop(ledger.received.insert(asset.1, body.clone())),
+                (Some(body), Some(expected)) if body == expected => {
+                    drop(ledger.received.insert(asset.1, body.clone()))
+                }
                 _ => {
                     ledger.mismatched += 1;
-                    ledger.error(format!("{} {} over LLUDP: other bytes than in the capture", asset.0, asset.1));
+                    ledger.error(format!(
+                        "{} {} over LLUDP: other bytes than in the capture",
+                        asset.0, asset.1
+                    ));
                 }
             }
         });

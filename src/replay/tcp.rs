@@ -120,7 +120,10 @@ pub(crate) fn connections(packets: &[Packet]) -> Vec<Connection> {
         let known = open.get(&(source, destination)).or_else(|| open.get(&(destination, source))).copied();
         // The same ports again with a new SYN, after the old ones have closed: a new connection.
         let known = known.filter(|index| {
-            !(syn && all.get(*index).is_some_and(|old| old.to_server.closed.is_some() || old.to_client.closed.is_some()))
+            !(syn
+                && all
+                    .get(*index)
+                    .is_some_and(|old| old.to_server.closed.is_some() || old.to_client.closed.is_some()))
         });
         let index = match known {
             Some(index) => index,

@@ -51,7 +51,11 @@ async fn an_unreadable_capture_is_reported_with_what_to_do() {
     std::fs::write(folder.path().join("bad.pcap"), b"GIF89a").unwrap();
     let report = run_direct(ReplayOptions::new(vec![folder.path().to_owned()])).await.unwrap();
     assert!(!report.is_ok());
-    assert!(report.captures[0].errors[0].contains("save the capture again"), "{:?}", report.captures[0].errors);
+    assert!(
+        report.captures[0].errors[0].contains("save the capture again"),
+        "{:?}",
+        report.captures[0].errors
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -41,8 +41,10 @@ impl Translation {
         for (captured, received) in pairs {
             let (old, new) = (captured.value(), received.value());
             let good = match captured.key {
-                "seed_capability" | "seed-capability" | "SeedCapability" | "EventQueueGet" | "ViewerAsset"
-                | "GetTexture" | "GetMesh" | "GetMesh2" | "next_url" => self.learn_url(&old, &new),
+                "seed_capability" | "seed-capability" | "SeedCapability" | "EventQueueGet"
+                | "ViewerAsset" | "GetTexture" | "GetMesh" | "GetMesh2" | "next_url" => {
+                    self.learn_url(&old, &new)
+                }
                 "sim-ip-and-port" => match (old.parse(), new.parse()) {
                     (Ok(old), Ok(new)) => self.learn_simulator(old, new),
                     _ => old == new,
@@ -64,7 +66,8 @@ impl Translation {
             }
             if let (Some((old_ip, new_ip)), Some((old_port, new_port))) = (ip, port) {
                 (ip, port) = (None, None);
-                if !self.learn_simulator(SocketAddr::new(old_ip, old_port), SocketAddr::new(new_ip, new_port)) {
+                if !self.learn_simulator(SocketAddr::new(old_ip, old_port), SocketAddr::new(new_ip, new_port))
+                {
                     wrong.push(captured.key);
                 }
             }
@@ -76,7 +79,9 @@ impl Translation {
         if old == new {
             return true;
         }
-        let (Some(old), Some(new)) = (old.strip_prefix("http://"), new.strip_prefix("http://")) else { return false };
+        let (Some(old), Some(new)) = (old.strip_prefix("http://"), new.strip_prefix("http://")) else {
+            return false;
+        };
         // The viewer drops a region's capabilities when it hears another URL for the same seed.
         let known = self.urls.entry(old.to_owned()).or_insert_with(|| new.to_owned());
         known == new
@@ -114,7 +119,9 @@ mod tests {
     #[test]
     fn addresses_and_capabilities_are_learnt_and_everything_else_must_be_equal() {
         let document = |ip: &str, port: u16, seed: &str, size: &str| {
-            format!("<key>SimIP</key><binary>{ip}</binary><key>SimPort</key><integer>{port}</integer><key>SeedCapability</key><string>{seed}</string><key>RegionSizeX</key><binary>{size}</binary>")
+            format!(
+                "<key>SimIP</key><binary>{ip}</binary><key>SimPort</key><integer>{port}</integer><key>SeedCapability</key><string>{seed}</string><key>RegionSizeX</key><binary>{size}</binary>"
+            )
         };
         let captured = document("ywBxBQ==", 9000, "http://203.0.113.5:9000/CAPS/1/", "AAABAA==");
         let received = document("fwAAAQ==", 4444, "http://127.0.0.1:5/s/9", "AAABAA==");

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use super::script::DatagramKind;
 use crate::lludp::circuit::{PacketAck, StartPingCheck};
 use crate::lludp::{
-    self, MessageBody, MessageNumber, Packet, PacketFlags, SequenceNumber, append_acks, encode_packet, set_sequence,
+    self, MessageBody, MessageNumber, Packet, PacketFlags, SequenceNumber, append_acks, encode_packet,
+    set_sequence,
 };
 
 /// A reliable packet is sent again after this.
@@ -224,7 +225,9 @@ pub(crate) fn message_name(content: &[u8]) -> String {
     let Some((flags, rest)) = content.split_first() else { return "empty".into() };
     let datagram = [&[*flags, 0, 0, 0, 0][..], rest].concat();
     match Packet::decode(&datagram) {
-        Ok(packet) => packet.number.name().map_or_else(|| format!("message {:#X}", packet.number.0), str::to_owned),
+        Ok(packet) => {
+            packet.number.name().map_or_else(|| format!("message {:#X}", packet.number.0), str::to_owned)
+        }
         Err(_) => "not LLUDP".into(),
     }
 }

@@ -86,7 +86,8 @@ impl ViewerHttp {
     pub(crate) fn point(&self, side: &Side, circuit: usize) {
         let Some(scripted) = self.script.circuits.get(circuit) else { return };
         let translations = self.translations.lock().unwrap_or_else(PoisonError::into_inner);
-        let learnt = translations.get(scripted.session).and_then(|learnt| learnt.simulator(scripted.simulator));
+        let learnt =
+            translations.get(scripted.session).and_then(|learnt| learnt.simulator(scripted.simulator));
         if let Some(address) = learnt.or_else(|| self.simulators.get(&scripted.simulator).copied()) {
             side.set_peer(circuit, address);
         }
@@ -161,7 +162,11 @@ impl ViewerHttp {
     }
 
     /// One connection per captured connection and place it led to, kept as long as it lasts.
-    async fn request(&self, scripted: &ScriptedExchange, destination: &Destination) -> std::io::Result<Response> {
+    async fn request(
+        &self,
+        scripted: &ScriptedExchange,
+        destination: &Destination,
+    ) -> std::io::Result<Response> {
         let connection = {
             let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
             let key = (scripted.exchange.connection, destination.address);
@@ -214,7 +219,9 @@ async fn given_up(notify: Option<&Notify>) {
 /// The captured request for its new destination: other Host, plain body, everything else as it was.
 fn wire(scripted: &ScriptedExchange, destination: &Destination) -> Vec<u8> {
     let request = &scripted.exchange.request;
-    let mut wire = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", request.method, destination.target, destination.host).into_bytes();
+    let mut wire =
+        format!("{} {} HTTP/1.1\r\nHost: {}\r\n", request.method, destination.target, destination.host)
+            .into_bytes();
     for (name, value) in &request.headers.0 {
         let made_anew = ["host", "content-length", "transfer-encoding", "expect"];
         if !made_anew.contains(&name.to_ascii_lowercase().as_str()) {
@@ -233,7 +240,11 @@ fn wire(scripted: &ScriptedExchange, destination: &Destination) -> Vec<u8> {
 }
 
 /// Sends a request, reads its response, and gives the connection back if it can be used again.
-async fn converse(mut stream: TcpStream, request: &[u8], method: &str) -> std::io::Result<(Response, Option<TcpStream>)> {
+async fn converse(
+    mut stream: TcpStream,
+    request: &[u8],
+    method: &str,
+) -> std::io::Result<(Response, Option<TcpStream>)> {
     stream.write_all(request).await?;
     let mut buffer = Vec::with_capacity(16 << 10);
     loop {
@@ -244,7 +255,10 @@ async fn converse(mut stream: TcpStream, request: &[u8], method: &str) -> std::i
                 buffer.drain(..len);
             }
             Parsed::Message(response, len) => {
-                let closes = response.headers.get("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+                let closes = response
+                    .headers
+                    .get("connection")
+                    .is_some_and(|value| value.eq_ignore_ascii_case("close"));
                 // After HEAD some servers send the body all the same.
                 let usable = !ended && !closes && len == buffer.len() && method != "HEAD";
                 return Ok((response, usable.then_some(stream)));

@@ -36,14 +36,14 @@ async fn no_damaged_byte_of_a_stored_file_is_ever_served() {
 async fn a_file_cut_short_or_grown_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let (cache, metrics) = open(dir.path(), LARGE, DISK_ONLY);
-    let grown = |sound: &[u8]| [sound, b"x"].concat();
-    let cuts: [&dyn Fn(&[u8]) -> Vec<u8>; 4] =
-        [&|s| s[..s.len() - 1].to_vec(), &|s| s[..50].to_vec(), &|_| Vec::new(), &grown];
-    for (round, damage) in cuts.into_iter().enumerate() {
+    let kept: [fn(usize) -> usize; 4] = [|len| len - 1, |_| 50, |_| 0, |len| len + 1];
+    for (round, kept) in kept.into_iter().enumerate() {
         cache.put(key(1), &at("a"), asset(1, 150));
         cache.flush().await;
         let file = stored_files(dir.path()).pop().unwrap();
-        fs::write(&file, damage(&fs::read(&file).unwrap())).unwrap();
+        let mut bytes = fs::read(&file).unwrap();
+        bytes.resize(kept(bytes.len()), 0);
+        fs::write(&file, bytes).unwrap();
         assert_eq!(whole(&cache, 1, &at("a")).await, None);
         cache.flush().await;
         assert_eq!(metrics.get(Counter::StoreCorrupt), round as u64 + 1);
@@ -121,6 +121,8 @@ async fn a_damaged_usage_file_costs_nothing_but_the_hint() {
     fs::write(dir.path().join("usage"), "rot").unwrap();
     let (cache, _) = open(dir.path(), LARGE, DISK_ONLY);
     assert_eq!(whole(&cache, 1, &at("a")).await, Some(body(1, 100)));
+    // A store that is closed before it was scanned leaves the file as it is.
+    cache.flush().await;
     cache.close().await;
     assert!(fs::metadata(dir.path().join("usage")).unwrap().len() > 40, "a good one again");
 }

@@ -47,7 +47,10 @@ async fn run(dir: &Path, seed: u64, disk_bytes: u64, memory_bytes: u64, nothing_
                     let shared = recorder.grid_wide(number);
                     let seen = format!("seed {seed}, step {step}, key {number} at {origin}");
                     if nothing_is_evicted && own.is_some() {
-                        assert_eq!(got, own.map(|content| body(content, LEN)), "{seen}");
+                        assert!(
+                            got == own.map(|content| body(content, LEN)),
+                            "{seen}: not its own last word"
+                        );
                     } else if let Some(got) = got {
                         let fine = own.into_iter().chain(shared).any(|content| body(content, LEN) == got);
                         assert!(fine, "{seen}: bytes that nobody answers for");

@@ -77,9 +77,10 @@ async fn dropped_parts_do_not_come_back() {
 async fn parts_on_disk_are_joined_with_what_memory_forgot() {
     let dir = tempfile::tempdir().unwrap();
     let all = body(1, 1000);
-    for start in [0, 300, 600] {
+    for start in [0_usize, 300, 600] {
         let (cache, _) = open(dir.path(), LARGE, DISK_ONLY);
-        cache.add_partial(&key(1), &at("a"), 1000, &[(start, all.slice(start as usize..).slice(..100))]);
+        let run = (start as u64, all.slice(start..start + 100));
+        cache.add_partial(&key(1), &at("a"), 1000, &[run]);
         cache.close().await;
     }
     let (cache, _) = open(dir.path(), LARGE, DISK_ONLY);

@@ -20,7 +20,8 @@ fn every_exchange_of_a_capture_is_found() {
     let count = |status: u16, content_type: &str| {
         let is = |exchange: &&Exchange| {
             exchange.reply.as_ref().is_some_and(|reply| {
-                reply.response.status == status && reply.response.headers.get("content-type") == Some(content_type)
+                reply.response.status == status
+                    && reply.response.headers.get("content-type") == Some(content_type)
             })
         };
         all.iter().filter(is).count()
@@ -43,14 +44,18 @@ fn a_body_after_head_belongs_to_it() {
     let all = captured("hippo-ranges.pcap");
     let head = all.iter().find(|exchange| exchange.request.method == "HEAD").unwrap();
     assert_eq!(head.reply.as_ref().unwrap().response.status, 200);
-    let status = |status| all.iter().filter(|e| e.reply.as_ref().is_some_and(|r| r.response.status == status)).count();
+    let status =
+        |status| all.iter().filter(|e| e.reply.as_ref().is_some_and(|r| r.response.status == status)).count();
     assert_eq!((status(206), status(400), status(404)), (5, 2, 1));
 }
 
 #[test]
 fn a_poll_of_a_minute_ends_with_502() {
     let all = captured("hippo-idle.pcap");
-    let reply = all.iter().filter_map(|e| e.reply.as_ref().map(|r| (e.sent, r))).find(|(_, r)| r.response.status == 502);
+    let reply = all
+        .iter()
+        .filter_map(|e| e.reply.as_ref().map(|r| (e.sent, r)))
+        .find(|(_, r)| r.response.status == 502);
     let (sent, reply) = reply.unwrap();
     assert!((reply.first_byte - sent).as_secs() >= 55);
 }

@@ -27,14 +27,20 @@ impl Assets {
     pub(super) fn rebuild(exchanges: &[ScriptedExchange], downloads: &[Download]) -> Self {
         let mut parts: HashMap<(AssetKind, Uuid), Assembly> = HashMap::new();
         for scripted in exchanges {
-            let (Role::Asset(Some(asset)), Some(reply)) = (scripted.role, &scripted.exchange.reply) else { continue };
+            let (Role::Asset(Some(asset)), Some(reply)) = (scripted.role, &scripted.exchange.reply) else {
+                continue;
+            };
             if scripted.exchange.request.method != "GET" {
                 continue;
             }
             let response = &reply.response;
             let piece = match response.status {
                 200 => Some((0, response.body.len())),
-                206 => response.headers.get("content-range").and_then(content_range).map(|(first, _, total)| (first, total)),
+                206 => response
+                    .headers
+                    .get("content-range")
+                    .and_then(content_range)
+                    .map(|(first, _, total)| (first, total)),
                 _ => None,
             };
             if let Some((first, total)) = piece {
@@ -42,7 +48,8 @@ impl Assets {
             }
         }
         let whole_http = parts.into_iter().filter_map(|(asset, assembly)| Some((asset, assembly.whole()?)));
-        let whole_udp = downloads.iter().filter_map(|download| Some((download.asset?, download.captured_whole()?)));
+        let whole_udp =
+            downloads.iter().filter_map(|download| Some((download.asset?, download.captured_whole()?)));
         let mut assets = Self::default();
         for ((kind, id), body) in whole_http.chain(whole_udp) {
             if validate(kind, &body).is_ok() {

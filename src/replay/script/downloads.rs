@@ -53,7 +53,8 @@ impl Download {
 
     /// The asset bytes in the answers.
     pub(crate) fn data_bytes(&self) -> u64 {
-        let data = |datagram: &Bytes| answer(&lludp::Packet::decode(datagram).ok()?).map(|answer| answer.data.len());
+        let data =
+            |datagram: &Bytes| answer(&lludp::Packet::decode(datagram).ok()?).map(|answer| answer.data.len());
         self.answers.iter().filter_map(data).map(|len| len as u64).sum()
     }
 
@@ -185,7 +186,11 @@ pub(crate) fn answer(packet: &lludp::Packet<'_>) -> Option<Answer> {
         }
         MessageNumber::IMAGE_PACKET => {
             let message = ImagePacket::decode(body).ok()?;
-            plain(DownloadId::Image(message.image), Piece::Packet(i32::from(message.packet)), copy(message.data))
+            plain(
+                DownloadId::Image(message.image),
+                Piece::Packet(i32::from(message.packet)),
+                copy(message.data),
+            )
         }
         MessageNumber::IMAGE_NOT_IN_DATABASE => {
             let message = ImageNotInDatabase::decode(body).ok()?;
@@ -195,7 +200,11 @@ pub(crate) fn answer(packet: &lludp::Packet<'_>) -> Option<Answer> {
             let message = TransferInfo::decode(body).ok()?;
             let total = usize::try_from(message.size).ok();
             let refused = message.status < 0;
-            Answer { total, refused, ..plain(DownloadId::Transfer(message.transfer), Piece::Info, Bytes::new()) }
+            Answer {
+                total,
+                refused,
+                ..plain(DownloadId::Transfer(message.transfer), Piece::Info, Bytes::new())
+            }
         }
         MessageNumber::TRANSFER_PACKET => {
             let message = TransferPacket::decode(body).ok()?;
@@ -207,8 +216,11 @@ pub(crate) fn answer(packet: &lludp::Packet<'_>) -> Option<Answer> {
     })
 }
 
+/// A download's name, its asset when it may be shared, and the parameters of a transfer.
+type Requested = (DownloadId, Option<(AssetKind, Uuid)>, Vec<u8>);
+
 /// The downloads that a viewer's datagram asks for; updates too, cancels not.
-fn requests(packet: &lludp::Packet<'_>) -> Vec<(DownloadId, Option<(AssetKind, Uuid)>, Vec<u8>)> {
+fn requests(packet: &lludp::Packet<'_>) -> Vec<Requested> {
     let mut scratch = Vec::new();
     let Ok(body) = packet.body(&mut scratch) else { return Vec::new() };
     let Ok(requests) = lludp::asset_requests(packet.number, body) else { return Vec::new() };
@@ -301,7 +313,10 @@ fn image_answer(image: Uuid, asset: &Bytes) -> Vec<Bytes> {
     let first = ImageData { image, codec: 2, size, packets, data: Variable2(head) };
     let mut answers = vec![encoded(&first, MessageNumber::IMAGE_DATA)];
     for (packet, data) in (1..=u16::MAX).zip(rest.chunks(1000)) {
-        answers.push(encoded(&ImagePacket { image, packet, data: Variable2(data) }, MessageNumber::IMAGE_PACKET));
+        answers.push(encoded(
+            &ImagePacket { image, packet, data: Variable2(data) },
+            MessageNumber::IMAGE_PACKET,
+        ));
     }
     answers
 }

@@ -55,13 +55,18 @@ fn exchanges_and_circuits_find_their_session() {
         let expected = if name == "two-residents" { 2 } else { 1 };
         assert_eq!(script.sessions.len(), expected, "{name}");
         for session in 0..expected {
-            let role = |role| script.exchanges.iter().filter(|e| e.session == session && e.role == role).count();
+            let role =
+                |role| script.exchanges.iter().filter(|e| e.session == session && e.role == role).count();
             assert_eq!(role(Role::Login), 1, "{name}");
             assert!(role(Role::Seed) >= 1 && role(Role::EventQueue) >= 2, "{name}");
             assert!(script.circuits.iter().any(|circuit| circuit.session == session), "{name}");
         }
         let teleports = name.ends_with("teleport");
-        assert_eq!(script.simulators().len() > 1, teleports || name == "libomv-udp" || name == "libomv-http", "{name}");
+        assert_eq!(
+            script.simulators().len() > 1,
+            teleports || name == "libomv-udp" || name == "libomv-http",
+            "{name}"
+        );
     }
 }
 

@@ -10,15 +10,21 @@ use crate::lludp::{MessageNumber, Packet, PacketFlags, SequenceNumber, encode_pa
 use crate::replay::script::DatagramKind;
 
 fn datagram(flags: PacketFlags, sequence: u32, body: &[u8]) -> Bytes {
-    Bytes::from(encode_packet(flags, SequenceNumber(sequence), MessageNumber::CHAT_FROM_VIEWER, body, &[], false))
+    Bytes::from(encode_packet(
+        flags,
+        SequenceNumber(sequence),
+        MessageNumber::CHAT_FROM_VIEWER,
+        body,
+        &[],
+        false,
+    ))
 }
 
 #[test]
 fn a_copy_whose_original_was_lost_gets_the_older_number() {
     let mut end = End::new(&[10, 12, 14].into());
-    let mut send = |sequence, flags| {
-        end.replay(DatagramKind::Plain, sequence, &datagram(flags, sequence, b"x")).1
-    };
+    let mut send =
+        |sequence, flags| end.replay(DatagramKind::Plain, sequence, &datagram(flags, sequence, b"x")).1;
     assert_eq!(send(10, PacketFlags(0)), 1);
     assert_eq!(send(14, PacketFlags(0)), 3);
     assert_eq!(send(12, PacketFlags::RELIABLE.with(PacketFlags::RESENT)), 2);
