@@ -89,10 +89,12 @@ pub(super) async fn answer(
         return replies::plain(StatusCode::PAYLOAD_TOO_LARGE, "the poll is too large");
     };
     let ack = events::poll_ack(&poll).map_or(Ack::Missing, |poll| poll.ack);
+    let mut asked_grid = false;
     loop {
         let (mut outcome, joined) = match alias.queue.take_or_join(&ack) {
-            Next::Deliver(reply, again) => {
-                if again {
+            Next::Deliver(reply) => {
+                // Another poll than this one had it asked for.
+                if !asked_grid {
                     grid.shared.metrics.count(Counter::EventRepliesRedelivered);
                 }
                 return reply.response();
@@ -109,6 +111,7 @@ pub(super) async fn answer(
                     poll.clone(),
                     started,
                 ));
+                asked_grid = true;
                 (running, false)
             }
         };
@@ -132,7 +135,7 @@ pub(super) async fn answer(
 }
 
 enum Next {
-    Deliver(Arc<Reply>, bool),
+    Deliver(Arc<Reply>),
     Join(watch::Receiver<Option<Outcome>>),
     Start(watch::Sender<Option<Outcome>>),
 }
@@ -152,13 +155,12 @@ impl EventQueue {
                 state.viewer_acks = true;
             } else if state.viewer_acks && delivered.ack == *ack && delivered.reply.id.is_some() {
                 // It asks once more for what follows the same reply: ours was lost on the way.
-                return Next::Deliver(delivered.reply, true);
+                return Next::Deliver(delivered.reply);
             }
         }
         if let Some(kept) = state.kept.take() {
-            let again = state.running.is_none();
             state.delivered = Some(Kept { ack: ack.clone(), reply: Arc::clone(&kept.reply) });
-            return Next::Deliver(kept.reply, again);
+            return Next::Deliver(kept.reply);
         }
         if let Some(running) = &state.running
             && running.ack == *ack

@@ -37,7 +37,7 @@ mod udp;
 mod upstream;
 
 use grid_port::{GridPort, Shared};
-use reach::{GridReach, OwnListeners};
+use reach::{GridReach, OwnListeners, Transport};
 use upstream::Upstream;
 
 /// What to run.
@@ -274,7 +274,7 @@ async fn listen(address: SocketAddr, shared: &Shared) -> Result<TcpListener, Sta
     let listener =
         TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
     let local = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
-    shared.own.add(local);
+    shared.own.add(Transport::Tcp, local);
     Ok(listener)
 }
 

@@ -2,32 +2,44 @@
 //! with what only the shell knows, our own listeners and how the grid's login host resolves.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock, RwLock};
 
 use crate::session::reach::{AddressBlock, Reach, ReachPolicy};
 
+/// The two port spaces: equal numbers in them have nothing to do with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Transport {
+    Tcp,
+    Udp,
+}
+
 /// Every address this process listens on, HTTP and UDP. A grid that names one of them would make
 /// us talk to ourselves.
 #[derive(Debug, Default)]
-pub(super) struct OwnListeners(RwLock<HashSet<SocketAddr>>);
+pub(super) struct OwnListeners(RwLock<HashSet<(Transport, SocketAddr)>>);
 
 impl OwnListeners {
-    pub(super) fn add(&self, address: SocketAddr) {
+    pub(super) fn add(&self, transport: Transport, address: SocketAddr) {
         if let Ok(mut set) = self.0.write() {
-            set.insert(address);
+            set.insert((transport, address));
         }
     }
 
-    pub(super) fn remove(&self, address: SocketAddr) {
+    pub(super) fn remove(&self, transport: Transport, address: SocketAddr) {
         if let Ok(mut set) = self.0.write() {
-            set.remove(&address);
+            set.remove(&(transport, address));
         }
     }
 
-    fn contains(&self, address: SocketAddr) -> bool {
+    fn contains(&self, transport: Transport, address: SocketAddr) -> bool {
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        self.0.read().is_ok_and(|set| set.contains(&address))
+        // A socket bound to no address in particular is reached by every loopback address.
+        let anywhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+        self.0.read().is_ok_and(|set| {
+            set.contains(&(transport, address))
+                || (address.ip().is_loopback() && set.contains(&(transport, anywhere)))
+        })
     }
 }
 
@@ -73,9 +85,9 @@ impl GridReach {
     }
 
     /// Whether the grid may lead us to this address.
-    pub(super) fn permits(&self, address: SocketAddr) -> bool {
+    pub(super) fn permits(&self, transport: Transport, address: SocketAddr) -> bool {
         let grid = self.pinned.get().copied().unwrap_or(Reach::Public);
-        !self.own.contains(address)
+        !self.own.contains(transport, address)
             && ReachPolicy { grid, allowed: self.allowed.clone() }.permits(address.ip())
     }
 }
@@ -83,7 +95,7 @@ impl GridReach {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::{GridReach, OwnListeners};
+    use super::{GridReach, OwnListeners, Transport};
     use std::sync::Arc;
 
     fn at(address: &str) -> std::net::SocketAddr {
@@ -93,21 +105,35 @@ mod tests {
     #[test]
     fn our_own_listeners_are_refused_even_to_a_loopback_grid() {
         let own = Arc::new(OwnListeners::default());
-        own.add(at("127.0.0.1:9079"));
+        own.add(Transport::Tcp, at("127.0.0.1:9079"));
         let reach = GridReach::new("127.0.0.1", Vec::new(), Arc::clone(&own));
-        assert!(reach.permits(at("127.0.0.1:9000")));
-        assert!(!reach.permits(at("127.0.0.1:9079")));
-        assert!(!reach.permits(at("[::ffff:127.0.0.1]:9079")));
-        own.remove(at("127.0.0.1:9079"));
-        assert!(reach.permits(at("127.0.0.1:9079")));
+        assert!(reach.permits(Transport::Tcp, at("127.0.0.1:9000")));
+        assert!(!reach.permits(Transport::Tcp, at("127.0.0.1:9079")));
+        assert!(!reach.permits(Transport::Tcp, at("[::ffff:127.0.0.1]:9079")));
+        assert!(reach.permits(Transport::Udp, at("127.0.0.1:9079")), "another port space");
+        own.remove(Transport::Tcp, at("127.0.0.1:9079"));
+        assert!(reach.permits(Transport::Tcp, at("127.0.0.1:9079")));
+    }
+
+    #[test]
+    fn a_socket_bound_to_every_address_is_ours_on_loopback_only() {
+        let own = Arc::new(OwnListeners::default());
+        own.add(Transport::Udp, at("0.0.0.0:13000"));
+        let reach = GridReach::new("127.0.0.1", Vec::new(), own);
+        assert!(!reach.permits(Transport::Udp, at("127.0.0.1:13000")));
+        assert!(!reach.permits(Transport::Udp, at("127.9.9.9:13000")));
+        assert!(reach.permits(Transport::Udp, at("192.168.0.1:13000")));
     }
 
     #[test]
     fn the_first_resolution_stays() {
         let reach = GridReach::new("grid.example", Vec::new(), Arc::default());
-        assert!(!reach.is_pinned() && !reach.permits(at("127.0.0.1:80")));
+        assert!(!reach.is_pinned() && !reach.permits(Transport::Tcp, at("127.0.0.1:80")));
         reach.resolved(&[at("203.0.114.7:80"), at("127.0.0.1:80")]);
         reach.resolved(&[at("127.0.0.1:80")]);
-        assert!(!reach.permits(at("127.0.0.1:80")) && reach.permits(at("203.0.114.8:80")));
+        assert!(
+            !reach.permits(Transport::Tcp, at("127.0.0.1:80"))
+                && reach.permits(Transport::Tcp, at("203.0.114.8:80"))
+        );
     }
 }

@@ -20,6 +20,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use super::event_queue::EventQueue;
 use super::grid_port::GridPort;
+use super::reach::Transport;
 use super::registry::{Alias, AliasToken, Command, SessionLink};
 use crate::grid::Origin;
 use crate::redact::Redacted;
@@ -58,13 +59,13 @@ struct ShellOpener {
 
 impl Opener for ShellOpener {
     fn open_endpoint(&mut self, simulator: SocketAddrV4) -> Option<SocketAddrV4> {
-        if !self.grid.reach.permits(simulator.into()) {
+        if !self.grid.reach.permits(Transport::Udp, simulator.into()) {
             return None;
         }
         let SocketAddr::V4(listen) = self.grid.local else { return None };
         let socket = bind(*listen.ip()).ok()?;
         let Ok(SocketAddr::V4(loopback)) = socket.local_addr() else { return None };
-        self.grid.shared.own.add(loopback.into());
+        self.grid.shared.own.add(Transport::Udp, loopback.into());
         self.opened.push(Port { socket, simulator });
         Some(loopback)
     }
@@ -80,7 +81,7 @@ impl Opener for ShellOpener {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         if let Ok(address) = bare.parse() {
             let endpoint = SocketAddr::new(address, uri.port_u16().unwrap_or(default_port));
-            if !self.grid.reach.permits(endpoint) {
+            if !self.grid.reach.permits(Transport::Tcp, endpoint) {
                 return None;
             }
         }
@@ -145,6 +146,9 @@ pub(super) fn open_session(
         tick,
     };
     task.adopt_ports();
+    if let Ok(address) = task.grid_socket.local_addr() {
+        grid.shared.own.add(Transport::Udp, address);
+    }
     grid.shared.metrics.sessions_changed(1);
     tokio::spawn(task.run(stop));
     Some(rewritten)
@@ -165,7 +169,7 @@ impl ShellOpener {
 impl Port {
     fn retire(self, grid: &GridPort) {
         if let Ok(address) = self.socket.local_addr() {
-            grid.shared.own.remove(address);
+            grid.shared.own.remove(Transport::Udp, address);
         }
     }
 }
@@ -209,6 +213,9 @@ impl SessionTask {
         metrics.sessions_changed(-1);
         metrics.count(Counter::SessionsEnded);
         tracing::info!(grid = %self.opener.grid.config.name, "session ended");
+        if let Ok(address) = self.grid_socket.local_addr() {
+            self.opener.grid.shared.own.remove(Transport::Udp, address);
+        }
         for port in self.ports.drain(..) {
             port.retire(&self.opener.grid);
         }

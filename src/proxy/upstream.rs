@@ -24,7 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use super::Dial;
-use super::reach::GridReach;
+use super::reach::{GridReach, Transport};
 
 /// Bodies on both sides: streamed, of any error.
 pub(super) type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -112,14 +112,16 @@ impl Guard {
         };
         // Login, seed and circuits must leave from one address, and circuits are IPv4.
         candidates.sort_by_key(SocketAddr::is_ipv6);
-        candidates.retain(|address| self.reach.permits(*address));
+        candidates.retain(|address| self.reach.permits(Transport::Tcp, *address));
         if candidates.is_empty() {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, AddressRefused));
         }
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for address in candidates {
             match TcpStream::connect(address).await {
-                Ok(stream) if stream.peer_addr().is_ok_and(|peer| self.reach.permits(peer)) => {
+                Ok(stream)
+                    if stream.peer_addr().is_ok_and(|peer| self.reach.permits(Transport::Tcp, peer)) =>
+                {
                     return Ok(stream);
                 }
                 Ok(_) => return Err(io::Error::new(io::ErrorKind::PermissionDenied, AddressRefused)),
