@@ -12,7 +12,7 @@ use http::{Method, Request, Response, StatusCode, request};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::fetcher::{self, AssetHead, Failure, Head, Seat, StitchedBody, Target};
+use super::fetcher::{self, AssetHead, Failure, Head, Place, Seat, StitchedBody, Target};
 use super::grid_port::{AssetRoute, GridPort, Sharing};
 use super::upstream::{Body, UpstreamError, empty};
 use super::{headers, replies, reverse};
@@ -190,15 +190,25 @@ impl Miss<'_> {
         {
             return response;
         }
-        let span = Span::of(self.want.range);
-        if let Some(span) = span
-            && let Some(seat) = fetcher::join(self.grid, &self.want.target, span)
-            && let Some(response) = self.joined(seat).await
-        {
-            return response;
-        }
         let parts = self.parts.clone();
         let request = move || Request::from_parts(parts.clone(), empty());
+        let span = Span::of(self.want.range);
+        if let Some(span) = span {
+            match fetcher::join_or_start(self.grid, &self.want.target, span, request.clone()) {
+                Place::Started(seat) => return self.led(seat).await,
+                Place::Joined(seat) => {
+                    if let Some(response) = self.joined(seat).await {
+                        return response;
+                    }
+                }
+                Place::Kept(asset) => {
+                    if let Some(in_flight) = self.in_flight.take() {
+                        let metrics = &self.grid.shared.metrics;
+                        return hit(metrics, &self.want, &asset, AssetSource::Memory, in_flight);
+                    }
+                }
+            }
+        }
         // An odd range serves nobody else: the span that covers nothing is never joined.
         let span = span.unwrap_or(Span { start: 0, end: Some(0) });
         let seat = fetcher::start(self.grid, &self.want.target, span, request);

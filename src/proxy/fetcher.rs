@@ -149,6 +149,13 @@ impl Drop for Seat {
 }
 
 impl Fetch {
+    /// A fetch with the first seat in it.
+    fn new(span: Span) -> (Arc<Self>, Seat) {
+        let state = Mutex::new(State { readers: 1, ..State::default() });
+        let fetch = Arc::new(Self { span, state, deserted: Notify::new() });
+        (Arc::clone(&fetch), Seat(fetch))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -303,6 +310,42 @@ pub(super) fn join(grid: &GridPort, target: &Target, wanted: Span) -> Option<Sea
     fetches.iter().filter(|fetch| fetch.serves(wanted)).find_map(Seat::take)
 }
 
+/// Where a request finds what it wants.
+pub(super) enum Place {
+    /// In a fetch in flight.
+    Joined(Seat),
+    /// In memory, where a fetch that has just ended put it.
+    Kept(Asset),
+    /// In a fetch started for it.
+    Started(Seat),
+}
+
+/// Joins a fetch in flight that serves `span`, or starts one with a request made by `request`.
+/// Decided under one lock: whoever asks at the same moment shares one fetch.
+pub(super) fn join_or_start(
+    grid: &Arc<GridPort>,
+    target: &Target,
+    span: Span,
+    request: impl Fn() -> Request<Body> + Send + Sync + 'static,
+) -> Place {
+    let key = target.table_key();
+    let mut fetches = grid.fetches.fetches.entry(key.clone()).or_default();
+    if let Some(seat) = fetches.iter().filter(|fetch| fetch.serves(span)).find_map(Seat::take) {
+        return Place::Joined(seat);
+    }
+    // A fetch leaves the table only after what it brought is kept.
+    if let Some(asset) = grid.shared.cache.get_memory(&target.key, &target.scope) {
+        drop(fetches);
+        grid.fetches.fetches.remove_if(&key, |_, fetches| fetches.is_empty());
+        return Place::Kept(asset);
+    }
+    let (fetch, seat) = Fetch::new(span);
+    fetches.push(Arc::clone(&fetch));
+    drop(fetches);
+    spawn(grid, target, fetch, request);
+    Place::Started(seat)
+}
+
 /// Starts a fetch of `span` with a request made by `request`, and takes the first seat in it.
 pub(super) fn start(
     grid: &Arc<GridPort>,
@@ -310,10 +353,18 @@ pub(super) fn start(
     span: Span,
     request: impl Fn() -> Request<Body> + Send + Sync + 'static,
 ) -> Seat {
-    let state = Mutex::new(State { readers: 1, ..State::default() });
-    let fetch = Arc::new(Fetch { span, state, deserted: Notify::new() });
-    let seat = Seat(Arc::clone(&fetch));
+    let (fetch, seat) = Fetch::new(span);
     grid.fetches.fetches.entry(target.table_key()).or_default().push(Arc::clone(&fetch));
+    spawn(grid, target, fetch, request);
+    seat
+}
+
+fn spawn(
+    grid: &Arc<GridPort>,
+    target: &Target,
+    fetch: Arc<Fetch>,
+    request: impl Fn() -> Request<Body> + Send + Sync + 'static,
+) {
     let running = Running { grid: Arc::clone(grid), target: target.clone(), fetch };
     tokio::spawn(async move {
         let Running { grid, target, fetch } = &running;
@@ -323,7 +374,6 @@ pub(super) fn start(
             () = fetch.deserted() => keep_what_came(grid, target, fetch),
         }
     });
-    seat
 }
 
 /// A fetch's task. However it ends, nobody is left waiting and nobody joins.

@@ -106,7 +106,8 @@ async fn odd_requests_are_the_grids_to_answer() {
     get(setup.at, &format!("{cap}{}", asset.query), &[]).await;
     let count = || setup.grid.asked("/cap-asset/").len();
     let missing = "/?texture_id=00000000-0000-0000-0000-00000000dead";
-    let odd: [(String, &[(&str, &str)], u16, &[u8]); 6] = [
+    type Headers<'a> = &'a [(&'a str, &'a str)];
+    let odd: [(String, Headers<'_>, u16, &[u8]); 6] = [
         (format!("{}&format=png", asset.query), &[], 200, b"converted"),
         (asset.query.clone(), &[("Accept", "image/png")], 200, b"converted"),
         ("/?texture_id=malformed".into(), &[], 400, b"the grid's own"),
@@ -212,6 +213,61 @@ async fn two_viewers_share_one_fetch_and_the_slow_one_does_not_slow_the_other() 
     assert_eq!(second.body(3096).await, asset.bytes[1000..4096]);
     assert_eq!(first.body(asset.bytes.len()).await, *asset.bytes);
     assert_eq!(ranges(&setup), ["whole"]);
+}
+
+#[tokio::test]
+async fn a_viewer_that_does_not_read_slows_neither_the_grid_nor_another_viewer() {
+    // More than all socket buffers on the way hold.
+    let bytes: Arc<Vec<u8>> = Arc::new((0..12_000_000u32).map(|n| (n % 251) as u8).collect());
+    let setup = Setup::start().await;
+    let (body, gate) = (Arc::clone(&bytes), Gate::closed());
+    let held = gate.clone();
+    setup.grid.on("/cap-asset/", move |_| {
+        Reply::raw_head("200 OK", &[("Content-Length", &body.len().to_string())])
+            .then_bytes(&body[..1000])
+            .then_wait(&held)
+            .then_bytes(&body[1000..])
+    });
+    let path = format!("{}{}", setup.asset_capability().await, texture().query);
+    let mut idle = Connection::open(setup.at).await;
+    idle.send("GET", &path, &[], b"").await;
+    idle.head().await.unwrap();
+    let mut reader = Connection::open(setup.at).await;
+    reader.send("GET", &path, &[], b"").await;
+    assert_eq!(reader.head().await.unwrap().header("Rezcache-Joined"), Some("1"));
+    gate.open();
+    assert!(reader.body(bytes.len()).await == *bytes);
+    assert!(idle.body(bytes.len()).await == *bytes, "and gets its own in the end");
+    assert_eq!(ranges(&setup), ["whole"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whoever_asks_at_the_same_moment_shares_one_fetch() {
+    let setup = Setup::start().await;
+    let bytes = texture().bytes;
+    setup.grid.on("/cap-asset/", move |asked| asset_reply(asked, &bytes));
+    let cap = setup.asset_capability().await;
+    let mut viewers = Vec::new();
+    for _ in 0..8 {
+        viewers.push(Connection::open(setup.at).await);
+    }
+    for round in 0..50 {
+        let path = format!("{cap}/?texture_id=00000000-0000-4000-8000-{round:012}");
+        let asking = viewers.into_iter().map(|mut viewer| {
+            let path = path.clone();
+            tokio::spawn(async move {
+                let answer = viewer.get(&path, &[]).await;
+                assert_eq!(answer.body.len(), texture().bytes.len());
+                viewer
+            })
+        });
+        let asking: Vec<_> = asking.collect();
+        viewers = Vec::new();
+        for viewer in asking {
+            viewers.push(within(viewer).await.unwrap());
+        }
+        assert_eq!(ranges(&setup).len(), round + 1);
+    }
 }
 
 #[tokio::test]
