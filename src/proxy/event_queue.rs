@@ -5,6 +5,7 @@
 //! viewer leaves, it goes on; the viewer's next poll joins it, or finds the reply kept. A lost
 //! reply would be a lost teleport, and a dropped connection or an early 502 stops the viewer's queue for good.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -36,8 +37,8 @@ pub(super) struct EventQueue(Mutex<State>);
 #[derive(Default)]
 struct State {
     running: Option<Running>,
-    /// Events that no viewer has taken yet.
-    kept: Option<Kept>,
+    /// Events that no viewer has taken yet, oldest first: viewers need them in the order they happened.
+    kept: VecDeque<Kept>,
     /// The last events given to a viewer; given once more when its next poll shows that they never
     /// arrived.
     delivered: Option<Kept>,
@@ -62,6 +63,9 @@ struct Reply {
     body: Bytes,
     id: Option<QueueId>,
 }
+
+/// More replies than this pile up only when the viewer is gone for good.
+const MAX_KEPT: usize = 16;
 
 /// How a poll toward the grid ended.
 #[derive(Clone)]
@@ -147,9 +151,7 @@ impl EventQueue {
 
     fn take_or_join(&self, ack: &Ack) -> Next {
         let mut state = self.state();
-        if state.kept.as_ref().is_some_and(|kept| kept.reply.answered_by(ack)) {
-            state.kept = None;
-        }
+        state.kept.retain(|kept| !kept.reply.answered_by(ack));
         if let Some(delivered) = state.delivered.take() {
             if delivered.reply.answered_by(ack) {
                 state.viewer_acks = true;
@@ -158,7 +160,7 @@ impl EventQueue {
                 return Next::Deliver(delivered.reply);
             }
         }
-        if let Some(kept) = state.kept.take() {
+        if let Some(kept) = state.kept.pop_front() {
             state.delivered = Some(Kept { ack: ack.clone(), reply: Arc::clone(&kept.reply) });
             return Next::Deliver(kept.reply);
         }
@@ -184,7 +186,10 @@ impl EventQueue {
             state.running = None;
         }
         if let Some(reply) = events {
-            state.kept = Some(Kept { ack: ack.clone(), reply });
+            if state.kept.len() >= MAX_KEPT {
+                state.kept.pop_front();
+            }
+            state.kept.push_back(Kept { ack: ack.clone(), reply });
         }
         let _ = sender.send(Some(outcome));
     }
