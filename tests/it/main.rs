@@ -10,6 +10,7 @@ mod hostile_neighbours;
 mod interop;
 mod layers;
 mod proxy_assets;
+mod proxy_faults;
 mod proxy_http;
 mod proxy_udp;
 mod secrets_in_logs;
