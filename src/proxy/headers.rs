@@ -61,6 +61,12 @@ pub(super) fn toward_grid(mut parts: request::Parts, uri: Uri) -> request::Parts
     parts
 }
 
+/// Forgets a body that is not sent on: a length without it would make the grid wait.
+pub(super) fn without_body(headers: &mut HeaderMap) {
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(TRANSFER_ENCODING);
+}
+
 /// Asks for the bytes as they are: a compressed reply could be neither spliced nor sliced.
 pub(super) fn forbid_compression(headers: &mut HeaderMap) {
     if headers.contains_key(http::header::ACCEPT_ENCODING) {

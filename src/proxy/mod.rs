@@ -215,7 +215,7 @@ impl Proxy {
             let mut stopping_too = stopping.clone();
             proxy.tasks.spawn(async move {
                 tokio::select! {
-                    _ = known.identity() => {}
+                    () = known.identify() => {}
                     _ = stopping_too.wait_for(|stopping| *stopping) => {}
                 }
             });
@@ -313,7 +313,7 @@ async fn open_grid(
         next_urls: next_urls::NextUrls::default(),
         fetches: fetcher::Inflight::default(),
         identity: OnceLock::new(),
-        identifying: tokio::sync::Mutex::default(),
+        asked: watch::Sender::new(false),
     });
     Ok((listener, port))
 }
