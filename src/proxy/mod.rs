@@ -33,6 +33,7 @@ mod registry;
 mod replies;
 mod reverse;
 mod seed;
+mod trust;
 mod udp;
 mod upstream;
 

@@ -14,3 +14,4 @@ mod proxy_http;
 mod proxy_udp;
 mod secrets_in_logs;
 mod support;
+mod tls;

@@ -13,6 +13,7 @@ use uuid::Uuid;
 pub(crate) mod captures;
 pub(crate) mod client;
 pub(crate) mod fake_grid;
+pub(crate) mod tls;
 
 use client::{Answer, ask};
 use fake_grid::{Asked, FakeGrid, Reply};
