@@ -2,6 +2,7 @@
 //! proxy answers it.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ use crate::support::status::Status;
 
 /// How long a login may wait for the grid's `get_grid_info` before the configured URI is used.
 const GRID_INFO_PATIENCE: Duration = Duration::from_secs(5);
+/// How long after that a grid which did not answer is asked again.
+const GRID_INFO_RETRY: Duration = Duration::from_secs(60);
 
 /// What all grids of one proxy share.
 pub(super) struct Shared {
@@ -49,6 +52,8 @@ pub(super) struct GridPort {
     pub(super) fetches: fetcher::Inflight,
     pub(super) identity: OnceLock<Identity>,
     pub(super) identifying: Mutex<()>,
+    /// The grid was asked who it is and did not answer.
+    pub(super) unanswered: AtomicBool,
 }
 
 /// The grid owner's word on caching its assets, from the `rezcache` key of its grid information.
@@ -93,16 +98,42 @@ impl GridPort {
     /// The grid's identity. Asks the grid once; a grid that does not answer is known by its
     /// configured URI until it does.
     pub(super) async fn identity(&self) -> Identity {
-        if let Some(identity) = self.identity.get() {
-            return identity.clone();
+        self.identified(true).await
+    }
+
+    /// The same for asset requests, of which many come at once: while the grid has never answered,
+    /// they wait for the first attempt and for no other.
+    async fn identity_for_assets(&self) -> Identity {
+        self.identified(false).await
+    }
+
+    async fn identified(&self, ask_again: bool) -> Identity {
+        let known = || {
+            let given_up = !ask_again && self.unanswered.load(Ordering::Relaxed);
+            self.identity.get().cloned().or_else(|| given_up.then(|| self.configured_identity()))
+        };
+        if let Some(identity) = known() {
+            return identity;
         }
         let _one_at_a_time = self.identifying.lock().await;
-        if let Some(identity) = self.identity.get() {
-            return identity.clone();
+        if let Some(identity) = known() {
+            return identity;
         }
         match tokio::time::timeout(GRID_INFO_PATIENCE, grid_info::identify(self)).await {
             Ok(Some(identity)) => self.identity.get_or_init(|| identity).clone(),
-            _ => self.configured_identity(),
+            _ => {
+                self.unanswered.store(true, Ordering::Relaxed);
+                self.configured_identity()
+            }
+        }
+    }
+
+    /// Asks the grid who it is until it answers.
+    pub(super) async fn until_identified(&self) {
+        self.identity().await;
+        while self.identity.get().is_none() {
+            tokio::time::sleep(GRID_INFO_RETRY).await;
+            self.identity().await;
         }
     }
 
@@ -226,6 +257,6 @@ async fn asset_url(grid: &Arc<GridPort>, request: Request<Incoming>, rest: &str)
         return replies::plain(StatusCode::BAD_REQUEST, "not a URL");
     };
     let origin = Origin::new(host.host().unwrap_or_default());
-    let identity = grid.identity().await;
+    let identity = grid.identity_for_assets().await;
     assets::answer(&grid, AssetRoute { uri, origin, identity }, request, suffix).await
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -212,11 +213,12 @@ impl Proxy {
         }
         for (listener, port) in ports {
             let known = Arc::clone(&port);
-            // The grid is asked who it is now, so that the first login need not wait for it.
+            // The grid is asked who it is now, so that the first login need not wait for it, and now
+            // and then until it says so: in mode `VIEWERASSET` nothing else would ask.
             let mut stopping_too = stopping.clone();
             proxy.tasks.spawn(async move {
                 tokio::select! {
-                    _ = known.identity() => {}
+                    () = known.until_identified() => {}
                     _ = stopping_too.wait_for(|stopping| *stopping) => {}
                 }
             });
@@ -315,6 +317,7 @@ async fn open_grid(
         fetches: fetcher::Inflight::default(),
         identity: OnceLock::new(),
         identifying: tokio::sync::Mutex::default(),
+        unanswered: AtomicBool::new(false),
     });
     Ok((listener, port))
 }
