@@ -15,7 +15,7 @@ use crate::cache::{CacheConfig, LocalCache};
 use crate::grid::GridId;
 use crate::session::reach::AddressBlock;
 use crate::support::counters_file;
-use crate::support::metrics::Metrics;
+use crate::support::metrics::{Counter, Metrics};
 
 mod assets;
 pub(crate) mod control;
@@ -268,6 +268,7 @@ async fn stopped(mut stopping: watch::Receiver<bool>) {
 fn open_cache(config: &ProxyConfig, metrics: &Arc<Metrics>) -> LocalCache {
     let cache = CacheConfig::new(config.data_dir.join("assets"), config.cache_bytes, config.memory_bytes);
     LocalCache::open(cache, Arc::clone(metrics)).unwrap_or_else(|error| {
+        metrics.count(Counter::StoreWriteFailures);
         tracing::warn!(%error, "the local store cannot be opened; assets are kept in memory only");
         LocalCache::memory_only(config.memory_bytes, Arc::clone(metrics))
     })

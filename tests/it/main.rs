@@ -4,11 +4,13 @@
 mod asset_url;
 mod cli;
 mod decode_agreement;
+mod disk_trouble;
 mod event_queue;
 mod golden;
 mod hostile;
 mod hostile_neighbours;
 mod interop;
+mod kill;
 mod layers;
 mod proxy_assets;
 mod proxy_http;
