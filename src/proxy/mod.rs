@@ -14,7 +14,7 @@ use crate::cache::{CacheConfig, LocalCache};
 use crate::grid::GridId;
 use crate::session::reach::AddressBlock;
 use crate::support::counters_file;
-use crate::support::metrics::Metrics;
+use crate::support::metrics::{Counter, Metrics};
 
 mod assets;
 pub(crate) mod control;
@@ -33,6 +33,7 @@ mod registry;
 mod replies;
 mod reverse;
 mod seed;
+mod trust;
 mod udp;
 mod upstream;
 
@@ -211,7 +212,8 @@ impl Proxy {
         }
         for (listener, port) in ports {
             let known = Arc::clone(&port);
-            // The grid is asked who it is now, so that the first login need not wait for it.
+            // The grid is asked who it is now, so that the first login need not wait for it, and now
+            // and then until it says so: in mode `VIEWERASSET` nothing else would ask.
             let mut stopping_too = stopping.clone();
             proxy.tasks.spawn(async move {
                 tokio::select! {
@@ -265,6 +267,7 @@ async fn stopped(mut stopping: watch::Receiver<bool>) {
 fn open_cache(config: &ProxyConfig, metrics: &Arc<Metrics>) -> LocalCache {
     let cache = CacheConfig::new(config.data_dir.join("assets"), config.cache_bytes, config.memory_bytes);
     LocalCache::open(cache, Arc::clone(metrics)).unwrap_or_else(|error| {
+        metrics.count(Counter::StoreWriteFailures);
         tracing::warn!(%error, "the local store cannot be opened; assets are kept in memory only");
         LocalCache::memory_only(config.memory_bytes, Arc::clone(metrics))
     })

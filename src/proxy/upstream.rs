@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 
 use super::Dial;
 use super::reach::{GridReach, Transport};
+use super::trust::{self, TrustError};
 
 /// Bodies on both sides: streamed, of any error.
 pub(super) type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -52,6 +53,9 @@ pub(super) enum UpstreamError {
     /// The grid led us where it may not.
     #[error("the grid may not lead us to that address")]
     Refused,
+    /// We do not trust its certificate. The viewer may, by rules of its own.
+    #[error("its certificate cannot be trusted; see --ca-file")]
+    Untrusted,
     /// No connection, or no reply on it.
     #[error("the grid did not answer: {0}")]
     Failed(&'static str),
@@ -153,17 +157,6 @@ pub(super) struct Upstream {
     fresh: HttpClient,
 }
 
-/// Why a certificate file cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum TrustError {
-    #[error("cannot read it: {0}")]
-    Read(#[from] io::Error),
-    #[error("it holds no certificate in PEM form")]
-    Empty,
-    #[error("TLS cannot be set up: {0}")]
-    Tls(#[from] rustls::Error),
-}
-
 impl Upstream {
     /// A client that trusts the system's roots and those of `ca_file`.
     pub(super) fn new(
@@ -172,7 +165,7 @@ impl Upstream {
         dial: Arc<Dial>,
         ca_file: Option<&Path>,
     ) -> Result<Self, TrustError> {
-        let tls = tls_config(ca_file)?;
+        let tls = trust::tls_config(ca_file)?;
         let guard = Guard { reach, login_host: Arc::from(login_host), dial };
         let client = |idle_per_host: usize| {
             let connector = HttpsConnectorBuilder::new()
@@ -223,6 +216,9 @@ fn explain(error: &hyper_util::client::legacy::Error) -> UpstreamError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(current) = cause {
         if let Some(io) = current.downcast_ref::<io::Error>() {
+            if is_certificate(io) {
+                return UpstreamError::Untrusted;
+            }
             if io.get_ref().is_some_and(|inner| inner.is::<AddressRefused>()) {
                 return UpstreamError::Refused;
             }
@@ -235,21 +231,11 @@ fn explain(error: &hyper_util::client::legacy::Error) -> UpstreamError {
     UpstreamError::Failed(if error.is_connect() { "no connection" } else { "the connection broke" })
 }
 
-fn tls_config(ca_file: Option<&Path>) -> Result<rustls::ClientConfig, TrustError> {
-    use rustls_pki_types::pem::PemObject;
-    let mut roots = rustls::RootCertStore::empty();
-    // A machine without system roots still reaches plain HTTP grids.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if let Some(path) = ca_file {
-        let pem = std::fs::read(path)?;
-        let extra: Vec<_> = rustls_pki_types::CertificateDer::pem_slice_iter(&pem).flatten().collect();
-        if roots.add_parsable_certificates(extra).0 == 0 {
-            return Err(TrustError::Empty);
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    Ok(rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
+/// Whether a connection failed because of the grid's certificate. The TLS layer wraps its error in
+/// one `io::Error`, the connector that in another.
+fn is_certificate(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| {
+        matches!(inner.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)))
+            || inner.downcast_ref::<io::Error>().is_some_and(is_certificate)
+    })
 }

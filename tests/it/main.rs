@@ -1,13 +1,16 @@
 //! The integration tests: one program, so that it links once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod asset_url;
 mod cli;
 mod decode_agreement;
+mod disk_trouble;
 mod event_queue;
 mod golden;
 mod hostile;
 mod hostile_neighbours;
 mod interop;
+mod kill;
 mod layers;
 mod proxy_assets;
 mod proxy_faults;
@@ -15,3 +18,4 @@ mod proxy_http;
 mod proxy_udp;
 mod secrets_in_logs;
 mod support;
+mod tls;

@@ -47,6 +47,21 @@ impl Connection {
         Self { stream, buffer: Vec::new(), at }
     }
 
+    /// For a proxy that may be gone at any moment: `None` when nobody listens.
+    pub(crate) async fn try_open(at: SocketAddr) -> Option<Self> {
+        let stream = within(TcpStream::connect(at)).await.ok()?;
+        stream.set_nodelay(true).ok()?;
+        Some(Self { stream, buffer: Vec::new(), at })
+    }
+
+    /// The same for a request: `None` when the connection ends before a whole head has come.
+    pub(crate) async fn try_get(&mut self, path: &str, range: Option<&str>) -> Option<Answer> {
+        let range = range.map_or_else(String::new, |range| format!("Range: {range}\r\n"));
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{range}\r\n", self.at);
+        within(self.stream.write_all(request.as_bytes())).await.ok()?;
+        self.try_answer("GET").await
+    }
+
     /// Sends bytes as they are.
     pub(crate) async fn send_raw(&mut self, bytes: &[u8]) {
         within(self.stream.write_all(bytes)).await.unwrap();

@@ -13,6 +13,9 @@ use uuid::Uuid;
 pub(crate) mod captures;
 pub(crate) mod client;
 pub(crate) mod fake_grid;
+pub(crate) mod process;
+pub(crate) mod synthetic;
+pub(crate) mod tls;
 
 use client::{Answer, ask};
 use fake_grid::{Asked, FakeGrid, Reply};
