@@ -180,14 +180,9 @@ impl EventQueue {
             if delivered.reply.answered_by(ack) {
                 state.viewer_acks = true;
             } else if delivered.ack == *ack && delivered.reply.id.is_some() {
-                // It asks once more for what follows the same reply: ours was lost on the way. A viewer
-                // that starts its queue anew asks so too, so that case is believed once only.
-                let tries = match ack {
-                    Ack::Id(_) if state.viewer_acks => MAX_REDELIVERIES,
-                    Ack::Undef => 1,
-                    _ => 0,
-                };
-                if delivered.redelivered < tries {
+                // It asks once more for what follows the same reply: ours was lost on the way. Of a viewer
+                // that has not acknowledged anything yet this is not known: it may have begun anew.
+                if state.viewer_acks && delivered.redelivered < MAX_REDELIVERIES {
                     delivered.redelivered += 1;
                     let reply = Arc::clone(&delivered.reply);
                     state.delivered = Some(delivered);

@@ -119,7 +119,8 @@ async fn a_seed_at_a_name_that_is_not_in_the_certificate_is_not_asked() {
     let secure = Secure::start(&[GRID], |_| {}, true).await;
     let viewer = Viewer::read(&secure.login().await);
     let answer = crate::support::ask_seed(secure.setup.at, &path_of(&viewer.seed)).await;
-    assert!(answer.status >= 500, "{}", answer.status);
+    // The viewer may try by rules of its own; we do not.
+    assert_eq!(answer.status, 307);
     assert!(secure.setup.grid.asked(&Avatar::number(1).seed).is_empty());
 }
 
@@ -195,8 +196,8 @@ async fn an_asset_host_over_https_is_verified_too() {
             assert_eq!(front.names(), ["cdn.example"]);
             assert_eq!(get(setup.at, &path, &[]).await.tier(), "hit; tier=memory");
         } else {
-            assert_eq!(answer.status, 503);
-            assert!(answer.header("retry-after").is_some());
+            assert_eq!(answer.status, 307);
+            assert!(answer.header("location").is_some_and(|to| to.starts_with("https://cdn.example")));
             assert!(setup.grid.asked("/base/").is_empty() && front.names().is_empty());
         }
     }
