@@ -198,3 +198,39 @@ async fn a_connection_that_broke_toward_the_grid_is_a_late_502_on_a_living_conne
     viewer.send("POST", &queue.path, &[LLSD], poll(None).as_bytes()).await;
     assert_eq!(viewer.answer("POST").await.text(), events(1));
 }
+
+#[tokio::test]
+async fn events_of_an_abandoned_poll_reach_a_viewer_that_began_anew_at_once_and_none_is_lost() {
+    let queue = Queue::start().await;
+    let (first, second) = (Gate::closed(), Gate::closed());
+    queue.next(Reply::ok("application/xml", events(6)).held_by(&first));
+    queue.next(Reply::ok("application/xml", events(7)).held_by(&second));
+    let abandoned = queue.send(Some(5)).await;
+    queue.until_asked(1).await;
+    drop(abandoned);
+    let mut anew = queue.send(None).await;
+    queue.until_asked(2).await;
+    first.open();
+    assert_eq!(anew.answer("POST").await.text(), events(6), "it does not wait for the second poll to end");
+    second.open();
+    assert_eq!(queue.poll(Some(6)).await.text(), events(7));
+    assert_eq!(queue.asked(), 2);
+}
+
+#[tokio::test]
+async fn two_abandoned_polls_lose_neither_reply() {
+    let queue = Queue::start().await;
+    let (first, second) = (Gate::closed(), Gate::closed());
+    queue.next(Reply::ok("application/xml", events(6)).held_by(&first));
+    queue.next(Reply::ok("application/xml", events(7)).held_by(&second));
+    let abandoned = [queue.send(Some(5)).await, queue.send(None).await];
+    queue.until_asked(2).await;
+    drop(abandoned);
+    first.open();
+    second.open();
+    let mut seen = vec![queue.poll(Some(5)).await.text()];
+    let ack = if seen[0] == events(6) { 6 } else { 7 };
+    seen.push(queue.poll(Some(ack)).await.text());
+    seen.sort();
+    assert_eq!(seen, [events(6), events(7)]);
+}

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::support::client::{Connection, get};
+use crate::support::client::{Connection, ask, get};
 use crate::support::fake_grid::{FakeGrid, Gate, Reply};
 use crate::support::{
     ASSET_TOKEN, RealAsset, Setup, animation, another_texture, asset_reply, mesh, sound, texture, within,
@@ -423,4 +423,66 @@ async fn an_asset_url_serves_only_those_who_know_the_token() {
         assert_eq!(get(setup.at, &format!("{bad}{}", asset.query), &[]).await.status, 404, "{bad}");
     }
     assert_eq!(setup.grid.asked("/assets/").len(), 1);
+}
+
+#[tokio::test]
+async fn a_private_asset_under_a_public_name_is_not_kept_even_in_part() {
+    let setup = Setup::start().await;
+    let notecard = format!("Linden text version 2\n{{\nText length 3000\n{}\n}}\n", "secret ".repeat(400));
+    let bytes = notecard.clone().into_bytes();
+    setup.grid.on("/cap-asset/", move |asked| asset_reply(asked, &bytes));
+    let path = format!("{}{}", setup.asset_capability().await, texture().query);
+    for (count, range) in
+        ["bytes=0-599", "bytes=0-599", "bytes=600-999", "bytes=700-800"].into_iter().enumerate()
+    {
+        let answer = get(setup.at, &path, &[("Range", range)]).await;
+        assert_eq!((answer.status, answer.tier()), (206, "miss"), "{range}");
+        assert_eq!(ranges(&setup).len(), count + 1, "the grid is asked every time");
+    }
+}
+
+#[tokio::test]
+async fn what_follows_a_beginning_that_was_never_seen_is_not_kept() {
+    let setup = Setup::start().await;
+    let asset = mesh();
+    setup.serve(&asset);
+    let path = format!("{}{}", setup.asset_capability().await, asset.query);
+    for count in 1..=2 {
+        let answer = get(setup.at, &path, &[("Range", "bytes=5000-5999")]).await;
+        assert_eq!((answer.tier(), &answer.body[..]), ("miss", &asset.bytes[5000..6000]));
+        assert_eq!(ranges(&setup).len(), count);
+    }
+}
+
+#[tokio::test]
+async fn parts_that_make_a_whole_are_judged_as_a_whole() {
+    let setup = Setup::start().await;
+    // It begins as a sound does, and is none.
+    let mut bytes = sound().bytes.to_vec();
+    let last = bytes.len() - 10;
+    bytes[last] ^= 0xFF;
+    let total = bytes.len();
+    let served = bytes.clone();
+    setup.grid.on("/cap-asset/", move |asked| asset_reply(asked, &served));
+    let path = format!("{}{}", setup.asset_capability().await, sound().query);
+    for range in ["bytes=0-4095".to_owned(), format!("bytes=4096-{}", total - 1)] {
+        assert_eq!(get(setup.at, &path, &[("Range", &range)]).await.status, 206);
+    }
+    let before = ranges(&setup).len();
+    let answer = get(setup.at, &path, &[]).await;
+    assert_eq!((answer.tier(), &answer.body), ("miss", &bytes), "what the grid says passes, and is not kept");
+    assert_eq!(ranges(&setup).len(), before + 1);
+}
+
+#[tokio::test]
+async fn a_get_with_a_body_reaches_the_grid_whole_and_spoils_no_connection() {
+    let setup = Setup::start().await;
+    let asset = texture();
+    setup.serve(&asset);
+    let path = format!("{}{}", setup.asset_capability().await, asset.query);
+    let answer = ask(setup.at, "GET", &path, &[("Content-Type", "text/plain")], b"hello").await;
+    assert_eq!((answer.status, &answer.body), (200, &*asset.bytes));
+    let asked = setup.grid.asked("/cap-asset/");
+    assert_eq!(asked.last().map(|asked| &asked.body[..]), Some(&b"hello"[..]));
+    assert_eq!(get(setup.at, &path, &[]).await.body, *asset.bytes);
 }
