@@ -1,15 +1,16 @@
 //! The bare thing that HTTP benches compare with, and the origin behind them: a socket server that
 //! writes the same bytes, head and body in one write, and does nothing else.
 //!
-//! `bare_server --assets DIR [--listen 127.0.0.1:0] [--delay-us N]`. DIR is what
+//! `bare_server --assets DIR [--listen 127.0.0.1:0] [--delay-us N] [--rate-mbit N]`. With a rate, all
+//! connections together send no faster, as over one line. DIR is what
 //! `tests/interop/capture_assets.py --write DIR` makes: one file per asset, named by its UUID.
 //! Unknown UUIDs get one of the textures, so that misses can be made at will. Prints its address.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::collections::HashMap;
 use std::io::IoSlice;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -72,7 +73,32 @@ fn range(head: &[u8], length: usize) -> Option<(usize, usize)> {
     (first <= last).then_some((first, last))
 }
 
-async fn serve(mut stream: TcpStream, assets: Arc<Assets>, delay: Duration) {
+/// A line that all connections share.
+struct Line {
+    bits_per_second: f64,
+    free_at: Mutex<Instant>,
+}
+
+impl Line {
+    /// Waits for this many bytes' turn.
+    async fn take(&self, bytes: usize) {
+        let now = Instant::now();
+        let turn = {
+            let mut free_at = self.free_at.lock().unwrap();
+            let turn = (*free_at).max(now);
+            #[allow(clippy::cast_precision_loss, reason = "a chunk is small")]
+            let seconds = bytes as f64 * 8.0 / self.bits_per_second;
+            *free_at = turn + Duration::from_secs_f64(seconds);
+            turn
+        };
+        // The timer knows milliseconds; what is due sooner may go.
+        if turn > now + Duration::from_millis(1) {
+            tokio::time::sleep_until(turn.into()).await;
+        }
+    }
+}
+
+async fn serve(mut stream: TcpStream, assets: Arc<Assets>, delay: Duration, line: Option<Arc<Line>>) {
     stream.set_nodelay(true).unwrap();
     let mut held = Vec::with_capacity(8192);
     loop {
@@ -117,6 +143,16 @@ async fn serve(mut stream: TcpStream, assets: Arc<Assets>, delay: Duration) {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
+        if let Some(line) = &line {
+            let whole = [answer.as_bytes(), body].concat();
+            for chunk in whole.chunks(16 << 10) {
+                line.take(chunk.len()).await;
+                if stream.write_all(chunk).await.is_err() {
+                    return;
+                }
+            }
+            continue;
+        }
         let both = [IoSlice::new(answer.as_bytes()), IoSlice::new(body)];
         let Ok(written) = stream.write_vectored(&both).await else {
             return;
@@ -134,11 +170,16 @@ async fn main() {
     let mut folder = None;
     let mut listen = "127.0.0.1:0".to_owned();
     let mut delay = Duration::ZERO;
+    let mut line = None;
     let mut arguments = std::env::args().skip(1);
     while let (Some(name), Some(value)) = (arguments.next(), arguments.next()) {
         match name.as_str() {
             "--assets" => folder = Some(value),
             "--listen" => listen = value,
+            "--rate-mbit" => {
+                let bits_per_second = value.parse::<f64>().expect("megabits per second") * 1e6;
+                line = Some(Arc::new(Line { bits_per_second, free_at: Mutex::new(Instant::now()) }));
+            }
             "--delay-us" => delay = Duration::from_micros(value.parse().expect("microseconds")),
             other => panic!("unknown option {other}"),
         }
@@ -149,6 +190,6 @@ async fn main() {
     println!("{}", listener.local_addr().unwrap());
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        tokio::spawn(serve(stream, Arc::clone(&assets), delay));
+        tokio::spawn(serve(stream, Arc::clone(&assets), delay, line.clone()));
     }
 }

@@ -3,17 +3,22 @@
 # throughput on 8 connections and the time to the first byte on one.
 #
 #   cargo build --release --bin rezcache --example bare_server
-#   benches/peers/miss.sh                 # ROUNDS=5 SECONDS_EACH=5 PROBES=300 DELAY_US=0
+#   benches/peers/miss.sh                 # ROUNDS=5 SECONDS_EACH=5 PROBES=300 DELAY_US=0 RATE_MBIT=1000
 #
-# DELAY_US is the time the origin thinks; a real simulator takes 100000.
+# DELAY_US is the time the origin thinks; a real simulator takes 100000. RATE_MBIT is the line that
+# the origin's connections share, faster than any home has; RATE_MBIT=0 is loopback's own speed, where
+# the processor is the line and every byte passes it twice.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 ROUNDS=${ROUNDS:-5}
 SECONDS_EACH=${SECONDS_EACH:-5}
 PROBES=${PROBES:-300}
 DELAY_US=${DELAY_US:-0}
+RATE_MBIT=${RATE_MBIT:-1000}
+line=()
+[ "$RATE_MBIT" = 0 ] || line=(--rate-mbit "$RATE_MBIT")
 have wrk "Debian package wrk"
 "$PYTHON" "$HERE/mix.py" "$SCRATCH" >/dev/null
-start_bare origin --delay-us "$DELAY_US"; ORIGIN=$ADDRESS
+start_bare origin --delay-us "$DELAY_US" "${line[@]}"; ORIGIN=$ADDRESS
 [ -x "$REZCACHE" ] || { echo "no proxy at '$REZCACHE'" >&2; exit 1; }
 start_rezcache "$ORIGIN"
 

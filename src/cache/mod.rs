@@ -91,6 +91,21 @@ impl CacheConfig {
     }
 }
 
+/// How long the process that used the store before may take to be gone: it is being restarted.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
+fn patiently_lock(lock: &File) -> Result<(), TryLockError> {
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
+}
+
 /// Why a directory cannot hold a store. [`LocalCache::memory_only`] still works.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
@@ -211,7 +226,7 @@ impl LocalCache {
     ) -> Result<Self, CacheError> {
         fs::create_dir_all(&config.dir).map_err(CacheError::Directory)?;
         let lock = File::create(config.dir.join("lock")).map_err(CacheError::Directory)?;
-        let lock = match lock.try_lock() {
+        let lock = match patiently_lock(&lock) {
             Ok(()) => Some(lock),
             Err(TryLockError::WouldBlock) => return Err(CacheError::InUse),
             // Some network file systems have no locks; the store works without.

@@ -9,6 +9,7 @@ mod status;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
@@ -45,6 +46,8 @@ enum Outcome {
     Done,
     /// What went wrong has been printed.
     Failed,
+    /// The same, and the command line was at fault.
+    Misused,
 }
 
 /// Runs the program with these arguments, the program's name first.
@@ -61,9 +64,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match run(cli) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::FAILURE,
+        Ok(Outcome::Misused) => ExitCode::from(2),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "rezcache: {error:#}");
+            let _ = writeln!(io::stderr(), "rezcache: {}", told_once(&error));
             let usage = error.downcast_ref::<Problems>().is_some_and(Problems::are_usage);
             ExitCode::from(if usage { 2 } else { 1 })
         }
@@ -88,14 +92,17 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
     let settings = Settings::load(&flags)?;
     telemetry::start(settings.log_format, settings.verbose, usual);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         match command {
             Command::Proxy(_) => proxy::run(settings).await,
             Command::Replay(arguments) => replay::run(arguments, settings).await,
             Command::Status(arguments) => status::run(&arguments, &settings).await,
             Command::CheckConfig(_) => check_config::run(&settings),
         }
-    })
+    });
+    // A disk that hangs must not keep the program from ending.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
 }
 
 /// Writes to standard output.
@@ -110,4 +117,18 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// An error with its causes, each said once: many texts name their cause already.
+fn told_once(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if told.is_empty() {
+            told = cause;
+        } else if !told.contains(&cause) {
+            told.push_str(": ");
+            told.push_str(&cause);
+        }
+    }
+    told
 }

@@ -1,9 +1,10 @@
 //! `rezcache proxy`: starts the proxy, says how to use it, and ends it with Ctrl-C or SIGTERM.
 
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
 
 use super::{Outcome, instructions, print};
@@ -20,8 +21,13 @@ pub(super) struct Arguments {
 pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
     let Settings { data_dir, proxy, log_format, .. } = settings;
     if proxy.grids.is_empty() {
-        bail!("no grid is named: use --grid URL, or a [[grid]] section in the configuration file");
+        let _ = writeln!(
+            io::stderr(),
+            "rezcache: no grid is named: use --grid URL, or a [[grid]] section in the configuration file"
+        );
+        return Ok(Outcome::Misused);
     }
+    raise_descriptor_limit();
     std::fs::create_dir_all(&data_dir)
         .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
     let token = token::read_or_make(&data_dir)?;
@@ -41,7 +47,10 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
     let grids = config.grids.clone();
     let proxy = Proxy::start(config).await.map_err(|error| explain(error, &old, &data_dir))?;
     if memory != before {
-        memory.save(&data_dir)?;
+        // The grid's next start may then get another port; this one works.
+        if let Err(error) = memory.save(&data_dir) {
+            tracing::warn!(%error, "the grids' ports cannot be remembered");
+        }
     }
 
     let ready = instructions::Ready::new(&grids, proxy.grid_addresses(), proxy.control_address(), &token);
@@ -86,4 +95,13 @@ async fn stop_signal() -> std::io::Result<()> {
     }
     #[cfg(not(unix))]
     tokio::signal::ctrl_c().await
+}
+
+/// Two viewers keep some hundred connections, each with one of ours toward the grid; macOS starts
+/// programs with 256 descriptors.
+fn raise_descriptor_limit() {
+    #[cfg(unix)]
+    if let Err(error) = rlimit::increase_nofile_limit(65_536) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }

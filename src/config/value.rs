@@ -145,7 +145,10 @@ pub(super) fn loopback(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text
         .parse()
         .map_err(|_| format!("{text:?} is not an address with a port, such as 127.0.0.1:9080"))?;
-    if address.ip().is_loopback() {
+    if address.is_ipv6() {
+        // Circuits are IPv4, and viewers force it for HTTP too.
+        Err(format!("{address}: viewers speak IPv4 only; use 127.0.0.1:{}", address.port()))
+    } else if address.ip().is_loopback() {
         Ok(address)
     } else {
         Err(format!(

@@ -12,7 +12,7 @@ use http::{Method, Request, Response, StatusCode, request};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::fetcher::{self, AssetHead, Failure, Head, Seat, StitchedBody, Target};
+use super::fetcher::{self, AssetHead, Failure, Head, Place, Seat, StitchedBody, Target};
 use super::grid_port::{AssetRoute, GridPort, Sharing};
 use super::upstream::{Body, UpstreamError, empty};
 use super::{headers, replies, reverse};
@@ -40,13 +40,22 @@ struct Want {
 }
 
 impl Want {
-    fn read(grid: &GridPort, route: &AssetRoute, parts: &request::Parts, suffix: &str) -> Option<Self> {
+    fn read(
+        grid: &GridPort,
+        route: &AssetRoute,
+        parts: &request::Parts,
+        bodyless: bool,
+        suffix: &str,
+    ) -> Option<Self> {
         let head_only = match parts.method {
             Method::GET => false,
             Method::HEAD => true,
             _ => return None,
         };
-        if route.identity.sharing == Sharing::Off || parts.headers.contains_key(http::header::IF_RANGE) {
+        if route.identity.sharing == Sharing::Off
+            || parts.headers.contains_key(http::header::IF_RANGE)
+            || !bodyless
+        {
             return None;
         }
         let (_, query) = suffix.split_once('?')?;
@@ -61,7 +70,7 @@ impl Want {
         };
         let key = AssetKey { grid: route.identity.id.clone(), kind, id };
         let scope = Scope { origin: route.origin.clone(), central: grid.config.central };
-        Some(Self { target: Target { key, scope }, range, head_only })
+        Some(Self { target: Target { key, scope, beginning_held: false }, range, head_only })
     }
 }
 
@@ -73,7 +82,8 @@ pub(super) async fn answer(
     suffix: &str,
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    let Some(want) = Want::read(grid, &route, &parts, suffix) else {
+    let bodyless = hyper::body::Body::is_end_stream(&body);
+    let Some(mut want) = Want::read(grid, &route, &parts, bodyless, suffix) else {
         return unkept(grid, route, Request::from_parts(parts, body)).await;
     };
     let metrics = &grid.shared.metrics;
@@ -84,16 +94,34 @@ pub(super) async fn answer(
     }
     let held = match cache.get(&want.target.key, &want.target.scope).await {
         Lookup::Hit { asset, source } => return hit(metrics, &want, &asset, source, in_flight),
-        Lookup::Partial(partial) => Some(partial),
+        Lookup::Partial(partial) => match complete(&partial) {
+            // All its parts came, one by one; now it is judged as a whole.
+            Some(whole) => match fetcher::keep(grid, &want.target, whole) {
+                Some(asset) => return hit(metrics, &want, &asset, AssetSource::Memory, in_flight),
+                None => None,
+            },
+            None => Some(partial),
+        },
         Lookup::Miss | Lookup::Busy => None,
     };
     if want.head_only {
         return unkept(grid, route, Request::from_parts(parts, body)).await;
     }
     let parts = headers::toward_grid(parts, route.uri.clone());
+    want.target.beginning_held =
+        held.as_ref().is_some_and(|held| matches!(held.extents.first(), Some((0, _))));
     let mut plain = Miss { grid, route: &route, parts, want, in_flight: Some(in_flight) };
+    headers::without_body(&mut plain.parts.headers);
     headers::forbid_compression(&mut plain.parts.headers);
     plain.answer(held).await
+}
+
+/// The whole asset, when its parts leave nothing out.
+fn complete(partial: &PartialAsset) -> Option<Bytes> {
+    match partial.extents.as_slice() {
+        [(0, whole)] if whole.len() as u64 == partial.total => Some(whole.clone()),
+        _ => None,
+    }
 }
 
 /// Requests that are no one's but the grid's: odd ids, kinds that are not public, other methods.
@@ -190,15 +218,25 @@ impl Miss<'_> {
         {
             return response;
         }
-        let span = Span::of(self.want.range);
-        if let Some(span) = span
-            && let Some(seat) = fetcher::join(self.grid, &self.want.target, span)
-            && let Some(response) = self.joined(seat).await
-        {
-            return response;
-        }
         let parts = self.parts.clone();
         let request = move || Request::from_parts(parts.clone(), empty());
+        let span = Span::of(self.want.range);
+        if let Some(span) = span {
+            match fetcher::join_or_start(self.grid, &self.want.target, span, request.clone()) {
+                Place::Started(seat) => return self.led(seat).await,
+                Place::Joined(seat) => {
+                    if let Some(response) = self.joined(seat).await {
+                        return response;
+                    }
+                }
+                Place::Kept(asset) => {
+                    if let Some(in_flight) = self.in_flight.take() {
+                        let metrics = &self.grid.shared.metrics;
+                        return hit(metrics, &self.want, &asset, AssetSource::Memory, in_flight);
+                    }
+                }
+            }
+        }
         // An odd range serves nobody else: the span that covers nothing is never joined.
         let span = span.unwrap_or(Span { start: 0, end: Some(0) });
         let seat = fetcher::start(self.grid, &self.want.target, span, request);

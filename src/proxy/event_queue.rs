@@ -5,13 +5,15 @@
 //! viewer leaves, it goes on; the viewer's next poll joins it, or finds the reply kept. A lost
 //! reply would be a lost teleport, and a dropped connection or an early 502 stops the viewer's queue for good.
 
+use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, response};
 use hyper::body::Incoming;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::grid_port::GridPort;
 use super::headers;
@@ -31,13 +33,17 @@ const POLL_LIMIT: Duration = Duration::from_secs(300);
 
 /// Polls in progress and replies not yet delivered, of one event queue capability.
 #[derive(Default)]
-pub(super) struct EventQueue(Mutex<State>);
+pub(super) struct EventQueue {
+    state: Mutex<State>,
+    /// Something was kept.
+    arrived: Notify,
+}
 
 #[derive(Default)]
 struct State {
     running: Option<Running>,
-    /// Events that no viewer has taken yet.
-    kept: Option<Kept>,
+    /// Events that no viewer has taken yet, oldest first: viewers need them in the order they happened.
+    kept: VecDeque<Kept>,
     /// The last events given to a viewer; given once more when its next poll shows that they never
     /// arrived.
     delivered: Option<Kept>,
@@ -55,6 +61,7 @@ struct Running {
 struct Kept {
     ack: Ack,
     reply: Arc<Reply>,
+    redelivered: u32,
 }
 
 struct Reply {
@@ -62,6 +69,12 @@ struct Reply {
     body: Bytes,
     id: Option<QueueId>,
 }
+
+/// More replies than this pile up only when the viewer is gone for good.
+const MAX_KEPT: usize = 16;
+
+/// How often a reply is given again to a viewer that does not get it.
+const MAX_REDELIVERIES: u32 = 3;
 
 /// How a poll toward the grid ended.
 #[derive(Clone)]
@@ -89,17 +102,21 @@ pub(super) async fn answer(
         return replies::plain(StatusCode::PAYLOAD_TOO_LARGE, "the poll is too large");
     };
     let ack = events::poll_ack(&poll).map_or(Ack::Missing, |poll| poll.ack);
-    let mut asked_grid = false;
+    // The poll toward the grid that this request started, if it did.
+    let mut mine: Option<watch::Receiver<Option<Outcome>>> = None;
     loop {
-        let (mut outcome, joined) = match alias.queue.take_or_join(&ack) {
+        // Listened for before looking, so that nothing kept in between is missed.
+        let mut arrived = pin!(alias.queue.arrived.notified());
+        arrived.as_mut().enable();
+        let mut outcome = match alias.queue.take_or_join(&ack) {
             Next::Deliver(reply) => {
                 // Another poll than this one had it asked for.
-                if !asked_grid {
+                if mine.is_none() {
                     grid.shared.metrics.count(Counter::EventRepliesRedelivered);
                 }
                 return reply.response();
             }
-            Next::Join(running) => (running, true),
+            Next::Join(running) => running,
             Next::Start(started) => {
                 let running = started.subscribe();
                 let request = headers::toward_grid(parts.clone(), uri.clone());
@@ -111,19 +128,25 @@ pub(super) async fn answer(
                     poll.clone(),
                     started,
                 ));
-                asked_grid = true;
-                (running, false)
+                mine = Some(running.clone());
+                running
             }
         };
-        let ended = match outcome.wait_for(Option::is_some).await {
-            Ok(ended) => (*ended).clone(),
-            Err(_) => Some(Outcome::Failed),
+        let joined = !mine.as_ref().is_some_and(|mine| mine.same_channel(&outcome));
+        let ended = tokio::select! {
+            ended = outcome.wait_for(Option::is_some) => match ended {
+                Ok(ended) => (*ended).clone(),
+                Err(_) => Some(Outcome::Failed),
+            },
+            // Events that another poll had asked for: the viewer shall not wait for its own.
+            () = arrived => continue,
         };
         let patient = asked.elapsed() >= VIEWER_PATIENCE;
         match ended {
             Some(Outcome::Events) | None => {}
             // It answers a poll that the viewer gave up; for the viewer's present poll it comes too early.
-            Some(Outcome::Other(reply)) if joined && !patient && reply.parts.status.is_server_error() => {}
+            Some(Outcome::Other(reply)) if joined && !patient && means_nothing_to_say(reply.parts.status) => {
+            }
             Some(Outcome::Other(reply)) => return reply.response(),
             Some(Outcome::Refused) => return replies::go_yourself(alias.url.reveal()),
             Some(Outcome::Failed) => {
@@ -134,6 +157,11 @@ pub(super) async fn answer(
     }
 }
 
+/// Source: viewer, newview/lleventpoll.cpp: Second Life says it with 499 too.
+fn means_nothing_to_say(status: StatusCode) -> bool {
+    status.is_server_error() || status.as_u16() == 499
+}
+
 enum Next {
     Deliver(Arc<Reply>),
     Join(watch::Receiver<Option<Outcome>>),
@@ -142,24 +170,33 @@ enum Next {
 
 impl EventQueue {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn take_or_join(&self, ack: &Ack) -> Next {
         let mut state = self.state();
-        if state.kept.as_ref().is_some_and(|kept| kept.reply.answered_by(ack)) {
-            state.kept = None;
-        }
-        if let Some(delivered) = state.delivered.take() {
+        state.kept.retain(|kept| !kept.reply.answered_by(ack));
+        if let Some(mut delivered) = state.delivered.take() {
             if delivered.reply.answered_by(ack) {
                 state.viewer_acks = true;
-            } else if state.viewer_acks && delivered.ack == *ack && delivered.reply.id.is_some() {
-                // It asks once more for what follows the same reply: ours was lost on the way.
-                return Next::Deliver(delivered.reply);
+            } else if delivered.ack == *ack && delivered.reply.id.is_some() {
+                // It asks once more for what follows the same reply: ours was lost on the way. A viewer
+                // that starts its queue anew asks so too, so that case is believed once only.
+                let tries = match ack {
+                    Ack::Id(_) if state.viewer_acks => MAX_REDELIVERIES,
+                    Ack::Undef => 1,
+                    _ => 0,
+                };
+                if delivered.redelivered < tries {
+                    delivered.redelivered += 1;
+                    let reply = Arc::clone(&delivered.reply);
+                    state.delivered = Some(delivered);
+                    return Next::Deliver(reply);
+                }
             }
         }
-        if let Some(kept) = state.kept.take() {
-            state.delivered = Some(Kept { ack: ack.clone(), reply: Arc::clone(&kept.reply) });
+        if let Some(kept) = state.kept.pop_front() {
+            state.delivered = Some(Kept { ack: ack.clone(), reply: Arc::clone(&kept.reply), redelivered: 0 });
             return Next::Deliver(kept.reply);
         }
         if let Some(running) = &state.running
@@ -184,7 +221,11 @@ impl EventQueue {
             state.running = None;
         }
         if let Some(reply) = events {
-            state.kept = Some(Kept { ack: ack.clone(), reply });
+            if state.kept.len() >= MAX_KEPT {
+                state.kept.pop_front();
+            }
+            state.kept.push_back(Kept { ack: ack.clone(), reply, redelivered: 0 });
+            self.arrived.notify_waiters();
         }
         let _ = sender.send(Some(outcome));
     }

@@ -8,14 +8,14 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use dashmap::DashMap;
 use http::{Request, Response, StatusCode, response};
 use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::grid_port::GridPort;
 use super::headers;
@@ -31,6 +31,8 @@ use crate::support::metrics::Counter;
 const SILENCE_LIMIT: Duration = Duration::from_secs(130);
 /// What all buffers of one grid's fetches may hold; past it bodies stream through unkept.
 const BUFFER_BUDGET_KIB: usize = 256 << 10;
+/// A fetch that the grid has left without a byte for this long is not joined: asking again may be sooner.
+const JOIN_PATIENCE: Duration = Duration::from_secs(2);
 /// Checking more than this takes long enough to leave the async threads.
 const CHECK_ASIDE_BYTES: usize = 512 << 10;
 
@@ -63,6 +65,10 @@ struct State {
     readers: usize,
     /// Given up for want of readers: nobody may join any more.
     closed: bool,
+    /// When the grid last sent something.
+    heard: Option<Instant>,
+    /// The buffer's share of the budget, for as long as anyone reads it.
+    budget: Option<OwnedSemaphorePermit>,
 }
 
 /// How the grid answered.
@@ -149,6 +155,13 @@ impl Drop for Seat {
 }
 
 impl Fetch {
+    /// A fetch with the first seat in it.
+    fn new(span: Span) -> (Arc<Self>, Seat) {
+        let state = Mutex::new(State { readers: 1, heard: Some(Instant::now()), ..State::default() });
+        let fetch = Arc::new(Self { span, state, deserted: Notify::new() });
+        (Arc::clone(&fetch), Seat(fetch))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -177,7 +190,8 @@ impl Fetch {
     /// Whether a request for `wanted` is well served by waiting for this fetch.
     fn serves(&self, wanted: Span) -> bool {
         let state = self.state();
-        if state.end == Some(End::Broken) {
+        let silent = state.heard.is_some_and(|heard| heard.elapsed() > JOIN_PATIENCE);
+        if state.end == Some(End::Broken) || (silent && state.end.is_none()) {
             return false;
         }
         match &state.head {
@@ -289,6 +303,8 @@ impl Drop for StitchedBody {
 pub(super) struct Target {
     pub(super) key: AssetKey,
     pub(super) scope: Scope,
+    /// The store holds the asset's first bytes, and they are of its kind.
+    pub(super) beginning_held: bool,
 }
 
 impl Target {
@@ -303,6 +319,42 @@ pub(super) fn join(grid: &GridPort, target: &Target, wanted: Span) -> Option<Sea
     fetches.iter().filter(|fetch| fetch.serves(wanted)).find_map(Seat::take)
 }
 
+/// Where a request finds what it wants.
+pub(super) enum Place {
+    /// In a fetch in flight.
+    Joined(Seat),
+    /// In memory, where a fetch that has just ended put it.
+    Kept(Asset),
+    /// In a fetch started for it.
+    Started(Seat),
+}
+
+/// Joins a fetch in flight that serves `span`, or starts one with a request made by `request`.
+/// Decided under one lock: whoever asks at the same moment shares one fetch.
+pub(super) fn join_or_start(
+    grid: &Arc<GridPort>,
+    target: &Target,
+    span: Span,
+    request: impl Fn() -> Request<Body> + Send + Sync + 'static,
+) -> Place {
+    let key = target.table_key();
+    let mut fetches = grid.fetches.fetches.entry(key.clone()).or_default();
+    if let Some(seat) = fetches.iter().filter(|fetch| fetch.serves(span)).find_map(Seat::take) {
+        return Place::Joined(seat);
+    }
+    // A fetch leaves the table only after what it brought is kept.
+    if let Some(asset) = grid.shared.cache.get_memory(&target.key, &target.scope) {
+        drop(fetches);
+        grid.fetches.fetches.remove_if(&key, |_, fetches| fetches.is_empty());
+        return Place::Kept(asset);
+    }
+    let (fetch, seat) = Fetch::new(span);
+    fetches.push(Arc::clone(&fetch));
+    drop(fetches);
+    spawn(grid, target, fetch, request);
+    Place::Started(seat)
+}
+
 /// Starts a fetch of `span` with a request made by `request`, and takes the first seat in it.
 pub(super) fn start(
     grid: &Arc<GridPort>,
@@ -310,10 +362,18 @@ pub(super) fn start(
     span: Span,
     request: impl Fn() -> Request<Body> + Send + Sync + 'static,
 ) -> Seat {
-    let state = Mutex::new(State { readers: 1, ..State::default() });
-    let fetch = Arc::new(Fetch { span, state, deserted: Notify::new() });
-    let seat = Seat(Arc::clone(&fetch));
+    let (fetch, seat) = Fetch::new(span);
     grid.fetches.fetches.entry(target.table_key()).or_default().push(Arc::clone(&fetch));
+    spawn(grid, target, fetch, request);
+    seat
+}
+
+fn spawn(
+    grid: &Arc<GridPort>,
+    target: &Target,
+    fetch: Arc<Fetch>,
+    request: impl Fn() -> Request<Body> + Send + Sync + 'static,
+) {
     let running = Running { grid: Arc::clone(grid), target: target.clone(), fetch };
     tokio::spawn(async move {
         let Running { grid, target, fetch } = &running;
@@ -323,7 +383,6 @@ pub(super) fn start(
             () = fetch.deserted() => keep_what_came(grid, target, fetch),
         }
     });
-    seat
 }
 
 /// A fetch's task. However it ends, nobody is left waiting and nobody joins.
@@ -376,14 +435,18 @@ async fn run(
         (*length <= target.key.kind.max_bytes())
             .then(|| Arc::clone(&grid.fetches.budget).try_acquire_many_owned(kib).ok())?
     });
-    let (Some((first, length, total)), Some(_budget)) = (framed, budget) else {
+    let (Some((first, length, total)), Some(budget)) = (framed, budget) else {
         let unshared =
             Response::from_parts(headers::toward_viewer(parts), body.map_err(Into::into).boxed_unsync());
         let unshared = Arc::new(Mutex::new(Some(unshared)));
         return fetch.update(|state| state.head = Some(Head::Unshared(unshared)));
     };
     let head = AssetHead { parts: headers::toward_viewer(parts), first, length, total };
-    fetch.update(|state| state.head = Some(Head::Asset(Arc::new(head))));
+    fetch.update(|state| {
+        state.head = Some(Head::Asset(Arc::new(head)));
+        state.heard = Some(Instant::now());
+        state.budget = Some(budget);
+    });
     let end = receive(grid, fetch, body, length).await;
     // Kept before it is announced as whole: whoever asks next finds it in one place or the other.
     if end == End::Whole {
@@ -426,6 +489,7 @@ async fn receive(grid: &GridPort, fetch: &Fetch, mut body: Incoming, length: u64
                     grid.shared.metrics.add(Counter::BytesFromGrid, bytes.len() as u64);
                     fetch.update(|state| {
                         state.received = received;
+                        state.heard = Some(Instant::now());
                         state.chunks.push(bytes);
                     });
                     // The viewer needs no more than this; the last frame need not be waited for.
@@ -475,25 +539,44 @@ fn keep_what_came(grid: &GridPort, target: &Target, fetch: &Fetch) {
 
 fn learn(grid: &GridPort, target: &Target, first: u64, total: Option<u64>, bytes: Bytes) {
     let Some(total) = total.filter(|total| *total <= target.key.kind.max_bytes()) else { return };
-    let cache = &grid.shared.cache;
-    let whole = if first == 0 && bytes.len() as u64 == total {
+    let whole = first == 0 && bytes.len() as u64 == total;
+    // Grids serve notecards and scripts under any name. What is not known to be of a public kind is not
+    // kept, not even in part.
+    let is_of_kind = match first {
+        0 => policy::content_matches_kind(target.key.kind, &bytes),
+        _ => target.beginning_held,
+    };
+    if !is_of_kind {
+        if first == 0 {
+            grid.shared.metrics.count(Counter::AssetsInvalid);
+        }
+        return;
+    }
+    let whole = if whole {
         Some(bytes)
     } else {
-        cache.add_partial(&target.key, &target.scope, total, &[(first, bytes)])
+        grid.shared.cache.add_partial(&target.key, &target.scope, total, &[(first, bytes)])
     };
-    let Some(whole) = whole else { return };
-    if validate::validate(target.key.kind, &whole).is_err() {
+    if let Some(whole) = whole {
+        keep(grid, target, whole);
+    }
+}
+
+/// Keeps a body whose every byte came from the grid, if it is a valid asset that is worth keeping.
+pub(super) fn keep(grid: &GridPort, target: &Target, whole: Bytes) -> Option<Asset> {
+    let cache = &grid.shared.cache;
+    let valid = validate::validate(target.key.kind, &whole).is_ok();
+    if !valid {
         grid.shared.metrics.count(Counter::AssetsInvalid);
-        cache.drop_partial(&target.key, &target.scope);
-        return;
     }
     // Baked avatar textures change with every outfit and are nobody else's: not worth keeping.
-    if policy::is_client_bake(&whole) {
+    if !valid || policy::is_client_bake(&whole) {
         cache.drop_partial(&target.key, &target.scope);
-        return;
+        return None;
     }
     let asset = Asset { digest: Digest::of(&whole), bytes: whole };
-    cache.put(target.key.clone(), &target.scope, asset);
+    cache.put(target.key.clone(), &target.scope, asset.clone());
+    Some(asset)
 }
 
 impl Head {

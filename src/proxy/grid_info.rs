@@ -20,8 +20,8 @@ const MAX_INFO_BYTES: usize = 1 << 20;
 /// Asks the grid who it is. `None` when it could not be reached: it may answer later.
 pub(super) async fn identify(grid: &GridPort) -> Option<Identity> {
     let configured = grid.configured_identity();
-    // A full login URI, such as Second Life's, says all there is to say.
-    if grid.config.uri.path().len() > 1 {
+    // Second Life has no such page.
+    if matches!(configured.id.as_str(), "agni" | "aditi") {
         return Some(configured);
     }
     let uri = grid.grid_url("/get_grid_info")?;
@@ -46,6 +46,11 @@ pub(super) async fn identify(grid: &GridPort) -> Option<Identity> {
 
 fn learn(grid: &GridPort, configured: Identity, info: Option<GridInfo>) -> Identity {
     let Some(info) = info else { return configured };
+    let sharing = Sharing::of(info.rezcache.as_deref());
+    // A full login URI says where to log in; only the grid's wish is left to learn.
+    if grid.config.uri.path().len() > 1 {
+        return Identity { sharing, ..configured };
+    }
     let login_uri = info
         .login
         .as_deref()
@@ -53,7 +58,7 @@ fn learn(grid: &GridPort, configured: Identity, info: Option<GridInfo>) -> Ident
         .filter(|uri| uri.authority().is_some() && matches!(uri.scheme_str(), Some("http" | "https")))
         .unwrap_or(configured.login_uri);
     let id = grid.config.id.clone().or_else(|| GridId::from_login_uri(&login_uri)).unwrap_or(configured.id);
-    Identity { id, login_uri, sharing: Sharing::of(info.rezcache.as_deref()) }
+    Identity { id, login_uri, sharing }
 }
 
 /// The document's two forms.
@@ -118,6 +123,7 @@ async fn ask(
     let uri = grid.grid_url(&target).ok_or(UpstreamError::Failed("no grid address"))?;
     let mut parts = headers::toward_grid(parts, uri);
     parts.method = Method::GET;
+    headers::without_body(&mut parts.headers);
     headers::forbid_compression(&mut parts.headers);
     let response = grid.upstream.send_idempotent(|| Request::from_parts(parts.clone(), empty())).await;
     let response = response.inspect_err(|_| grid.shared.metrics.count(Counter::UpstreamFailures))?;

@@ -2,13 +2,12 @@
 //! proxy answers it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 
 use super::next_urls::NextUrls;
 use super::reach::{GridReach, OwnListeners};
@@ -25,8 +24,8 @@ use crate::support::status::Status;
 
 /// How long a login may wait for the grid's `get_grid_info` before the configured URI is used.
 const GRID_INFO_PATIENCE: Duration = Duration::from_secs(5);
-/// How long after that a grid which did not answer is asked again.
-const GRID_INFO_RETRY: Duration = Duration::from_secs(60);
+/// How long until a grid that did not answer is asked again.
+const GRID_INFO_RETRY: Duration = Duration::from_secs(30);
 
 /// What all grids of one proxy share.
 pub(super) struct Shared {
@@ -51,9 +50,8 @@ pub(super) struct GridPort {
     pub(super) next_urls: NextUrls,
     pub(super) fetches: fetcher::Inflight,
     pub(super) identity: OnceLock<Identity>,
-    pub(super) identifying: Mutex<()>,
-    /// The grid was asked who it is and did not answer.
-    pub(super) unanswered: AtomicBool,
+    /// Whether the grid has been asked who it is, whatever came of it.
+    pub(super) asked: watch::Sender<bool>,
 }
 
 /// The grid owner's word on caching its assets, from the `rezcache` key of its grid information.
@@ -95,45 +93,33 @@ pub(super) struct AssetRoute {
 }
 
 impl GridPort {
-    /// The grid's identity. Asks the grid once; a grid that does not answer is known by its
-    /// configured URI until it does.
-    pub(super) async fn identity(&self) -> Identity {
-        self.identified(true).await
+    /// The grid's identity, as far as it is known now.
+    pub(super) fn identity(&self) -> Identity {
+        self.identity.get().cloned().unwrap_or_else(|| self.configured_identity())
     }
 
-    /// The same for asset requests, of which many come at once: while the grid has never answered,
-    /// they wait for the first attempt and for no other.
-    async fn identity_for_assets(&self) -> Identity {
-        self.identified(false).await
+    /// The grid's identity for a login, which may wait for the first time the grid is asked, not
+    /// for any later one.
+    pub(super) async fn identity_for_login(&self) -> Identity {
+        let first = self.asked.subscribe();
+        let first = async move { first.clone().wait_for(|asked| *asked).await.is_ok() };
+        let _ = tokio::time::timeout(GRID_INFO_PATIENCE, first).await;
+        self.identity()
     }
 
-    async fn identified(&self, ask_again: bool) -> Identity {
-        let known = || {
-            let given_up = !ask_again && self.unanswered.load(Ordering::Relaxed);
-            self.identity.get().cloned().or_else(|| given_up.then(|| self.configured_identity()))
-        };
-        if let Some(identity) = known() {
-            return identity;
-        }
-        let _one_at_a_time = self.identifying.lock().await;
-        if let Some(identity) = known() {
-            return identity;
-        }
-        match tokio::time::timeout(GRID_INFO_PATIENCE, grid_info::identify(self)).await {
-            Ok(Some(identity)) => self.identity.get_or_init(|| identity).clone(),
-            _ => {
-                self.unanswered.store(true, Ordering::Relaxed);
-                self.configured_identity()
+    /// Asks the grid who it is until it answers. A grid that is away is known by its configured URI
+    /// meanwhile.
+    pub(super) async fn identify(&self) {
+        loop {
+            let answer = tokio::time::timeout(GRID_INFO_PATIENCE, grid_info::identify(self)).await;
+            if let Ok(Some(identity)) = answer {
+                let _ = self.identity.set(identity);
             }
-        }
-    }
-
-    /// Asks the grid who it is until it answers.
-    pub(super) async fn until_identified(&self) {
-        self.identity().await;
-        while self.identity.get().is_none() {
+            self.asked.send_replace(true);
+            if self.identity.get().is_some() {
+                return;
+            }
             tokio::time::sleep(GRID_INFO_RETRY).await;
-            self.identity().await;
         }
     }
 
@@ -201,7 +187,7 @@ pub(super) async fn answer(grid: Arc<GridPort>, request: Request<Incoming>) -> R
             grid_info::answer(&grid, request).await
         }
         (&Method::POST, "/") => {
-            let uri = grid.identity().await.login_uri;
+            let uri = grid.identity_for_login().await.login_uri;
             login::answer(&grid, uri, request).await
         }
         _ => reverse::answer(&grid, request, &target).await,
@@ -225,7 +211,7 @@ async fn capability(grid: &Arc<GridPort>, request: Request<Incoming>, target: &s
         CapabilityClass::Seed => seed::answer(grid, &alias, uri, request).await,
         CapabilityClass::EventQueue => event_queue::answer(grid, &alias, uri, request).await,
         CapabilityClass::Asset => {
-            let identity = grid.identity.get().cloned().unwrap_or_else(|| grid.configured_identity());
+            let identity = grid.identity();
             let route = AssetRoute { uri, origin: alias.origin.clone(), identity };
             assets::answer(grid, route, request, suffix).await
         }
@@ -244,12 +230,11 @@ async fn asset_url(grid: &Arc<GridPort>, request: Request<Incoming>, rest: &str)
         grid.shared.metrics.count(Counter::RequestsRefused);
         return unknown();
     }
-    let named = grid.shared.grids.get().and_then(|grids| {
-        grids.iter().filter_map(Weak::upgrade).find(|grid| {
-            grid.config.name == name
-                || grid.identity.get().is_some_and(|identity| identity.id.as_str() == name)
-        })
-    });
+    let named = grid
+        .shared
+        .grids
+        .get()
+        .and_then(|grids| grids.iter().filter_map(Weak::upgrade).find(|grid| grid.config.name == name));
     let Some(grid) = named else { return unknown() };
     let Some(host) = grid.config.asset_host.clone() else { return unknown() };
     let base = host.to_string();
@@ -257,6 +242,7 @@ async fn asset_url(grid: &Arc<GridPort>, request: Request<Incoming>, rest: &str)
         return replies::plain(StatusCode::BAD_REQUEST, "not a URL");
     };
     let origin = Origin::new(host.host().unwrap_or_default());
-    let identity = grid.identity_for_assets().await;
+    // The asset host is the user's word, and so is whose assets it has: not what a grid says of itself.
+    let identity = Identity { sharing: grid.identity().sharing, ..grid.configured_identity() };
     assets::answer(&grid, AssetRoute { uri, origin, identity }, request, suffix).await
 }

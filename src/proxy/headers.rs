@@ -4,13 +4,15 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, Head
 use http::{Uri, request, response};
 
 /// Headers that describe one connection (RFC 9110, 7.6.1), not the message.
-const HOP_BY_HOP: [HeaderName; 6] = [
+const HOP_BY_HOP: [HeaderName; 7] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     HeaderName::from_static("te"),
     HeaderName::from_static("trailer"),
     HeaderName::from_static("upgrade"),
+    // Answered here: the request's body is asked for when it is forwarded.
+    http::header::EXPECT,
 ];
 
 fn strip_connection(headers: &mut HeaderMap) {
@@ -23,8 +25,19 @@ fn strip_connection(headers: &mut HeaderMap) {
         // Framing is hyper's; nobody may have it dropped.
         .filter(|name| *name != CONTENT_LENGTH && *name != TRANSFER_ENCODING && *name != HOST)
         .collect();
-    for name in HOP_BY_HOP.iter().chain(&named) {
-        headers.remove(name);
+    // Removing one by one would move the last header into the gap: the order is kept as sent.
+    let kept = std::mem::take(headers);
+    headers.reserve(kept.keys_len());
+    let mut current = None;
+    for (name, value) in kept {
+        // Further values of one name come without it.
+        current = name.or(current);
+        if let Some(name) = &current
+            && !HOP_BY_HOP.contains(name)
+            && !named.contains(name)
+        {
+            headers.append(name.clone(), value);
+        }
     }
 }
 
@@ -32,7 +45,10 @@ fn strip_connection(headers: &mut HeaderMap) {
 /// order and value. No `X-Forwarded-For` is added: OpenSimulator believes it.
 pub(super) fn toward_grid(mut parts: request::Parts, uri: Uri) -> request::Parts {
     strip_connection(&mut parts.headers);
-    parts.headers.remove("expect");
+    // hyper read the body by its chunks; a length beside them could only be a second opinion.
+    if parts.headers.contains_key(TRANSFER_ENCODING) {
+        parts.headers.remove(CONTENT_LENGTH);
+    }
     if let Some(authority) = uri.authority()
         // Credentials in a URL are not part of the Host.
         && let Some(host) = authority.as_str().rsplit('@').next()
@@ -43,6 +59,12 @@ pub(super) fn toward_grid(mut parts: request::Parts, uri: Uri) -> request::Parts
     parts.uri = uri;
     parts.version = http::Version::HTTP_11;
     parts
+}
+
+/// Forgets a body that is not sent on: a length without it would make the grid wait.
+pub(super) fn without_body(headers: &mut HeaderMap) {
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(TRANSFER_ENCODING);
 }
 
 /// Asks for the bytes as they are: a compressed reply could be neither spliced nor sliced.

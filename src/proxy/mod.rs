@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -218,7 +217,7 @@ impl Proxy {
             let mut stopping_too = stopping.clone();
             proxy.tasks.spawn(async move {
                 tokio::select! {
-                    () = known.until_identified() => {}
+                    () = known.identify() => {}
                     _ = stopping_too.wait_for(|stopping| *stopping) => {}
                 }
             });
@@ -317,8 +316,7 @@ async fn open_grid(
         next_urls: next_urls::NextUrls::default(),
         fetches: fetcher::Inflight::default(),
         identity: OnceLock::new(),
-        identifying: tokio::sync::Mutex::default(),
-        unanswered: AtomicBool::new(false),
+        asked: watch::Sender::new(false),
     });
     Ok((listener, port))
 }

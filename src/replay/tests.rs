@@ -79,3 +79,41 @@ async fn every_capture_replays_through_the_proxy_and_the_second_time_from_the_st
         }
     }
 }
+
+/// A capture is a file from anywhere: whatever it holds, reading it ends, and without a panic.
+#[test]
+fn no_cut_or_changed_capture_breaks_the_reader() {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+    let cases = if std::env::var_os("REZCACHE_LONG").is_some() { 20_000 } else { 300 };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("changed.pcap");
+    let seed = 20_261_122;
+    let mut random = StdRng::seed_from_u64(seed);
+    for name in ["hippo-idle.pcap", "hippo-ranges.pcap"] {
+        let original = std::fs::read(capture(name)).unwrap();
+        let mut read_some = 0;
+        for case in 0..cases {
+            let mut bytes = original.clone();
+            if case % 3 == 0 {
+                bytes.truncate(random.random_range(0..bytes.len()));
+            }
+            for _ in 0..random.random_range(1..40) {
+                if bytes.is_empty() {
+                    break;
+                }
+                let at = random.random_range(0..bytes.len());
+                bytes[at] = random.random();
+            }
+            std::fs::write(&file, &bytes).unwrap();
+            let outcome = std::panic::catch_unwind(|| {
+                super::pcap::read(&file).map(|packets| super::script::Script::new(&packets).is_some())
+            });
+            match outcome {
+                Ok(read) => read_some += usize::from(read.is_ok_and(|found| found)),
+                Err(_) => panic!("{name}: case {case} of seed {seed} panicked"),
+            }
+        }
+        assert!(read_some > 0, "{name}: every changed capture was refused; nothing was tested");
+    }
+}

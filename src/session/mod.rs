@@ -65,7 +65,7 @@ pub trait Opener {
 }
 
 /// The most simulators one session keeps endpoints for; later ones are left unrewritten.
-const MAX_SIMULATORS: usize = 512;
+const MAX_SIMULATORS: usize = 256;
 /// The most capability URLs one session keeps aliases for.
 const MAX_ALIASES: usize = 16 * 1024;
 /// A circuit forgets its viewer after this long without a datagram in either direction: longer
@@ -114,7 +114,7 @@ struct Simulator {
 }
 
 /// What the session maps to what; split from the circuits so that rewriting can borrow it alone.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct AliasTable {
     simulators: HashMap<SocketAddrV4, Simulator>,
     urls: HashMap<String, String>,
@@ -159,8 +159,7 @@ impl Aliases for Naming<'_> {
     }
 }
 
-/// One login.
-#[derive(Debug)]
+/// One login. Never formatted: it holds capability URLs.
 pub struct Session {
     agent: AgentId,
     session: SessionId,

@@ -73,7 +73,7 @@ pub fn load(data_dir: &Path) -> io::Result<Loaded> {
 pub fn save(data_dir: &Path, snapshot: Snapshot) -> io::Result<()> {
     let stored = Stored { format: FORMAT.into(), version: VERSION, snapshot };
     let bytes = serde_json::to_vec_pretty(&stored).map_err(io::Error::other)?;
-    let temporary = data_dir.join(format!("{FILE_NAME}.new"));
+    let temporary = data_dir.join(format!("{FILE_NAME}.{}.new", std::process::id()));
     let mut file = fs::File::create(&temporary)?;
     file.write_all(&bytes)?;
     file.sync_all()?;

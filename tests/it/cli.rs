@@ -132,7 +132,7 @@ fn check_config_makes_no_files() {
 fn proxy_needs_a_grid() {
     let folder = tempfile::tempdir().expect("a folder");
     let run = rezcache(&["proxy", "--data-dir", folder.path().to_str().expect("UTF-8")]);
-    assert_eq!(run.code, 1);
+    assert_eq!(run.code, 2);
     assert!(run.err.contains("--grid URL"), "{}", run.err);
 }
 

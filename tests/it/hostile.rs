@@ -26,6 +26,11 @@ fn number_from_environment(name: &str, default: u64) -> u64 {
 }
 
 /// Runs one case; a failure says how to repeat it.
+/// The long mode of `tests/run` asks for ten million.
+fn usual_cases() -> u64 {
+    if std::env::var_os("REZCACHE_LONG").is_some() { 10_000_000 } else { 200_000 }
+}
+
 fn attack(target: &Target, input: &[u8], origin: &dyn Fn() -> String) {
     if catch_unwind(AssertUnwindSafe(|| (target.run)(input))).is_err() {
         let shown = input.iter().take(256).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
@@ -85,7 +90,7 @@ fn no_changed_byte_of_a_fixture_breaks_a_parser() {
 
 #[test]
 fn no_random_or_mutated_input_breaks_a_parser() {
-    let cases = number_from_environment("REZCACHE_HOSTILE_CASES", 200_000);
+    let cases = number_from_environment("REZCACHE_HOSTILE_CASES", usual_cases());
     let run_seed = number_from_environment("REZCACHE_HOSTILE_SEED", 0x1055_C0DE);
     let targets = all();
     for case in 0..cases {

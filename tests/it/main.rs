@@ -3,6 +3,7 @@
 
 mod asset_url;
 mod cli;
+mod concurrency;
 mod decode_agreement;
 mod disk_trouble;
 mod event_queue;
@@ -13,6 +14,7 @@ mod interop;
 mod kill;
 mod layers;
 mod proxy_assets;
+mod proxy_faults;
 mod proxy_http;
 mod proxy_udp;
 mod secrets_in_logs;
