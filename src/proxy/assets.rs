@@ -131,7 +131,9 @@ async fn unkept(grid: &Arc<GridPort>, route: AssetRoute, request: Request<Incomi
             response.headers_mut().insert(REZCACHE, HeaderValue::from_static("miss"));
             response
         }
-        Err(UpstreamError::Refused) => replies::go_yourself(&route.uri.to_string()),
+        Err(UpstreamError::Refused | UpstreamError::Untrusted) => {
+            replies::go_yourself(&route.uri.to_string())
+        }
         Err(_) => unreachable(),
     }
 }

@@ -249,7 +249,7 @@ async fn poll_grid(
                 (Outcome::Other(reply), None)
             }
         }
-        Ok(Err(UpstreamError::Refused)) => (Outcome::Refused, None),
+        Ok(Err(UpstreamError::Refused | UpstreamError::Untrusted)) => (Outcome::Refused, None),
         Ok(Err(_)) | Err(_) => {
             grid.shared.metrics.count(Counter::UpstreamFailures);
             (Outcome::Failed, None)

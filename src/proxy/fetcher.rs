@@ -420,7 +420,7 @@ async fn run(
     let reply = tokio::time::timeout(SILENCE_LIMIT, grid.upstream.send_idempotent(request)).await;
     let response = match reply {
         Ok(Ok(response)) => response,
-        Ok(Err(UpstreamError::Refused)) => {
+        Ok(Err(UpstreamError::Refused | UpstreamError::Untrusted)) => {
             return fetch.update(|state| state.head = Some(Head::Failed(Failure::Refused)));
         }
         Ok(Err(_)) | Err(_) => {

@@ -29,7 +29,7 @@ pub(super) async fn answer(
     };
     match exchange(grid, alias, headers::toward_grid(parts, uri), call).await {
         Ok(response) => response,
-        Err(UpstreamError::Refused) => replies::go_yourself(alias.url.reveal()),
+        Err(UpstreamError::Refused | UpstreamError::Untrusted) => replies::go_yourself(alias.url.reveal()),
         // The viewer asks again by itself, up to 30 times.
         Err(_) => {
             grid.shared.metrics.count(Counter::UpstreamFailures);

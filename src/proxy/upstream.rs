@@ -53,6 +53,9 @@ pub(super) enum UpstreamError {
     /// The grid led us where it may not.
     #[error("the grid may not lead us to that address")]
     Refused,
+    /// We do not trust its certificate. The viewer may, by rules of its own.
+    #[error("its certificate cannot be trusted; see --ca-file")]
+    Untrusted,
     /// No connection, or no reply on it.
     #[error("the grid did not answer: {0}")]
     Failed(&'static str),
@@ -214,7 +217,7 @@ fn explain(error: &hyper_util::client::legacy::Error) -> UpstreamError {
     while let Some(current) = cause {
         if let Some(io) = current.downcast_ref::<io::Error>() {
             if is_certificate(io) {
-                return UpstreamError::Failed("its certificate cannot be trusted; see --ca-file");
+                return UpstreamError::Untrusted;
             }
             if io.get_ref().is_some_and(|inner| inner.is::<AddressRefused>()) {
                 return UpstreamError::Refused;
