@@ -3,6 +3,7 @@
 
 mod asset_url;
 mod cli;
+mod concurrency;
 mod decode_agreement;
 mod disk_trouble;
 mod event_queue;
