@@ -246,7 +246,7 @@ impl Miss<'_> {
     }
 
     /// The grid's answer as it came.
-    async fn led(&mut self, seat: Seat) -> Response<Body> {
+    async fn led(&mut self, mut seat: Seat) -> Response<Body> {
         let answer = seat.head().await;
         match &answer {
             Head::Asset(head) => {
@@ -268,7 +268,7 @@ impl Miss<'_> {
     }
 
     /// An answer out of a fetch that another request started; `None` when it turns out not to serve.
-    async fn joined(&mut self, seat: Seat) -> Option<Response<Body>> {
+    async fn joined(&mut self, mut seat: Seat) -> Option<Response<Body>> {
         let Head::Asset(head) = seat.head().await else { return None };
         let mut response = self.slice_of(seat, &head, AssetSource::Joined)?;
         response.headers_mut().insert(REZCACHE_JOINED, HeaderValue::from_static("1"));
@@ -304,7 +304,7 @@ impl Miss<'_> {
                 AssetSource::Memory,
             ),
             Some(missing) => {
-                let seat = self.fetch_missing(missing);
+                let mut seat = self.fetch_missing(missing);
                 let Head::Asset(head) = seat.head().await else { return None };
                 if head.total != Some(total) {
                     self.grid.shared.cache.drop_partial(&self.want.target.key, &self.want.target.scope);

@@ -108,8 +108,16 @@ enum End {
     Broken,
 }
 
+/// What reads the grid's connection.
+type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// A place among a fetch's readers; the fetch ends when the last one is gone.
-pub(super) struct Seat(Arc<Fetch>);
+pub(super) struct Seat {
+    fetch: Arc<Fetch>,
+    /// Until the grid answers, whoever asked first drives the fetch in its own task: the first byte
+    /// then takes no way round by another. Afterwards the driver has a task of its own.
+    driver: Option<Driver>,
+}
 
 impl Seat {
     /// `None` when the fetch has been given up.
@@ -120,22 +128,36 @@ impl Seat {
         }
         state.readers += 1;
         drop(state);
-        Some(Self(Arc::clone(fetch)))
+        Some(Self { fetch: Arc::clone(fetch), driver: None })
     }
 
     /// Waits for the grid's answer.
-    pub(super) async fn head(&self) -> Head {
+    pub(super) async fn head(&mut self) -> Head {
         std::future::poll_fn(|cx| {
-            let mut state = self.0.state();
-            match &state.head {
-                Some(head) => Poll::Ready(head.clone()),
-                None => {
-                    state.wait(cx);
-                    Poll::Pending
-                }
+            if let Some(driver) = &mut self.driver
+                && driver.as_mut().poll(cx).is_ready()
+            {
+                self.driver = None;
             }
+            let mut state = self.fetch.state();
+            let Some(head) = state.head.clone() else {
+                state.wait(cx);
+                return Poll::Pending;
+            };
+            drop(state);
+            self.hand_over();
+            Poll::Ready(head)
         })
         .await
+    }
+
+    /// Gives the driver a task of its own.
+    fn hand_over(&mut self) {
+        if let Some(driver) = self.driver.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(driver);
+        }
     }
 
     /// Reads `length` bytes of the body, from `skip` on.
@@ -146,11 +168,14 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut state = self.0.state();
+        let mut state = self.fetch.state();
         state.readers = state.readers.saturating_sub(1);
         if state.readers == 0 {
-            self.0.deserted.notify_one();
+            self.fetch.deserted.notify_one();
         }
+        drop(state);
+        // Others may wait for what this one drove.
+        self.hand_over();
     }
 }
 
@@ -159,7 +184,7 @@ impl Fetch {
     fn new(span: Span) -> (Arc<Self>, Seat) {
         let state = Mutex::new(State { readers: 1, heard: Some(Instant::now()), ..State::default() });
         let fetch = Arc::new(Self { span, state, deserted: Notify::new() });
-        (Arc::clone(&fetch), Seat(fetch))
+        (Arc::clone(&fetch), Seat { fetch, driver: None })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -225,7 +250,7 @@ impl Reader {
         if self.remaining == 0 {
             return Poll::Ready(None);
         }
-        let mut state = self.seat.0.state();
+        let mut state = self.seat.fetch.state();
         while let Some(chunk) = state.chunks.get(self.chunk) {
             self.chunk += 1;
             let length = chunk.len() as u64;
@@ -348,10 +373,10 @@ pub(super) fn join_or_start(
         grid.fetches.fetches.remove_if(&key, |_, fetches| fetches.is_empty());
         return Place::Kept(asset);
     }
-    let (fetch, seat) = Fetch::new(span);
+    let (fetch, mut seat) = Fetch::new(span);
     fetches.push(Arc::clone(&fetch));
     drop(fetches);
-    spawn(grid, target, fetch, request);
+    seat.driver = Some(driver(grid, target, fetch, request));
     Place::Started(seat)
 }
 
@@ -362,27 +387,27 @@ pub(super) fn start(
     span: Span,
     request: impl Fn() -> Request<Body> + Send + Sync + 'static,
 ) -> Seat {
-    let (fetch, seat) = Fetch::new(span);
+    let (fetch, mut seat) = Fetch::new(span);
     grid.fetches.fetches.entry(target.table_key()).or_default().push(Arc::clone(&fetch));
-    spawn(grid, target, fetch, request);
+    seat.driver = Some(driver(grid, target, fetch, request));
     seat
 }
 
-fn spawn(
+fn driver(
     grid: &Arc<GridPort>,
     target: &Target,
     fetch: Arc<Fetch>,
     request: impl Fn() -> Request<Body> + Send + Sync + 'static,
-) {
+) -> Driver {
     let running = Running { grid: Arc::clone(grid), target: target.clone(), fetch };
-    tokio::spawn(async move {
+    Box::pin(async move {
         let Running { grid, target, fetch } = &running;
         tokio::select! {
             biased;
             () = run(grid, target, fetch, request) => {}
             () = fetch.deserted() => keep_what_came(grid, target, fetch),
         }
-    });
+    })
 }
 
 /// A fetch's task. However it ends, nobody is left waiting and nobody joins.
