@@ -276,4 +276,8 @@ impl Drop for Store {
 }
 
 #[cfg(test)]
+mod edited;
+#[cfg(test)]
+mod made_up_tests;
+#[cfg(test)]
 mod tests;
