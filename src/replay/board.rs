@@ -255,6 +255,18 @@ mod tests {
         assert_eq!(board.read(|ledger| (ledger.lost, ledger.errors.len())), (1, 1));
     }
 
+    #[test]
+    fn ranges_that_cover_an_asset_are_kept_as_the_whole() {
+        let id = uuid::Uuid::from_u128(7);
+        let board = Board::new(&script(), true);
+        board.update(|ledger| {
+            ledger.keep(id, 6, 0, &Bytes::from_static(b"abc"));
+            ledger.keep(id, 6, 2, &Bytes::from_static(b"cdef"));
+        });
+        let received = board.read(|ledger| ledger.received.take()).unwrap();
+        assert_eq!(received[&id].clone().whole().unwrap().as_ref(), b"abcdef");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn only_requests_for_assets_may_be_swallowed() {
         let script = script();

@@ -2,6 +2,7 @@
 //! exchanges changed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,15 +17,19 @@ use super::script::Script;
 async fn replay(edited: &Edited) -> PassReport {
     let script = Arc::new(Script::new(&edited.packets()).unwrap());
     let folder = tempfile::tempdir().unwrap();
+    replay_pass(&script, 1, folder.path()).await
+}
+
+async fn replay_pass(script: &Arc<Script>, pass: u32, folder: &Path) -> PassReport {
     let options = PassOptions {
-        pass: 1,
-        data_dir: folder.path().to_owned(),
+        pass,
+        data_dir: folder.to_owned(),
         direct: false,
         link: None,
         realtime: false,
         save: None,
     };
-    let outcome = pass::run(&script, &options).await;
+    let outcome = pass::run(script, &options).await;
     assert!(outcome.errors.is_empty(), "{:#?}", outcome.errors);
     let report = outcome.report;
     assert_eq!((report.missing_assets, report.mismatched_assets, report.datagrams.lost), (0, 0, 0));
@@ -73,7 +78,46 @@ async fn the_grid_may_be_asked_who_it_is_by_viewer_and_proxy() {
     let info = b"<gridinfo><login>http://other.example:9000/</login><gridname>G</gridname><platform>OpenSim</platform></gridinfo>";
     let ask = ("GET", "/get_grid_info", &b""[..]);
     edited.exchanges.insert(0, exchange_like(&login, Duration::ZERO, ask, Some(("application/xml", info))));
+    let call =
+        b"<?xml version=\"1.0\"?><methodCall><methodName>get_grid_info</methodName><params/></methodCall>";
+    let said = b"<?xml version=\"1.0\"?><methodResponse><params><param><value><struct><member><name>gridname</name><value><string>G</string></value></member><member><name>login</name><value><string>http://other.example:9000/</string></value></member></struct></value></param></params></methodResponse>";
+    let ask = ("POST", "/", &call[..]);
+    let mut by_call = exchange_like(&login, Duration::from_micros(1), ask, Some(("text/xml", said)));
+    by_call.request.headers.0.push(("Content-Type".into(), b"text/xml".to_vec()));
+    edited.exchanges.insert(1, by_call);
     replay(&edited).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_proxy_must_not_keep_is_neither_counted_nor_missed_the_second_time() {
+    let mut edited = Edited::read("hippo-http.pcap");
+    let textures: Vec<usize> = (0..edited.exchanges.len())
+        .filter(|index| {
+            let exchange = &edited.exchanges[*index];
+            exchange.request.target.contains("texture_id=")
+                && exchange.reply.as_ref().is_some_and(|reply| reply.response.status == 200)
+        })
+        .collect();
+    let (baked, other) = (textures[0], textures[textures.len() - 1]);
+    let target = edited.exchanges[baked].request.target.clone();
+    for exchange in edited.exchanges.iter_mut().filter(|exchange| exchange.request.target == target) {
+        let response = &mut exchange.reply.as_mut().unwrap().response;
+        response.body = crate::asset::policy::tests::as_client_bake(&response.body).into();
+    }
+    let model = edited.exchanges[other].clone();
+    let mut as_png = model.clone();
+    as_png.request.headers.0.retain(|(name, _)| !name.eq_ignore_ascii_case("accept"));
+    as_png.request.headers.0.push(("Accept".into(), b"image/png".to_vec()));
+    as_png.reply.as_mut().unwrap().response.body = Bytes::from_static(b"another form");
+    let mut unhyphenated = model.clone();
+    let (path, id) = model.request.target.split_once("texture_id=").unwrap();
+    unhyphenated.request.target = format!("{path}texture_id={}", id.replace('-', ""));
+    edited.exchanges.extend([as_png, unhyphenated]);
+    let script = Arc::new(Script::new(&edited.packets()).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    for pass in 1..=2 {
+        assert_eq!(replay_pass(&script, pass, folder.path()).await.requests.total(), 24, "pass {pass}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
