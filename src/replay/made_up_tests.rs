@@ -60,15 +60,31 @@ async fn a_login_path_on_a_named_host_with_local_simulators_goes_through_the_pro
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_poll_that_was_given_up_is_answered_by_way_of_the_next() {
-    let mut edited = Edited::read("hippo-teleport.pcap");
+    let edited = Edited::read("hippo-teleport.pcap");
     let index = answered_poll(&edited);
+    replay(&with_a_poll_given_up(edited, index)).await;
+}
+
+/// OpenSimulator holds a poll twice as long as viewers wait, and then has nothing to say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poll_that_was_given_up_may_end_with_nothing_to_say() {
+    let edited = Edited::read("hippo-idle.pcap");
+    let index = edited
+        .exchanges
+        .iter()
+        .position(|exchange| exchange.reply.as_ref().is_some_and(|reply| reply.response.status == 502));
+    replay(&with_a_poll_given_up(edited, index.unwrap())).await;
+}
+
+/// The viewer asked twice: it gave up in the middle of the hold.
+fn with_a_poll_given_up(mut edited: Edited, index: usize) -> Edited {
     let poll = edited.exchanges[index].clone();
     let answered = poll.reply.as_ref().unwrap().first_byte;
     let middle = poll.sent + (answered - poll.sent) / 2;
     let given_up = Exchange { reply: None, abandoned: Some(middle), ..poll };
     edited.exchanges[index].sent = middle + Duration::from_micros(1);
     edited.exchanges.insert(index, given_up);
-    replay(&edited).await;
+    edited
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
