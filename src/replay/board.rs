@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::report::Served;
 use super::script::{Assembly, DatagramKind, Piece, Script};
+use crate::asset::AssetKind;
 
 /// The most error texts kept of one pass.
 const MAX_ERRORS: usize = 50;
@@ -29,6 +30,8 @@ pub(crate) struct Board {
 pub(crate) struct Ledger {
     /// Per exchange: whether the grid may answer.
     pub(crate) released: Vec<bool>,
+    /// Per exchange: whether its request has come to the grid.
+    pub(crate) arrived: Vec<bool>,
     /// Per exchange: whether the viewer has its whole response, or gave up.
     pub(crate) responded: Vec<bool>,
     /// Per download.
@@ -40,17 +43,17 @@ pub(crate) struct Ledger {
     pub(crate) mismatched: u64,
     pub(crate) missing: u64,
     pub(crate) lost: u64,
-    pub(crate) delivered: u64,
+    pub(crate) intact: u64,
     /// Datagrams that arrived intact with another number than they were sent with.
     pub(crate) renumbered: u64,
     pub(crate) served: Served,
     pub(crate) from_grid: u64,
     pub(crate) to_viewer: u64,
     pub(crate) latencies: Vec<Duration>,
-    /// Whole assets of the capture that were asked of the grid over HTTP.
-    pub(crate) asked_of_grid: BTreeMap<(&'static str, Uuid), u32>,
-    /// Bodies for `--save`.
-    pub(crate) received: HashMap<Uuid, Bytes>,
+    /// Whole assets of the capture that were asked of the grid over HTTP, and of which host.
+    pub(crate) asked_of_grid: BTreeMap<(AssetKind, Uuid, String), u32>,
+    /// What the viewer received of each asset; only kept for `--save`.
+    pub(crate) received: Option<HashMap<Uuid, Assembly>>,
 }
 
 /// One download in this pass.
@@ -83,9 +86,12 @@ pub(crate) struct Expected {
 }
 
 impl Board {
-    pub(crate) fn new(script: &Script) -> Self {
+    /// An empty ledger; with `keep_bodies` it keeps what the viewer receives.
+    pub(crate) fn new(script: &Script, keep_bodies: bool) -> Self {
         let ledger = Ledger {
             released: vec![false; script.exchanges.len()],
+            arrived: vec![false; script.exchanges.len()],
+            received: keep_bodies.then(HashMap::new),
             responded: vec![false; script.exchanges.len()],
             downloads: script.downloads.iter().map(|_| DownloadState::default()).collect(),
             ..Ledger::default()
@@ -141,8 +147,15 @@ impl Ledger {
         self.next_expected += 1;
     }
 
+    /// Keeps a part of an asset as the viewer received it, if they are kept.
+    pub(crate) fn keep(&mut self, id: Uuid, total: usize, first: usize, body: &Bytes) {
+        if let Some(received) = &mut self.received {
+            received.entry(id).or_default().add(total, first, body);
+        }
+    }
+
     /// Strikes off the datagram that has arrived with this content; the same number and mark first.
-    pub(crate) fn arrived(
+    pub(crate) fn delivered(
         &mut self,
         circuit: usize,
         to_simulator: bool,
@@ -159,7 +172,7 @@ impl Ledger {
             .min_by_key(|(id, expected)| (expected.sequence != sequence, expected.resent != resent, **id));
         let Some(id) = best.map(|(id, _)| *id) else { return false };
         let Some(expected) = self.outstanding.remove(&id) else { return false };
-        self.delivered += 1;
+        self.intact += 1;
         self.renumbered +=
             u64::from(expected.sequence != sequence && expected.kind != DatagramKind::Malformed);
         true
@@ -227,25 +240,37 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_does_not_arrive_intact_in_time_is_lost() {
         let script = script();
-        let board = Board::new(&script);
+        let board = Board::new(&script, false);
         board.update(|ledger| (1..=3).for_each(|sequence| expect(ledger, DatagramKind::Plain, sequence)));
         board.update(|ledger| {
-            assert!(ledger.arrived(0, true, &[0, 0, 7], 2, false));
+            assert!(ledger.delivered(0, true, &[0, 0, 7], 2, false));
             assert_eq!(ledger.renumbered, 0);
-            assert!(!ledger.arrived(0, true, &[0, 0, 8], 3, false), "other bytes");
-            assert!(!ledger.arrived(0, false, &[0, 0, 7], 3, false), "the other direction");
-            assert!(ledger.arrived(0, true, &[0, 0, 7], 9, false));
-            assert_eq!((ledger.delivered, ledger.renumbered), (2, 1));
+            assert!(!ledger.delivered(0, true, &[0, 0, 8], 3, false), "other bytes");
+            assert!(!ledger.delivered(0, false, &[0, 0, 7], 3, false), "the other direction");
+            assert!(ledger.delivered(0, true, &[0, 0, 7], 9, false));
+            assert_eq!((ledger.intact, ledger.renumbered), (2, 1));
         });
         assert!(!board.wait(LOST_AFTER, |ledger| ledger.outstanding.is_empty()).await);
         board.update(|ledger| ledger.write_off(&script, false, false));
         assert_eq!(board.read(|ledger| (ledger.lost, ledger.errors.len())), (1, 1));
     }
 
+    #[test]
+    fn ranges_that_cover_an_asset_are_kept_as_the_whole() {
+        let id = uuid::Uuid::from_u128(7);
+        let board = Board::new(&script(), true);
+        board.update(|ledger| {
+            ledger.keep(id, 6, 0, &Bytes::from_static(b"abc"));
+            ledger.keep(id, 6, 2, &Bytes::from_static(b"cdef"));
+        });
+        let received = board.read(|ledger| ledger.received.take()).unwrap();
+        assert_eq!(received[&id].clone().whole().unwrap().as_ref(), b"abcdef");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn only_requests_for_assets_may_be_swallowed() {
         let script = script();
-        let board = Board::new(&script);
+        let board = Board::new(&script, false);
         board.update(|ledger| {
             expect(ledger, DatagramKind::AssetRequest, 1);
             expect(ledger, DatagramKind::Plain, 2);

@@ -13,13 +13,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-use super::board::Board;
+use super::board::{Board, Ledger};
 use super::http::{Parsed, Request, Response, parse_request};
 use super::link::Link;
 use super::script::{self, Role, Script, ScriptedExchange};
 
-/// A captured response is waited for at most this long.
-const RELEASE_LIMIT: Duration = Duration::from_secs(120);
+/// A captured response is waited for until the script has come to it, which ends with the pass.
+const RELEASE_LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// Asset answers come no sooner than they did, up to this.
 const MAX_ASSET_DELAY: Duration = Duration::from_millis(200);
 /// The largest request a viewer sends: an upload of some MB.
@@ -127,26 +127,30 @@ impl GridHttp {
     }
 
     async fn answer(&self, server: SocketAddr, request: &Request) -> Option<Answer> {
+        if script::is_grid_info(&request.target) {
+            return Some(self.grid_info(server, request));
+        }
         let found = self.find(server, request);
         let scripted = found.and_then(|index| self.script.exchanges.get(index));
         let is_asset = scripted.map(|scripted| matches!(scripted.role, Role::Asset(_)));
-        let asked = script::asked_asset(&request.target);
+        let asked = script::asked_asset(request);
         if is_asset.unwrap_or(asked.is_some()) {
             return Some(self.asset(asked, scripted, request).await);
         }
         let (Some(index), Some(scripted)) = (found, scripted) else {
-            // Nobody knows what the captured grid would have said of itself.
-            if !request.target.contains("grid_info") {
-                let method = &request.method;
-                self.board.error(format!(
-                    "the grid was sent a {method} that is not in the capture, or once too often"
-                ));
-            }
+            let method = &request.method;
+            self.board
+                .error(format!("the grid was sent a {method} that is not in the capture, or once too often"));
             return Some(fixed(404));
         };
+        self.board.update(|ledger| {
+            if let Some(arrived) = ledger.arrived.get_mut(index) {
+                *arrived = true;
+            }
+        });
         self.compare(index, scripted, request);
         let Some(reply) = &scripted.exchange.reply else {
-            return std::future::pending().await;
+            return self.taken_over(index).await;
         };
         if !self.board.wait(RELEASE_LIMIT, |ledger| ledger.released.get(index).copied().unwrap_or(true)).await
         {
@@ -155,17 +159,57 @@ impl GridHttp {
         Some(captured(&reply.response))
     }
 
+    /// What the captured grid said of itself. It is asked by the proxy too, so it answers at once
+    /// and as often as it is asked.
+    fn grid_info(&self, server: SocketAddr, request: &Request) -> Answer {
+        let page = |target: &str| target.split('?').next().unwrap_or_default().to_owned();
+        let wanted = page(&request.target);
+        let said = self.script.exchanges.iter().find_map(|scripted| {
+            let exchange = &scripted.exchange;
+            let reply = exchange.reply.as_ref().filter(|reply| reply.response.status == 200)?;
+            (exchange.server == server && page(&exchange.request.target) == wanted)
+                .then(|| captured(&reply.response))
+        });
+        // Nobody knows what a grid would have said that was not asked.
+        said.unwrap_or_else(|| fixed(404))
+    }
+
+    /// The answer to a poll that the captured viewer gave up: when its next poll with the same ack
+    /// has joined this one, that one's reply.
+    async fn taken_over(&self, index: usize) -> Option<Answer> {
+        let Some(successor) = self.script.successor(index) else {
+            return std::future::pending().await;
+        };
+        let flag = |flags: &Vec<bool>| flags.get(successor).copied().unwrap_or_default();
+        let is_due = |ledger: &mut Ledger| flag(&ledger.released);
+        self.board.wait(RELEASE_LIMIT, is_due).await;
+        if self.board.read(|ledger| flag(&ledger.arrived) || flag(&ledger.responded)) {
+            // The viewer's next poll came by itself.
+            return std::future::pending().await;
+        }
+        let reply = self.script.exchanges.get(successor)?.exchange.reply.as_ref()?;
+        Some(captured(&reply.response))
+    }
+
     /// The exchange of the script that this request is: the first of its target that has not been
     /// asked for, with the same body if there is one. Assets may be asked for more than once.
     fn find(&self, server: SocketAddr, request: &Request) -> Option<usize> {
         let key = (server, request.method.clone(), request.target.clone());
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        // A grid may have given itself another login URL than the viewer used.
+        let key = if waiting.contains_key(&key) { key } else { self.elsewhere(request)? };
         let queue = waiting.get_mut(&key)?;
+        // Polls whose answer came by way of one given up before are not asked for any more.
+        queue.retain(|index| {
+            !self.script.exchanges.get(*index).is_some_and(|scripted| scripted.role == Role::EventQueue)
+                || !self.board.read(|ledger| ledger.responded.get(*index).copied().unwrap_or_default())
+        });
         let scripted = |index: &usize| self.script.exchanges.get(*index);
-        let range = request.headers.get("range");
         let same = queue.iter().position(|index| {
             scripted(index).is_some_and(|scripted| match scripted.role {
-                Role::Asset(_) => scripted.exchange.request.headers.get("range") == range,
+                Role::Asset(_) => ["range", "accept", "if-range"]
+                    .iter()
+                    .all(|name| scripted.exchange.request.headers.get(name) == request.headers.get(name)),
                 _ => scripted.exchange.request.body == request.body,
             })
         });
@@ -174,6 +218,20 @@ impl GridHttp {
             queue.remove(same.unwrap_or(0));
         }
         Some(index)
+    }
+
+    /// Where the capture has this login.
+    fn elsewhere(&self, request: &Request) -> Option<(SocketAddr, String, String)> {
+        let is_login = |scripted: &&ScriptedExchange| {
+            let known = &scripted.exchange.request;
+            matches!(scripted.role, Role::Login | Role::Other)
+                && known.method == "POST"
+                && !known.body.is_empty()
+                && known.body == request.body
+        };
+        let scripted = self.script.exchanges.iter().find(is_login).filter(|_| request.method == "POST")?;
+        let known = &scripted.exchange.request;
+        Some((scripted.exchange.server, known.method.clone(), known.target.clone()))
     }
 
     /// What the viewer sent must have come through unchanged.
@@ -224,14 +282,18 @@ impl GridHttp {
         });
         let delay = captured_reply.map_or(Duration::ZERO, |(_, delay)| delay);
         let delay = if self.realtime { delay } else { delay.min(MAX_ASSET_DELAY) };
-        let whole = asked.and_then(|asset| Some((asset, self.script.assets.get(&asset)?)));
+        let whole = asked.and_then(|asset| Some((asset, self.script.assets.held_by_grid(&asset)?)));
         let answer = match (whole, captured_reply) {
             (Some((asset, body)), _) if request.method == "GET" => {
                 let (answer, sent) = ranged(asset.0, body, request.headers.get("range"));
-                self.board.update(|ledger| {
-                    ledger.from_grid += sent as u64;
-                    *ledger.asked_of_grid.entry((asset.0.name(), asset.1)).or_default() += 1;
-                });
+                if self.script.assets.get(&asset).is_some() {
+                    let host = request.headers.get("host").unwrap_or_default().to_ascii_lowercase();
+                    let asked = (asset.0, asset.1, script::host_of(&host).to_owned());
+                    self.board.update(|ledger| {
+                        ledger.from_grid += sent as u64;
+                        *ledger.asked_of_grid.entry(asked).or_default() += 1;
+                    });
+                }
                 answer
             }
             (_, Some((reply, _))) => captured(&reply.response),

@@ -70,7 +70,7 @@ pub(crate) struct Exchange {
     /// When the first byte of the request was captured.
     pub(crate) sent: Duration,
     pub(crate) reply: Option<Reply>,
-    /// When the client gave up on it: closed its side before the whole response was there.
+    /// When the client gave up on it: closed its side before a response was there.
     pub(crate) abandoned: Option<Duration>,
 }
 
@@ -92,8 +92,9 @@ pub(crate) fn exchanges(index: usize, connection: &Connection) -> Vec<Exchange> 
         let sent = connection.to_server.time_of(request_at + 1);
         request_at += len;
         let reply = next_reply(&connection.to_client, &mut response_at, &request);
-        let unanswered = reply.is_none();
-        let abandoned = connection.to_server.closed.filter(|_| unanswered);
+        let first_byte = reply.as_ref().map(|reply| reply.first_byte);
+        let closed = connection.to_server.closed;
+        let abandoned = closed.filter(|closed| first_byte.is_none_or(|first_byte| *closed < first_byte));
         found.push(Exchange {
             connection: index,
             server: connection.server,

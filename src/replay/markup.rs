@@ -71,11 +71,77 @@ pub(crate) fn pairs<'a>(captured: &'a str, received: &'a str) -> Option<Vec<(Tex
     }
 }
 
+/// A URL of HTTP without its scheme, in the form that requests are known by: host in lower case, port
+/// always there. `None` for any other text.
+pub(crate) fn bare_url(url: &str) -> Option<String> {
+    let (rest, port) = match url.split_once("://")? {
+        ("http", rest) => (rest, 80),
+        ("https", rest) => (rest, 443),
+        _ => return None,
+    };
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    (!authority.is_empty()).then(|| format!("{}{path}", full_authority(authority, port)))
+}
+
+/// Host and port in lower case, the port added when it is not there.
+pub(crate) fn full_authority(authority: &str, port: u16) -> String {
+    let authority = authority.trim().to_ascii_lowercase();
+    // The colons of an IPv6 address stand in brackets.
+    let has_port = authority.rsplit(']').next().is_some_and(|end| end.contains(':'));
+    if has_port { authority } else { format!("{authority}:{port}") }
+}
+
+/// Whether two grid informations, as XML or JSON, say the same of everything but the login address
+/// and the grid's name.
+pub(crate) fn is_same_grid_info(captured: &[u8], received: &[u8]) -> bool {
+    let json = |bytes: &[u8]| {
+        let mut object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes).ok()?;
+        object.remove("login");
+        object.remove("gridname");
+        Some(object)
+    };
+    if let (Some(captured), Some(received)) = (json(captured), json(received)) {
+        return captured == received;
+    }
+    let (captured, received) = (String::from_utf8_lossy(captured), String::from_utf8_lossy(received));
+    let strip = |document| without_element(&without_element(document, "login"), "gridname");
+    strip(&captured) == strip(&received)
+}
+
+/// The text of the first element of this name.
+pub(crate) fn element<'a>(document: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = document.split_once(&format!("<{name}>"))?;
+    Some(rest.split_once(&format!("</{name}>"))?.0.trim())
+}
+
+fn without_element(document: &str, name: &str) -> String {
+    let cut = document.split_once(&format!("<{name}>")).and_then(|(before, rest)| {
+        let (_, after) = rest.split_once(&format!("</{name}>"))?;
+        Some(format!("{before}{after}"))
+    });
+    cut.unwrap_or_else(|| document.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::{Text, pairs, texts};
+    use super::{Text, is_same_grid_info, pairs, texts};
+
+    #[test]
+    fn grid_information_may_differ_in_login_and_name_only() {
+        let xml = |login: &str, helper: &str| {
+            format!(
+                "<gridinfo><login>{login}</login><economy>{helper}</economy><gridname>G</gridname></gridinfo>"
+            )
+        };
+        let same = |one: &str, other: &str| is_same_grid_info(one.as_bytes(), other.as_bytes());
+        assert!(same(&xml("http://a/", "x"), &xml("http://b/", "x")));
+        assert!(same("<gridinfo></gridinfo>", "<gridinfo><login>x</login></gridinfo>"));
+        assert!(!same(&xml("http://a/", "x"), &xml("http://a/", "y")));
+        assert!(same(r#"{"login":"a","x":1}"#, r#"{"x":1,"login":"b"}"#));
+        assert!(!same(r#"{"login":"a","x":1}"#, r#"{"x":2,"login":"b"}"#));
+    }
 
     #[test]
     fn texts_know_their_key() {

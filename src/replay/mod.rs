@@ -138,12 +138,13 @@ async fn replay(options: ReplayOptions, direct: bool, progress: Watcher) -> Resu
     let slots = Arc::new(Semaphore::new(CONCURRENT_CAPTURES));
     let options = Arc::new(options);
     let mut running = JoinSet::new();
-    for (index, file) in files.iter().cloned().enumerate() {
+    let names = folder_names(&files);
+    for (index, (file, folder)) in files.iter().cloned().zip(names).enumerate() {
         let (slots, options, progress) = (Arc::clone(&slots), Arc::clone(&options), Arc::clone(&progress));
         running.spawn(async move {
             // The semaphore is never closed.
             let _slot = slots.acquire_owned().await;
-            let report = replay_capture(&file, &options, direct, &progress).await;
+            let report = replay_capture(&file, &folder, &options, direct, &progress).await;
             (index, report)
         });
     }
@@ -186,6 +187,7 @@ fn captures_in(path: &Path) -> Result<Vec<PathBuf>, ReplayError> {
 
 async fn replay_capture(
     file: &Path,
+    folder: &str,
     options: &ReplayOptions,
     direct: bool,
     progress: &Watcher,
@@ -204,7 +206,7 @@ async fn replay_capture(
                     direct,
                     link: options.link,
                     realtime: options.realtime,
-                    save: options.save.as_ref().map(|dir| dir.join(stem(file)).join(pass.to_string())),
+                    save: options.save.as_ref().map(|dir| dir.join(folder).join(pass.to_string())),
                 };
                 let PassOutcome { report: outcome, errors } = pass::run(&script, &options).await;
                 report.errors.extend(errors.into_iter().map(|error| format!("pass {pass}: {error}")));
@@ -229,6 +231,17 @@ async fn read_script(file: &Path) -> Result<Script, CaptureError> {
         let (path, detail) = (file.to_owned(), "the reader broke off".to_owned());
         Err(CaptureError::Format { path, detail, packets: 0 })
     })
+}
+
+/// What each capture is called under `--save`: its stem, and a number from the second of one stem on.
+fn folder_names(files: &[PathBuf]) -> Vec<String> {
+    let mut taken = std::collections::HashSet::new();
+    let unique = |file: &PathBuf| {
+        let stem = stem(file);
+        let candidates = std::iter::once(stem.clone()).chain((2..).map(|number| format!("{stem}-{number}")));
+        candidates.into_iter().find(|name| taken.insert(name.clone())).unwrap_or(stem)
+    };
+    files.iter().map(unique).collect()
 }
 
 fn stem(file: &Path) -> String {
@@ -262,5 +275,9 @@ impl Drop for Store {
     }
 }
 
+#[cfg(test)]
+mod edited;
+#[cfg(test)]
+mod made_up_tests;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,10 @@
 //!
 //! A step waits for what had happened before it in the capture: responses received, downloads
 //! complete, datagrams delivered. Every wait is bounded, so a pass ends whatever the proxy does.
+//!
+//! An event-queue reply is caused by what came before it, and the viewer learns of regions from it
+//! in the order of the capture. So a hold is not cut out: once it has lasted as long as it may, the
+//! steps that lie within it follow each other without pauses until the reply is due.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,6 +30,12 @@ use crate::support::metrics::{Counter, Metrics};
 
 /// The longest pause between two steps, unless in real time.
 const MAX_GAP: Duration = Duration::from_millis(50);
+/// How long an event-queue poll is held before what lies within the hold is hurried, unless in real
+/// time.
+const MAX_HOLD: Duration = Duration::from_millis(200);
+/// How long a captured viewer's giving up waits for its poll to have reached the grid, so that the
+/// poll is there to be left behind.
+const ABANDON_PATIENCE: Duration = Duration::from_millis(500);
 /// How long a step waits for responses and downloads that came before it.
 const MILESTONE_LIMIT: Duration = Duration::from_secs(35);
 /// How long a pass may wait in all for what does not come, before it is given up.
@@ -74,9 +84,12 @@ pub(crate) async fn run(script: &Arc<Script>, options: &PassOptions) -> PassOutc
     let mut outcome = board.read(|ledger| sum_up(script, ledger, counts.as_ref(), options));
     outcome.report.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     if let Some(dir) = &options.save {
-        let received = board.read(|ledger| std::mem::take(&mut ledger.received));
+        let received = board.read(|ledger| ledger.received.take()).unwrap_or_default();
         let written = std::fs::create_dir_all(dir).and_then(|()| {
-            received.iter().try_for_each(|(id, body)| std::fs::write(dir.join(id.to_string()), body))
+            received
+                .into_iter()
+                .filter_map(|(id, parts)| Some((id, parts.whole()?)))
+                .try_for_each(|(id, body)| std::fs::write(dir.join(id.to_string()), body))
         });
         if let Err(error) = written {
             outcome.errors.push(format!(
@@ -105,7 +118,7 @@ struct Stage {
 
 impl Stage {
     async fn open(script: &Arc<Script>, options: &PassOptions) -> Result<Self, String> {
-        let board = Arc::new(Board::new(script));
+        let board = Arc::new(Board::new(script, options.save.is_some()));
         let link = options.link.map(|spec| Arc::new(Link::new(spec)));
         let no_port = |error: std::io::Error| format!("a stand-in cannot open a loopback port: {error}");
         let (grid, http) =
@@ -117,17 +130,16 @@ impl Stage {
         Arc::new(grid).start(&mut tasks);
         simulators.start(&mut tasks);
         viewer_udp.start(&mut tasks);
-        let mut authorities: Vec<String> =
-            script.sessions.iter().map(|session| session.authority.clone()).collect();
-        authorities.sort();
-        authorities.dedup();
+        let mut logins: Vec<String> = script.sessions.iter().map(|session| session.login.clone()).collect();
+        logins.sort();
+        logins.dedup();
         let (proxy, proxies) = if options.direct {
             (None, HashMap::new())
         } else {
-            let config = proxy_config(script, options, &authorities, &http, &udp)?;
+            let config = proxy_config(script, options, &logins, &http, &udp)?;
             let proxy =
                 Proxy::start(config).await.map_err(|error| format!("the proxy did not start: {error}"))?;
-            let proxies = authorities.into_iter().zip(proxy.grid_addresses().iter().copied()).collect();
+            let proxies = logins.into_iter().zip(proxy.grid_addresses().iter().copied()).collect();
             (Some(proxy), proxies)
         };
         let swallowed = |proxy: &Proxy| proxy.metrics().get(Counter::DatagramsSwallowed);
@@ -153,10 +165,13 @@ impl Stage {
         let mut milestones = script.milestones.iter().peekable();
         let mut before: Vec<Milestone> = Vec::new();
         let (mut last, mut last_due, mut wasted) = (Duration::ZERO, Instant::now(), Duration::ZERO);
+        let mut holds: Vec<(usize, Instant)> = Vec::new();
         for step in &script.steps {
             let gap = step.time.saturating_sub(last);
             last = step.time;
-            last_due += if self.realtime { gap } else { gap.min(MAX_GAP) };
+            let due = last_due + if self.realtime { gap } else { gap.min(MAX_GAP) };
+            let hold_ends = holds.first().filter(|_| !self.realtime).map(|(_, since)| *since + MAX_HOLD);
+            last_due = hold_ends.map_or(due, |end| due.min(end.max(last_due)));
             tokio::time::sleep_until(last_due).await;
             while let Some((_, milestone)) = milestones.next_if(|(time, _)| *time < step.time) {
                 before.push(*milestone);
@@ -168,6 +183,11 @@ impl Stage {
             }
             // Pauses shrink to what the wait has left of them.
             last_due = last_due.max(Instant::now());
+            match step.action {
+                Action::Request(index) if script.is_held(index) => holds.push((index, Instant::now())),
+                Action::Respond(index) | Action::Abandon(index) => holds.retain(|(held, _)| *held != index),
+                _ => {}
+            }
             self.act(step.action).await;
         }
         before.extend(milestones.map(|(_, milestone)| *milestone));
@@ -228,7 +248,11 @@ impl Stage {
                     *released = true;
                 }
             }),
-            Action::Abandon(index) => self.viewer.abandon(index),
+            Action::Abandon(index) => {
+                let arrived = |ledger: &mut Ledger| ledger.arrived.get(index).copied().unwrap_or(true);
+                self.board.wait(ABANDON_PATIENCE, arrived).await;
+                self.viewer.abandon(index);
+            }
             Action::Send(index) => {
                 let Some(datagram) = self.script.datagrams.get(index) else { return };
                 if datagram.from_viewer {
@@ -276,7 +300,7 @@ fn note_requests(script: &Script, ledger: &mut Ledger, index: usize) {
 fn proxy_config(
     script: &Script,
     options: &PassOptions,
-    authorities: &[String],
+    logins: &[String],
     http: &HashMap<SocketAddr, SocketAddr>,
     udp: &HashMap<SocketAddr, SocketAddr>,
 ) -> Result<ProxyConfig, String> {
@@ -287,15 +311,22 @@ fn proxy_config(
         dial.http.insert(server.to_string(), *real);
         dial.http.insert(script::authority_of(&scripted.exchange), *real);
     }
-    let grids = authorities.iter().enumerate().map(|(index, authority)| {
-        let uri = format!("http://{authority}/")
-            .parse()
-            .map_err(|_| "the login host is no host name".to_owned())?;
+    // A grid may call itself by another name than the viewer did.
+    for (authority, server) in script.named_logins() {
+        if let Some(real) = http.get(&server) {
+            dial.http.entry(authority).or_insert(*real);
+        }
+    }
+    let grids = logins.iter().enumerate().map(|(index, login)| {
+        let uri =
+            format!("http://{login}").parse().map_err(|_| "the login host is no host name".to_owned())?;
         Ok(GridConfig {
             name: format!("replay{}", index + 1),
             uri,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            allow: Vec::new(),
+            // How far the grid was from the captured viewer is not known here, and nothing is
+            // asked of addresses that the dial map does not lead to the stand-ins.
+            allow: vec!["0.0.0.0/0".into(), "::/0".into()],
             ca_file: None,
             asset_host: None,
             central: false,
@@ -365,11 +396,13 @@ fn sum_up(
             errors.push(format!("{} datagrams were renumbered though none was injected", ledger.renumbered));
         }
     } else {
-        report.datagrams =
-            Datagrams { forwarded: ledger.delivered, lost: ledger.lost, ..Datagrams::default() };
+        report.datagrams = Datagrams { forwarded: ledger.intact, lost: ledger.lost, ..Datagrams::default() };
     }
     if options.pass >= 2 && !options.direct {
-        for ((kind, id), times) in &ledger.asked_of_grid {
+        let whole_before = |(kind, id, host): &(AssetKind, uuid::Uuid, String)| {
+            script.assets.is_whole_at(&(*kind, *id), host)
+        };
+        for ((kind, id, _), times) in ledger.asked_of_grid.iter().filter(|(asked, _)| whole_before(asked)) {
             errors.push(format!("{kind} {id} was asked of the grid again, {times} times"));
         }
     }

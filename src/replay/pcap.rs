@@ -106,13 +106,17 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Packet>, CaptureError> {
     let mut magic = [0; 4];
     File::open(path).and_then(|mut file| file.read_exact(&mut magic)).map_err(io)?;
     let file = File::open(path).map_err(io)?;
-    let mut packets = Packets { path, first: None, payload_bytes: 0, seen: 0, kept: Vec::new() };
+    let mut packets =
+        Packets { path, first: None, payload_bytes: 0, seen: 0, kept: Vec::new(), unknown_link: None };
     if magic == [0x0A, 0x0D, 0x0D, 0x0A] {
         packets.read_pcapng(file)?
     } else {
         packets.read_pcap(file)?
     }
-    Ok(packets.kept)
+    match packets.unknown_link {
+        Some(link) if packets.kept.is_empty() => Err(CaptureError::LinkType { path: path.to_owned(), link }),
+        _ => Ok(packets.kept),
+    }
 }
 
 struct Packets<'p> {
@@ -121,6 +125,8 @@ struct Packets<'p> {
     payload_bytes: usize,
     seen: usize,
     kept: Vec<Packet>,
+    /// A link type that is not known; other interfaces of the same file may be readable.
+    unknown_link: Option<u32>,
 }
 
 impl Packets<'_> {
@@ -188,7 +194,10 @@ impl Packets<'_> {
             // The EtherType ends the first version's header and begins the second's.
             113 => cooked(data, 14, 16),
             276 => cooked(data, 0, 20),
-            _ => return Err(CaptureError::LinkType { path: self.path.to_owned(), link }),
+            _ => {
+                self.unknown_link = Some(link);
+                return Ok(());
+            }
         }) else {
             return Ok(());
         };

@@ -15,6 +15,7 @@ use super::markup;
 use super::pcap::{Packet, Transport};
 use super::tcp;
 use crate::asset::AssetKind;
+use crate::asset::policy::{self, AssetQuery};
 use crate::lludp::circuit::UseCircuitCode;
 use crate::lludp::{self, MessageBody, MessageNumber, PacketFlags};
 
@@ -22,7 +23,7 @@ mod assets;
 mod downloads;
 
 pub(crate) use assets::Assets;
-pub(crate) use assets::content_range;
+pub(crate) use assets::{content_range, host_of};
 pub(crate) use downloads::{Assembly, Download, DownloadId, Piece, answer, requested};
 
 /// Everything a replay needs.
@@ -44,8 +45,8 @@ pub(crate) struct Script {
 /// One login that was granted.
 #[derive(Debug)]
 pub(crate) struct Session {
-    /// `host:port` of the login service as the viewer named it.
-    pub(crate) authority: String,
+    /// The login URL as the viewer named it, without scheme: `host:port/path`.
+    pub(crate) login: String,
     pub(crate) circuit_code: u32,
 }
 
@@ -175,6 +176,45 @@ impl Script {
             .find(|(_, download)| (download.circuit, download.id) == (circuit, id))
     }
 
+    /// Whether the grid keeps this exchange waiting until it has something to say, and the capture
+    /// says how long.
+    pub(crate) fn is_held(&self, index: usize) -> bool {
+        self.exchanges.get(index).is_some_and(|scripted| {
+            scripted.role == Role::EventQueue
+                && (scripted.exchange.reply.is_some() || self.successor(index).is_some())
+        })
+    }
+
+    /// The poll by which the viewer went on after giving this one up: the same queue, the same ack.
+    pub(crate) fn successor(&self, index: usize) -> Option<usize> {
+        let given_up = self.exchanges.get(index)?;
+        let request = &given_up.exchange.request;
+        let mut later = self.exchanges.iter().enumerate().skip(index + 1);
+        later
+            .find(|(_, scripted)| {
+                let other = &scripted.exchange.request;
+                scripted.role == Role::EventQueue
+                    && scripted.exchange.server == given_up.exchange.server
+                    && (&other.method, &other.target, &other.body)
+                        == (&request.method, &request.target, &request.body)
+                    && scripted.exchange.reply.is_some()
+            })
+            .map(|(index, _)| index)
+    }
+
+    /// Authorities that grid informations in the capture name for the login, and the server that
+    /// said so.
+    pub(crate) fn named_logins(&self) -> Vec<(String, SocketAddr)> {
+        let named = |scripted: &ScriptedExchange| {
+            let exchange = &scripted.exchange;
+            let reply = exchange.reply.as_ref().filter(|_| is_grid_info(&exchange.request.target))?;
+            let login = named_login(&reply.response.body)?;
+            let authority = login.split(['/', '?']).next()?.to_owned();
+            Some((authority, exchange.server))
+        };
+        self.exchanges.iter().filter_map(named).collect()
+    }
+
     /// The captured HTTP servers.
     pub(crate) fn servers(&self) -> BTreeSet<SocketAddr> {
         self.exchanges.iter().map(|exchange| exchange.exchange.server).collect()
@@ -237,6 +277,7 @@ impl Script {
                 (scripted.role, scripted.exchange.request.method.as_str())
             {
                 let answered = scripted.exchange.reply.as_ref();
+                // A pending request may have been anything; a refused one is no request that counts.
                 let granted = answered.is_none_or(|reply| matches!(reply.response.status, 200 | 206));
                 scripted.counted = Some(asset).filter(|asset| granted && self.assets.get(asset).is_some());
             }
@@ -298,20 +339,39 @@ fn attribute(exchanges: Vec<Exchange>) -> (Vec<Session>, Vec<ScriptedExchange>) 
     let mut known: HashMap<String, (usize, Role)> = HashMap::new();
     let mut scripted: Vec<ScriptedExchange> = Vec::new();
     let mut by_client: HashMap<std::net::IpAddr, usize> = HashMap::new();
-    for exchange in exchanges {
+    // Where undecided logins go on, and where they began.
+    let mut continued: HashMap<String, String> = HashMap::new();
+    for mut exchange in exchanges {
         let url = url_of(&exchange);
         let found = longest_prefix(&known, &url);
         let granted = if found.is_none() { granted_login(&exchange) } else { None };
+        let undecided = if found.is_none() { next_login(&exchange) } else { None };
+        let login = || continued.get(&url).cloned().unwrap_or_else(|| url.clone());
         let (session, role) = if let Some(circuit_code) = granted {
-            sessions.push(Session { authority: authority_of(&exchange), circuit_code });
+            sessions.push(Session { login: login(), circuit_code });
             by_client.insert(exchange.client.ip(), sessions.len() - 1);
             (sessions.len() - 1, Role::Login)
+        } else if let Some(next) = undecided {
+            let begun = login();
+            continued.insert(next, begun);
+            (sessions.len(), Role::Login)
         } else if let Some((session, role)) = found {
-            (session, if matches!(role, Role::Asset(_)) { Role::Asset(asked_asset(&url)) } else { role })
+            (
+                session,
+                if matches!(role, Role::Asset(_)) {
+                    Role::Asset(asked_asset(&exchange.request))
+                } else {
+                    role
+                },
+            )
         } else {
             // A login that is refused before the one that is granted belongs to the latter.
             (by_client.get(&exchange.client.ip()).copied().unwrap_or(sessions.len()), Role::Other)
         };
+        // What a simulator says to a poll that its viewer has given up, nobody hears.
+        if role == Role::EventQueue && exchange.abandoned.is_some() {
+            exchange.reply = None;
+        }
         if matches!(role, Role::Login | Role::Seed | Role::EventQueue) {
             learn(&exchange, session, &mut known);
         }
@@ -327,11 +387,15 @@ fn learn(exchange: &Exchange, session: usize, known: &mut HashMap<String, (usize
     let Ok(document) = std::str::from_utf8(&reply.response.body) else { return };
     for text in markup::texts(document) {
         let value = text.value();
-        let Some(url) = value.strip_prefix("http://") else { continue };
+        let Some(url) = value.starts_with("http://").then(|| markup::bare_url(&value)).flatten() else {
+            continue;
+        };
         let role = match text.key {
             "seed_capability" | "seed-capability" | "SeedCapability" => Role::Seed,
             "EventQueueGet" => Role::EventQueue,
             "ViewerAsset" | "GetTexture" | "GetMesh" | "GetMesh2" => Role::Asset(None),
+            // The login goes on there.
+            "next_url" => continue,
             _ => Role::Other,
         };
         let url = url.trim_end_matches('/');
@@ -357,11 +421,40 @@ fn granted_login(exchange: &Exchange) -> Option<u32> {
     u32::try_from(code).or_else(|_| i32::try_from(code).map(i32::cast_unsigned)).ok()
 }
 
+/// Where a login that is not decided yet goes on, without scheme.
+fn next_login(exchange: &Exchange) -> Option<String> {
+    let reply = exchange.reply.as_ref().filter(|_| exchange.request.method == "POST")?;
+    let document = std::str::from_utf8(&reply.response.body).ok()?;
+    let member = |name| markup::texts(document).find(|text| text.key == name && !text.raw.trim().is_empty());
+    member("login").filter(|login| login.value() == "indeterminate")?;
+    markup::bare_url(&member("next_url")?.value())
+}
+
+/// Whether a target is a page where a grid says who it is.
+pub(crate) fn is_grid_info(target: &str) -> bool {
+    matches!(target.split('?').next(), Some("/get_grid_info" | "/json_grid_info"))
+}
+
+/// Whether a request asks a login service who the grid is.
+pub(crate) fn asks_for_grid_info(request: &http::Request) -> bool {
+    let name = b"<methodName>get_grid_info</methodName>";
+    request.method == "POST" && request.body.windows(name.len()).any(|part| part == name)
+}
+
+/// The login URL in a grid information, XML or JSON, without scheme; only over plain HTTP, which is
+/// all that a stand-in speaks.
+fn named_login(info: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(info).ok()?;
+    let json =
+        || Some(serde_json::from_str::<serde_json::Value>(text).ok()?.get("login")?.as_str()?.to_owned());
+    let login = markup::element(text, "login").map(str::to_owned).or_else(json)?;
+    markup::bare_url(login.trim()).filter(|_| login.trim().starts_with("http://"))
+}
+
 /// Host and port as the client named them, lower case.
 pub(crate) fn authority_of(exchange: &Exchange) -> String {
     match exchange.request.headers.get("host") {
-        Some(host) if host.contains(':') => host.to_ascii_lowercase(),
-        Some(host) if !host.is_empty() => format!("{}:{}", host.to_ascii_lowercase(), exchange.server.port()),
+        Some(host) if !host.is_empty() => markup::full_authority(host, exchange.server.port()),
         _ => exchange.server.to_string(),
     }
 }
@@ -371,13 +464,15 @@ pub(crate) fn url_of(exchange: &Exchange) -> String {
     format!("{}{}", authority_of(exchange), exchange.request.target)
 }
 
-/// The asset that a query such as `texture_id=…` names.
-pub(crate) fn asked_asset(url: &str) -> Option<(AssetKind, Uuid)> {
-    let (_, query) = url.split_once('?')?;
-    query.split('&').find_map(|pair| {
-        let (name, value) = pair.split_once('=')?;
-        Some((AssetKind::from_query_name(name)?, Uuid::try_parse(value).ok()?))
-    })
+/// The asset that a request such as `?texture_id=…` is for, when its stored bytes are wanted.
+/// Everything else is the grid's own business.
+pub(crate) fn asked_asset(request: &http::Request) -> Option<(AssetKind, Uuid)> {
+    let (_, query) = request.target.split_once('?')?;
+    let AssetQuery { kind, id } = AssetQuery::parse(query)?;
+    let headers = &request.headers;
+    let is_plain =
+        headers.get("if-range").is_none() && policy::accepts(kind, headers.get("accept").map(str::as_bytes));
+    is_plain.then_some((kind, id.0))
 }
 
 /// A circuit for every pair of endpoints over which a session's code was sent.

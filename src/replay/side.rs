@@ -208,7 +208,7 @@ impl Side {
             }
         }
         self.board.update(|ledger| {
-            let expected = ledger.arrived(
+            let expected = ledger.delivered(
                 circuit,
                 self.is_simulator,
                 &arrival.content,
@@ -261,7 +261,7 @@ impl Side {
             let (true, Some(asset)) = (complete && download.counted, download.asset) else { return };
             match (&whole, self.script.assets.get(&asset)) {
                 (Some(body), Some(expected)) if body == expected => {
-                    drop(ledger.received.insert(asset.1, body.clone()))
+                    ledger.keep(asset.1, body.len(), 0, body);
                 }
                 _ => {
                     ledger.mismatched += 1;

@@ -45,6 +45,30 @@ async fn a_folder_without_captures_is_an_error() {
     assert!(matches!(run_direct(options).await, Err(ReplayError::Io { .. })));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn captures_of_one_name_are_saved_apart_and_ranges_are_put_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut captures = Vec::new();
+    for name in ["a", "b"] {
+        let copy = folder.path().join(name).join("s.pcap");
+        std::fs::create_dir(copy.parent().unwrap()).unwrap();
+        std::fs::copy(capture("hippo-ranges.pcap"), &copy).unwrap();
+        captures.push(copy);
+    }
+    let packets = super::pcap::read(&captures[0]).unwrap();
+    let script = super::script::Script::new(&packets).unwrap();
+    let save = folder.path().join("saved");
+    let options = ReplayOptions { passes: 1, save: Some(save.clone()), ..ReplayOptions::new(captures) };
+    assert!(run_direct(options).await.unwrap().is_ok());
+    for name in ["s", "s-2"] {
+        let saved = save.join(name).join("1");
+        assert!(std::fs::read_dir(&saved).unwrap().count() > 0);
+        for ((_, id), body) in script.assets.iter() {
+            assert_eq!(std::fs::read(saved.join(id.to_string())).unwrap(), *body, "{name}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_unreadable_capture_is_reported_with_what_to_do() {
     let folder = tempfile::tempdir().unwrap();

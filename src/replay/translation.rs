@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::markup::Text;
+use super::markup::{self, Text};
 
 /// One session's translations; only what differs from the capture is kept.
 #[derive(Debug, Default)]
@@ -35,7 +35,10 @@ impl Translation {
 
     /// Learns from the texts of a captured reply and of the received one. Returns the keys of those
     /// that differ though nobody should have changed them, or that contradict what was learnt.
-    pub(crate) fn learn<'a>(&mut self, pairs: &[(Text<'a>, Text<'a>)]) -> Vec<&'a str> {
+    ///
+    /// With `through_proxy` everything that a proxy stands in for must have changed: what it leaves
+    /// alone would go past it, and nothing would be tested.
+    pub(crate) fn learn<'a>(&mut self, pairs: &[(Text<'a>, Text<'a>)], through_proxy: bool) -> Vec<&'a str> {
         let mut wrong = Vec::new();
         let (mut ip, mut port) = (None, None);
         for (captured, received) in pairs {
@@ -43,10 +46,10 @@ impl Translation {
             let good = match captured.key {
                 "seed_capability" | "seed-capability" | "SeedCapability" | "EventQueueGet"
                 | "ViewerAsset" | "GetTexture" | "GetMesh" | "GetMesh2" | "next_url" => {
-                    self.learn_url(&old, &new)
+                    self.learn_url(&old, &new, through_proxy)
                 }
                 "sim-ip-and-port" => match (old.parse(), new.parse()) {
-                    (Ok(old), Ok(new)) => self.learn_simulator(old, new),
+                    (Ok(old), Ok(new)) => self.learn_simulator(old, new, through_proxy),
                     _ => old == new,
                 },
                 "sim_ip" | "IP" | "SimIP" if captured.raw != captured.key => {
@@ -66,8 +69,8 @@ impl Translation {
             }
             if let (Some((old_ip, new_ip)), Some((old_port, new_port))) = (ip, port) {
                 (ip, port) = (None, None);
-                if !self.learn_simulator(SocketAddr::new(old_ip, old_port), SocketAddr::new(new_ip, new_port))
-                {
+                let (old, new) = (SocketAddr::new(old_ip, old_port), SocketAddr::new(new_ip, new_port));
+                if !self.learn_simulator(old, new, through_proxy) {
                     wrong.push(captured.key);
                 }
             }
@@ -75,19 +78,24 @@ impl Translation {
         wrong
     }
 
-    fn learn_url(&mut self, old: &str, new: &str) -> bool {
+    fn learn_url(&mut self, old: &str, new: &str, through_proxy: bool) -> bool {
+        // Requests over https are not in the capture, but the URL is replaced all the same.
+        let captured = markup::bare_url(old);
         if old == new {
-            return true;
+            return !through_proxy || captured.is_none();
         }
-        let (Some(old), Some(new)) = (old.strip_prefix("http://"), new.strip_prefix("http://")) else {
+        let (Some(old), Some(new)) = (captured, new.strip_prefix("http://")) else {
             return false;
         };
         // The viewer drops a region's capabilities when it hears another URL for the same seed.
-        let known = self.urls.entry(old.to_owned()).or_insert_with(|| new.to_owned());
+        let known = self.urls.entry(old).or_insert_with(|| new.to_owned());
         known == new
     }
 
-    fn learn_simulator(&mut self, old: SocketAddr, new: SocketAddr) -> bool {
+    fn learn_simulator(&mut self, old: SocketAddr, new: SocketAddr, through_proxy: bool) -> bool {
+        if old == new && through_proxy {
+            return false;
+        }
         if old == new && !self.simulators.contains_key(&old) {
             return true;
         }
@@ -113,7 +121,28 @@ mod tests {
 
     fn learn(translation: &mut Translation, captured: &str, received: &str) -> Vec<String> {
         let pairs = pairs(captured, received).unwrap();
-        translation.learn(&pairs).into_iter().map(str::to_owned).collect()
+        translation.learn(&pairs, true).into_iter().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn what_goes_past_the_proxy_is_wrong() {
+        let document = "<key>SimIP</key><binary>ywBxBQ==</binary><key>SimPort</key><integer>9000</integer><key>GetTexture</key><string>http://grid.example/CAPS/1</string>";
+        let pairs = pairs(document, document).unwrap();
+        assert_eq!(Translation::default().learn(&pairs, true), ["SimPort", "GetTexture"]);
+        assert!(Translation::default().learn(&pairs, false).is_empty());
+    }
+
+    #[test]
+    fn an_https_capability_is_replaced_and_a_default_port_may_be_left_out() {
+        let document = |url: &str| format!("<key>ViewerAsset</key><string>{url}</string>");
+        let mut translation = Translation::default();
+        let wrong = |translation: &mut Translation, url: &str| {
+            learn(translation, &document(url), &document("http://127.0.0.1:5/cap/9"))
+        };
+        assert!(wrong(&mut translation, "https://assets.example/x").is_empty());
+        assert!(wrong(&mut Translation::default(), "ftp://assets.example/x") == ["ViewerAsset"]);
+        assert!(wrong(&mut translation, "http://Grid.example/CAPS/1").is_empty());
+        assert_eq!(translation.url("grid.example:80/CAPS/1?a=b").unwrap(), "127.0.0.1:5/cap/9?a=b");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::board::Board;
+use super::board::{Board, Ledger};
 use super::check;
 use super::grid::seconds;
 use super::http::{Parsed, Response, parse_response};
@@ -19,9 +19,11 @@ use super::script::{self, Role, Script, ScriptedExchange};
 use super::side::Side;
 use super::translation::Translation;
 
-/// A response is waited for at most this long; captured polls are held for a minute in real time.
+/// A response is waited for at most this long from when the grid may give it.
 const RESPONSE_LIMIT: Duration = Duration::from_secs(30);
 const RESPONSE_LIMIT_REALTIME: Duration = Duration::from_secs(150);
+/// The script's walk is what ends a wait for it.
+const UNLIMITED: Duration = Duration::from_secs(24 * 3600);
 /// The largest response: an inventory of some MB.
 const MAX_RESPONSE_BYTES: usize = 256 << 20;
 
@@ -29,11 +31,11 @@ const MAX_RESPONSE_BYTES: usize = 256 << 20;
 pub(crate) struct ViewerHttp {
     script: Arc<Script>,
     board: Arc<Board>,
-    /// Login authority → the proxy's port for that grid; empty without a proxy.
+    /// Login URL → the proxy's port for that grid; empty without a proxy.
     proxies: HashMap<String, SocketAddr>,
     /// Captured server → the stand-in grid's listener.
     grid: HashMap<SocketAddr, SocketAddr>,
-    /// Captured simulator → the stand-in's socket, for circuits that nobody translated.
+    /// Captured simulator → the stand-in's socket, for when there is no proxy.
     simulators: HashMap<SocketAddr, SocketAddr>,
     /// Per session: what the replies taught.
     translations: Mutex<Vec<Translation>>,
@@ -88,7 +90,9 @@ impl ViewerHttp {
         let translations = self.translations.lock().unwrap_or_else(PoisonError::into_inner);
         let learnt =
             translations.get(scripted.session).and_then(|learnt| learnt.simulator(scripted.simulator));
-        if let Some(address) = learnt.or_else(|| self.simulators.get(&scripted.simulator).copied()) {
+        // Past a proxy nothing would be tested: then the datagrams go nowhere, and are lost.
+        let direct = || self.simulators.get(&scripted.simulator).filter(|_| self.proxies.is_empty()).copied();
+        if let Some(address) = learnt.or_else(direct) {
             side.set_peer(circuit, address);
         }
     }
@@ -96,11 +100,19 @@ impl ViewerHttp {
     /// Sends a request of the script and checks its response.
     pub(crate) async fn perform(&self, index: usize) {
         let Some(scripted) = self.script.exchanges.get(index) else { return };
-        let Some(destination) = self.destination(scripted) else { return };
+        let Some(destination) = self.destination(scripted) else {
+            self.board.error(format!(
+                "{} {} has no way through the proxy: its URL was not replaced",
+                seconds(scripted.exchange.sent),
+                check::describe(scripted)
+            ));
+            self.board.update(|ledger| ledger.missing += u64::from(scripted.counted.is_some()));
+            return self.done(index);
+        };
         let sent = Instant::now();
-        let limit = if self.realtime { RESPONSE_LIMIT_REALTIME } else { RESPONSE_LIMIT };
         let answered = tokio::select! {
-            response = tokio::time::timeout(limit, self.request(scripted, &destination)) => response.ok(),
+            response = self.request(scripted, &destination) => Some(response),
+            () = self.overdue(index, scripted) => None,
             () = given_up(self.abandoned.get(index)) => return self.done(index),
         };
         let took = sent.elapsed();
@@ -111,6 +123,16 @@ impl ViewerHttp {
         };
         self.check(scripted, &response, destination.through_proxy, took);
         self.done(index);
+    }
+
+    /// Ends when a response is no longer waited for. What the grid says when the script has come
+    /// there has its time from then on; a captured request without a response has all the time.
+    async fn overdue(&self, index: usize, scripted: &ScriptedExchange) {
+        if !matches!(scripted.role, Role::Asset(_)) {
+            let released = |ledger: &mut Ledger| ledger.released.get(index).copied().unwrap_or(true);
+            self.board.wait(UNLIMITED, released).await;
+        }
+        tokio::time::sleep(if self.realtime { RESPONSE_LIMIT_REALTIME } else { RESPONSE_LIMIT }).await;
     }
 
     fn done(&self, index: usize) {
@@ -136,16 +158,29 @@ impl ViewerHttp {
     fn destination(&self, scripted: &ScriptedExchange) -> Option<Destination> {
         let exchange = &scripted.exchange;
         let target = exchange.request.target.clone();
-        let session = self.script.sessions.get(scripted.session);
         let authority = script::authority_of(exchange);
-        let is_grid_page = scripted.role == Role::Login
-            || (scripted.role == Role::Other
-                && session.is_some_and(|session| session.authority == authority)
-                && (target == "/" || target.contains("grid_info")));
-        if let Some(address) = self.proxies.get(&authority).copied().filter(|_| is_grid_page) {
-            return Some(Destination { address, host: address.to_string(), target, through_proxy: true });
-        }
         let url = script::url_of(exchange);
+        let is_page = matches!(scripted.role, Role::Login | Role::Other);
+        let through_proxy = |address: SocketAddr, target| Destination {
+            address,
+            host: address.to_string(),
+            target,
+            through_proxy: true,
+        };
+        // The viewer was told that the proxy's port is the grid: it knows no login path.
+        let is_login = exchange.request.method == "POST" || target == "/";
+        if is_page
+            && is_login
+            && let Some(address) = self.proxies.get(&url)
+        {
+            return Some(through_proxy(*address, "/".into()));
+        }
+        if is_page && script::is_grid_info(&target) {
+            let same_grid = |(login, _): &(&String, &SocketAddr)| login.split('/').next() == Some(&authority);
+            if let Some((_, address)) = self.proxies.iter().find(same_grid) {
+                return Some(through_proxy(*address, target));
+            }
+        }
         let learnt = {
             let translations = self.translations.lock().unwrap_or_else(PoisonError::into_inner);
             translations.get(scripted.session).and_then(|learnt| learnt.url(&url))
@@ -156,6 +191,9 @@ impl ViewerHttp {
                 let target = format!("/{path}");
                 return Some(Destination { address, host: host.to_owned(), target, through_proxy: true });
             }
+        }
+        if !self.proxies.is_empty() && scripted.role != Role::Other {
+            return None;
         }
         let address = *self.grid.get(&exchange.server)?;
         Some(Destination { address, host: authority, target, through_proxy: false })

@@ -88,6 +88,14 @@ fn pcapng_times_count_in_the_unit_of_the_interface() {
 }
 
 #[test]
+fn an_interface_of_an_unknown_kind_does_not_spoil_the_others() {
+    let file = [pcapng(147, &[1], &ipv4()), pcapng(101, &[7_000_000], &ipv4())].concat();
+    assert_eq!(read(write(&file).path()).unwrap().len(), 1);
+    let only = write(&pcapng(147, &[1], &ipv4()));
+    assert!(matches!(read(only.path()), Err(CaptureError::LinkType { link: 147, .. })));
+}
+
+#[test]
 fn a_capture_cut_off_in_the_middle_of_a_packet_keeps_what_came_before() {
     let mut bytes = pcap(101, &[(5, 0, ipv4()), (6, 0, ipv4())]);
     bytes.truncate(bytes.len() - 7);

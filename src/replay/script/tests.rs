@@ -96,3 +96,29 @@ fn steps_are_in_order_and_hold_no_acks() {
         }
     }
 }
+
+#[test]
+fn what_two_hosts_delivered_between_them_is_whole_at_neither() {
+    use super::super::edited::{Edited, exchange_like, set_header};
+    let script = script("hippo-http");
+    let (asset, body) = script.assets.iter().find(|((kind, _), _)| kind.name() == "texture").unwrap();
+    let model = Edited::read("hippo-http.pcap").login().clone();
+    let part = |host: &str, first: usize, end: usize| {
+        let (method, target) = ("GET", format!("/?texture_id={}", asset.1));
+        let time = std::time::Duration::ZERO;
+        let reply = Some(("image/x-j2c", &body[first..end]));
+        let mut exchange = exchange_like(&model, time, (method, &target, b""), reply);
+        set_header(&mut exchange.request, "host", host);
+        let response = &mut exchange.reply.as_mut().unwrap().response;
+        response.status = 206;
+        let range = format!("bytes {first}-{}/{}", end - 1, body.len());
+        response.headers.0.push(("Content-Range".into(), range.into_bytes()));
+        super::ScriptedExchange { exchange, session: 0, role: Role::Asset(Some(*asset)), counted: None }
+    };
+    let split = [part("one.example:80", 0, 600), part("two.example:80", 600, body.len())];
+    let rebuilt = super::Assets::rebuild(&split, &[]);
+    assert_eq!(rebuilt.get(asset), Some(body));
+    assert!(!rebuilt.is_whole_at(asset, "one.example") && !rebuilt.is_whole_at(asset, "two.example"));
+    let together = [part("one.example:80", 0, 600), part("one.example:80", 600, body.len())];
+    assert!(super::Assets::rebuild(&together, &[]).is_whole_at(asset, "one.example"));
+}
