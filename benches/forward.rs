@@ -288,6 +288,7 @@ fn main() {
             data_dir: data_dir.path().to_owned(),
             cache_bytes: 64 << 20,
             memory_bytes: 16 << 20,
+            disk_patience: rezcache::proxy::DISK_PATIENCE,
             asset_token: "bench".into(),
             dial: DialMap::default(),
         }))

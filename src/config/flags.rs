@@ -106,7 +106,7 @@ pub struct ReplayFlags {
     /// How often to replay each capture on the same store: cold first, then warm [default: 2]
     #[arg(long, value_name = "N", env = "REZCACHE_PASSES", hide_env_values = true)]
     pub passes: Option<String>,
-    /// Write what the stand-in viewer received to DIR/<capture>/<pass>/<uuid>
+    /// Write what the stand-in viewer received to DIR/CAPTURE/PASS/UUID
     #[arg(long, value_name = "DIR", env = "REZCACHE_SAVE", hide_env_values = true)]
     pub save: Option<PathBuf>,
     /// Put a line of this rate and delay between proxy and grid, such as 20mbit,40ms

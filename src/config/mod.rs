@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub use flags::{CommonFlags, ControlFlag, ProxyFlags, ReplayFlags};
 pub use value::LogFormat;
 
-use crate::proxy::{GridConfig, ProxyConfig};
+use crate::proxy::{DISK_PATIENCE, GridConfig, ProxyConfig};
 use crate::replay::LinkSpec;
 use file::FileValues;
 use value::{Checker, Given};
@@ -77,6 +77,7 @@ impl ProxySettings {
             data_dir,
             cache_bytes: self.cache_bytes,
             memory_bytes: self.memory_bytes,
+            disk_patience: DISK_PATIENCE,
             asset_token,
             dial: crate::proxy::DialMap::default(),
         }

@@ -54,6 +54,8 @@ pub struct ProxyConfig {
     pub cache_bytes: u64,
     /// The most bytes the memory tier may take.
     pub memory_bytes: u64,
+    /// How long a request waits for the disk before it goes to the grid.
+    pub disk_patience: Duration,
     /// What stands in the paths of mode `VIEWERASSET`: 32 hexadecimal digits, one per installation.
     pub asset_token: String,
     /// Other places to dial for these authorities and simulator endpoints (`host:port`); identity,
@@ -156,6 +158,10 @@ impl Dial {
         self.names.get(&target).copied().unwrap_or(target)
     }
 }
+
+/// What [`ProxyConfig::disk_patience`] usually is: about what a simulator takes to answer at all.
+/// Observed: OpenSimulator 0.9.2.2, 100 ms for an asset of any size.
+pub const DISK_PATIENCE: Duration = Duration::from_millis(100);
 
 /// How long [`Proxy::stop`] waits for requests and sessions to end.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -265,7 +271,8 @@ async fn stopped(mut stopping: watch::Receiver<bool>) {
 
 /// A disk that cannot be used is no reason not to proxy.
 fn open_cache(config: &ProxyConfig, metrics: &Arc<Metrics>) -> LocalCache {
-    let cache = CacheConfig::new(config.data_dir.join("assets"), config.cache_bytes, config.memory_bytes);
+    let mut cache = CacheConfig::new(config.data_dir.join("assets"), config.cache_bytes, config.memory_bytes);
+    cache.read_deadline = config.disk_patience;
     LocalCache::open(cache, Arc::clone(metrics)).unwrap_or_else(|error| {
         metrics.count(Counter::StoreWriteFailures);
         tracing::warn!(%error, "the local store cannot be opened; assets are kept in memory only");

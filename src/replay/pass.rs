@@ -339,6 +339,8 @@ fn proxy_config(
         data_dir: options.data_dir.clone(),
         cache_bytes: CACHE_BYTES,
         memory_bytes: MEMORY_BYTES,
+        // What is judged is whether the asset was kept, not how fast this machine's disk is.
+        disk_patience: Duration::from_secs(10),
         // Nobody comes by the asset URL in a replay.
         asset_token: uuid::Uuid::from_bytes(rand::random()).simple().to_string(),
         dial,

@@ -171,6 +171,7 @@ pub(crate) fn proxy_config(grid: GridConfig, data_dir: &Path) -> ProxyConfig {
         data_dir: data_dir.to_owned(),
         cache_bytes: 1 << 30,
         memory_bytes: 64 << 20,
+        disk_patience: Duration::from_secs(10),
         asset_token: ASSET_TOKEN.into(),
         dial: DialMap::default(),
     }
