@@ -50,6 +50,8 @@ pub(super) struct GridPort {
     pub(super) next_urls: NextUrls,
     pub(super) fetches: fetcher::Inflight,
     pub(super) identity: OnceLock<Identity>,
+    pub(super) configured: Identity,
+    pub(super) asset_host: Option<AssetHost>,
     /// Whether the grid has been asked who it is, whatever came of it.
     pub(super) asked: watch::Sender<bool>,
 }
@@ -92,6 +94,32 @@ pub(super) struct AssetRoute {
     pub(super) identity: Identity,
 }
 
+impl Identity {
+    /// What the configuration alone says.
+    pub(super) fn configured(config: &GridConfig) -> Self {
+        let id = config.id.clone().or_else(|| GridId::from_login_uri(&config.uri));
+        Self {
+            id: id.unwrap_or_else(|| GridId::new(&config.name)),
+            login_uri: config.uri.clone(),
+            sharing: Sharing::Share,
+        }
+    }
+}
+
+/// The asset host of mode `VIEWERASSET`, as requests need it.
+pub(super) struct AssetHost {
+    /// Its URL without a slash at the end.
+    base: String,
+    origin: Origin,
+}
+
+impl AssetHost {
+    pub(super) fn new(uri: &Uri) -> Self {
+        let base = uri.to_string().trim_end_matches('/').to_owned();
+        Self { base, origin: Origin::new(uri.host().unwrap_or_default()) }
+    }
+}
+
 impl GridPort {
     /// The grid's identity, as far as it is known now.
     pub(super) fn identity(&self) -> Identity {
@@ -125,14 +153,7 @@ impl GridPort {
 
     /// What the configuration alone says.
     pub(super) fn configured_identity(&self) -> Identity {
-        let id = self.config.id.clone();
-        Identity {
-            id: id
-                .or_else(|| GridId::from_login_uri(&self.config.uri))
-                .unwrap_or_else(|| GridId::new(&self.config.name)),
-            login_uri: self.config.uri.clone(),
-            sharing: Sharing::Share,
-        }
+        self.configured.clone()
     }
 
     /// The grid's own URL for a path on this port.
@@ -236,12 +257,11 @@ async fn asset_url(grid: &Arc<GridPort>, request: Request<Incoming>, rest: &str)
         .get()
         .and_then(|grids| grids.iter().filter_map(Weak::upgrade).find(|grid| grid.config.name == name));
     let Some(grid) = named else { return unknown() };
-    let Some(host) = grid.config.asset_host.clone() else { return unknown() };
-    let base = host.to_string();
-    let Ok(uri) = format!("{}{suffix}", base.trim_end_matches('/')).parse::<Uri>() else {
+    let Some(host) = &grid.asset_host else { return unknown() };
+    let Ok(uri) = format!("{}{suffix}", host.base).parse::<Uri>() else {
         return replies::plain(StatusCode::BAD_REQUEST, "not a URL");
     };
-    let origin = Origin::new(host.host().unwrap_or_default());
+    let origin = host.origin.clone();
     // The asset host is the user's word, and so is whose assets it has: not what a grid says of itself.
     let identity = Identity { sharing: grid.identity().sharing, ..grid.configured_identity() };
     assets::answer(&grid, AssetRoute { uri, origin, identity }, request, suffix).await

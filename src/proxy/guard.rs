@@ -88,6 +88,10 @@ pub(crate) fn check(parts: &Parts, local: SocketAddr, allow_navigation: bool) ->
 
 /// Whether a `Host` value is the address itself, or `localhost` with its port.
 fn names(host: &str, local: SocketAddr) -> bool {
+    // The usual case, decided without building texts to compare with.
+    if host.parse() == Ok(local) {
+        return true;
+    }
     let without_default_port = |name: &str| local.port() == 80 && host.eq_ignore_ascii_case(name);
     let ip = match local {
         SocketAddr::V4(v4) => v4.ip().to_string(),

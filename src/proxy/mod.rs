@@ -37,7 +37,7 @@ mod trust;
 mod udp;
 mod upstream;
 
-use grid_port::{GridPort, Shared};
+use grid_port::{AssetHost, GridPort, Identity, Shared};
 use reach::{GridReach, OwnListeners, Transport};
 use upstream::Upstream;
 
@@ -314,6 +314,8 @@ async fn open_grid(
     let local =
         listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
     let port = Arc::new(GridPort {
+        configured: Identity::configured(&config),
+        asset_host: config.asset_host.as_ref().map(AssetHost::new),
         config,
         local,
         shared: Arc::clone(shared),
