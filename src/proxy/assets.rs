@@ -12,8 +12,10 @@ use http::{Method, Request, Response, StatusCode, request};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::fetcher::{self, AssetHead, Failure, Head, Place, Seat, StitchedBody, Target};
+use super::fetcher::{self, AssetHead, Failure, Head, Place, Seat};
 use super::grid_port::{AssetRoute, GridPort, Sharing};
+use super::learn::{self, Target};
+use super::stitched::StitchedBody;
 use super::upstream::{Body, UpstreamError, empty};
 use super::{headers, replies, reverse};
 use crate::asset::policy::{self, AssetQuery};
@@ -96,7 +98,7 @@ pub(super) async fn answer(
         Lookup::Hit { asset, source } => return hit(metrics, &want, &asset, source, in_flight),
         Lookup::Partial(partial) => match complete(&partial) {
             // All its parts came, one by one; now it is judged as a whole.
-            Some(whole) => match fetcher::keep(grid, &want.target, whole) {
+            Some(whole) => match learn::keep(grid, &want.target, whole) {
                 Some(asset) => return hit(metrics, &want, &asset, AssetSource::Memory, in_flight),
                 None => None,
             },

@@ -4,7 +4,6 @@
 //! buffer at their own pace. So no viewer's back-pressure slows another, and a fetch outlives its
 //! first viewer while anyone waits for it.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -14,15 +13,15 @@ use bytes::{Bytes, BytesMut};
 use dashmap::DashMap;
 use http::{Request, Response, StatusCode, response};
 use http_body_util::BodyExt;
-use hyper::body::{Frame, Incoming};
+use hyper::body::Incoming;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::grid_port::GridPort;
 use super::headers;
+use super::learn::{self, Target};
 use super::upstream::{Body, BodyError, UpstreamError};
 use crate::asset::range::ContentRange;
-use crate::asset::{Asset, AssetKey, Digest, policy, validate};
-use crate::cache::Scope;
+use crate::asset::{Asset, AssetKey};
 use crate::fetch::Span;
 use crate::support::metrics::Counter;
 
@@ -278,66 +277,6 @@ impl Reader {
     }
 }
 
-/// An answer's body: bytes held here, then bytes of a fetch, then bytes held here.
-pub(super) struct StitchedBody {
-    pub(super) before: VecDeque<Bytes>,
-    pub(super) fetched: Option<Reader>,
-    pub(super) after: VecDeque<Bytes>,
-    pub(super) on_end: Option<Box<dyn FnOnce(u64) + Send>>,
-    pub(super) sent: u64,
-}
-
-impl hyper::body::Body for StitchedBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let mut next = this.before.pop_front();
-        if next.is_none()
-            && let Some(reader) = &mut this.fetched
-        {
-            match reader.poll_bytes(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Ok(bytes))) => next = Some(bytes),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
-                Poll::Ready(None) => this.fetched = None,
-            }
-        }
-        let next = next.or_else(|| this.after.pop_front());
-        if let Some(bytes) = &next {
-            this.sent += bytes.len() as u64;
-        }
-        Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
-    }
-}
-
-impl Drop for StitchedBody {
-    fn drop(&mut self) {
-        if let Some(on_end) = self.on_end.take() {
-            on_end(self.sent);
-        }
-    }
-}
-
-/// What a request is about, as far as a fetch needs to know.
-#[derive(Clone)]
-pub(super) struct Target {
-    pub(super) key: AssetKey,
-    pub(super) scope: Scope,
-    /// The store holds the asset's first bytes, and they are of its kind.
-    pub(super) beginning_held: bool,
-}
-
-impl Target {
-    fn table_key(&self) -> (AssetKey, String) {
-        (self.key.clone(), self.scope.origin.as_str().to_owned())
-    }
-}
-
 /// A seat in a fetch in flight that serves `wanted`, if there is one.
 pub(super) fn join(grid: &GridPort, target: &Target, wanted: Span) -> Option<Seat> {
     let fetches = grid.fetches.fetches.get(&target.table_key())?;
@@ -545,9 +484,9 @@ async fn finish(grid: &Arc<GridPort>, target: &Target, fetch: &Fetch, first: u64
     let bytes = gathered(fetch);
     if bytes.len() > CHECK_ASIDE_BYTES {
         let (grid, target) = (Arc::clone(grid), target.clone());
-        let _ = tokio::task::spawn_blocking(move || learn(&grid, &target, first, total, bytes)).await;
+        let _ = tokio::task::spawn_blocking(move || learn::learn(&grid, &target, first, total, bytes)).await;
     } else {
-        learn(grid, target, first, total, bytes);
+        learn::learn(grid, target, first, total, bytes);
     }
 }
 
@@ -557,51 +496,9 @@ fn keep_what_came(grid: &GridPort, target: &Target, fetch: &Fetch) {
     if let Some(Head::Asset(head)) = head {
         let bytes = gathered(fetch);
         if !bytes.is_empty() && Some(bytes.len() as u64) != head.total {
-            learn(grid, target, head.first, head.total, bytes);
+            learn::learn(grid, target, head.first, head.total, bytes);
         }
     }
-}
-
-fn learn(grid: &GridPort, target: &Target, first: u64, total: Option<u64>, bytes: Bytes) {
-    let Some(total) = total.filter(|total| *total <= target.key.kind.max_bytes()) else { return };
-    let whole = first == 0 && bytes.len() as u64 == total;
-    // Grids serve notecards and scripts under any name. What is not known to be of a public kind is not
-    // kept, not even in part.
-    let is_of_kind = match first {
-        0 => policy::content_matches_kind(target.key.kind, &bytes),
-        _ => target.beginning_held,
-    };
-    if !is_of_kind {
-        if first == 0 {
-            grid.shared.metrics.count(Counter::AssetsInvalid);
-        }
-        return;
-    }
-    let whole = if whole {
-        Some(bytes)
-    } else {
-        grid.shared.cache.add_partial(&target.key, &target.scope, total, &[(first, bytes)])
-    };
-    if let Some(whole) = whole {
-        keep(grid, target, whole);
-    }
-}
-
-/// Keeps a body whose every byte came from the grid, if it is a valid asset that is worth keeping.
-pub(super) fn keep(grid: &GridPort, target: &Target, whole: Bytes) -> Option<Asset> {
-    let cache = &grid.shared.cache;
-    let valid = validate::validate(target.key.kind, &whole).is_ok();
-    if !valid {
-        grid.shared.metrics.count(Counter::AssetsInvalid);
-    }
-    // Baked avatar textures change with every outfit and are nobody else's: not worth keeping.
-    if !valid || policy::is_client_bake(&whole) {
-        cache.drop_partial(&target.key, &target.scope);
-        return None;
-    }
-    let asset = Asset { digest: Digest::of(&whole), bytes: whole };
-    cache.put(target.key.clone(), &target.scope, asset.clone());
-    Some(asset)
 }
 
 impl Head {

@@ -1,0 +1,68 @@
+//! What is kept of the bytes that came from the grid: complete valid assets, and parts of what is
+//! known to be one.
+
+use bytes::Bytes;
+
+use super::grid_port::GridPort;
+use crate::asset::{Asset, AssetKey, Digest, policy, validate};
+use crate::cache::Scope;
+use crate::support::metrics::Counter;
+
+/// What a request is about, as far as a fetch needs to know.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub(super) key: AssetKey,
+    pub(super) scope: Scope,
+    /// The store holds the asset's first bytes, and they are of its kind.
+    pub(super) beginning_held: bool,
+}
+
+impl Target {
+    /// What a fetch of it is found by while in flight.
+    pub(super) fn table_key(&self) -> (AssetKey, String) {
+        (self.key.clone(), self.scope.origin.as_str().to_owned())
+    }
+}
+
+/// Keeps bytes of an asset, from `first` on, if they may be kept.
+pub(super) fn learn(grid: &GridPort, target: &Target, first: u64, total: Option<u64>, bytes: Bytes) {
+    let Some(total) = total.filter(|total| *total <= target.key.kind.max_bytes()) else { return };
+    let whole = first == 0 && bytes.len() as u64 == total;
+    // Grids serve notecards and scripts under any name. What is not known to be of a public kind is not
+    // kept, not even in part.
+    let is_of_kind = match first {
+        0 => policy::content_matches_kind(target.key.kind, &bytes),
+        _ => target.beginning_held,
+    };
+    if !is_of_kind {
+        if first == 0 {
+            grid.shared.metrics.count(Counter::AssetsInvalid);
+        }
+        return;
+    }
+    let whole = if whole {
+        Some(bytes)
+    } else {
+        grid.shared.cache.add_partial(&target.key, &target.scope, total, &[(first, bytes)])
+    };
+    if let Some(whole) = whole {
+        keep(grid, target, whole);
+    }
+}
+
+/// Keeps a body whose every byte came from the grid, if it is a valid asset that is worth keeping.
+pub(super) fn keep(grid: &GridPort, target: &Target, whole: Bytes) -> Option<Asset> {
+    let cache = &grid.shared.cache;
+    let valid = validate::validate(target.key.kind, &whole).is_ok();
+    if !valid {
+        grid.shared.metrics.count(Counter::AssetsInvalid);
+    }
+    // Baked avatar textures change with every outfit and are nobody else's: not worth keeping.
+    if !valid || policy::is_client_bake(&whole) {
+        cache.drop_partial(&target.key, &target.scope);
+        return None;
+    }
+    let asset = Asset { digest: Digest::of(&whole), bytes: whole };
+    cache.put(target.key.clone(), &target.scope, asset.clone());
+    Some(asset)
+}
