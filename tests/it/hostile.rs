@@ -12,11 +12,8 @@ mod targets;
 use random::SplitMix;
 use targets::{Target, all};
 
-/// Up to this length every byte is changed to every value; beyond, positions and values are drawn.
+/// Up to this length every byte is changed to every value; beyond, every byte to some values.
 const EXHAUSTIVE_BYTES: usize = 200;
-
-/// Input bytes spent on one target with one longer fixture, for prefixes and for changes each.
-const SAMPLED_BYTES: usize = 500_000;
 
 fn number_from_environment(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
@@ -25,12 +22,12 @@ fn number_from_environment(name: &str, default: u64) -> u64 {
     }
 }
 
-/// Runs one case; a failure says how to repeat it.
-/// The long mode of `tests/run` asks for ten million.
-fn usual_cases() -> u64 {
-    if std::env::var_os("REZCACHE_LONG").is_some() { 10_000_000 } else { 200_000 }
+/// The mode of `tests/run --long`.
+fn is_long() -> bool {
+    std::env::var_os("REZCACHE_LONG").is_some()
 }
 
+/// Runs one case; a failure says how to repeat it.
 fn attack(target: &Target, input: &[u8], origin: &dyn Fn() -> String) {
     if catch_unwind(AssertUnwindSafe(|| (target.run)(input))).is_err() {
         let shown = input.iter().take(256).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
@@ -51,9 +48,7 @@ fn every_fixture_is_read_by_its_target() {
 fn no_prefix_of_a_fixture_breaks_a_parser() {
     for target in all() {
         for seed in &target.seeds {
-            let steps = (SAMPLED_BYTES / seed.bytes.len().max(1)).max(64);
-            let stride = seed.bytes.len().div_ceil(steps).max(1);
-            for len in (0..seed.bytes.len()).step_by(stride) {
+            for len in 0..seed.bytes.len() {
                 attack(&target, &seed.bytes[..len], &|| format!("the first {len} bytes of {}", seed.name));
             }
         }
@@ -78,10 +73,10 @@ fn no_changed_byte_of_a_fixture_breaks_a_parser() {
                 }
             } else {
                 let mut random = SplitMix::new(0x5EED);
-                for _ in 0..(SAMPLED_BYTES / seed.bytes.len()).max(64) {
-                    // Headers decide most, so half of the changes go there.
-                    let range = if random.one_in(2) { 64 } else { seed.bytes.len() };
-                    change(random.below(range), random.byte());
+                for position in 0..seed.bytes.len() {
+                    for _ in 0..if is_long() { 16 } else { 1 } {
+                        change(position, random.byte());
+                    }
                 }
             }
         }
@@ -90,7 +85,8 @@ fn no_changed_byte_of_a_fixture_breaks_a_parser() {
 
 #[test]
 fn no_random_or_mutated_input_breaks_a_parser() {
-    let cases = number_from_environment("REZCACHE_HOSTILE_CASES", usual_cases());
+    let cases =
+        number_from_environment("REZCACHE_HOSTILE_CASES", if is_long() { 10_000_000 } else { 200_000 });
     let run_seed = number_from_environment("REZCACHE_HOSTILE_SEED", 0x1055_C0DE);
     let targets = all();
     for case in 0..cases {
