@@ -88,8 +88,12 @@ pub(crate) fn check(parts: &Parts, local: SocketAddr, allow_navigation: bool) ->
 
 /// Whether a `Host` value is the address itself, or `localhost` with its port.
 fn names(host: &str, local: SocketAddr) -> bool {
-    // The usual case, decided without building texts to compare with.
-    if host.parse() == Ok(local) {
+    // The usual case, decided without building texts to compare with. Numbers may be written in other
+    // ways than ours, so only the way without leading zeros counts.
+    if let (SocketAddr::V4(local), Some((_, port))) = (local, host.rsplit_once(':'))
+        && port.starts_with(|first: char| matches!(first, '1'..='9'))
+        && host.parse() == Ok(local)
+    {
         return true;
     }
     let without_default_port = |name: &str| local.port() == 80 && host.eq_ignore_ascii_case(name);
