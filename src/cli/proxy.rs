@@ -53,6 +53,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
         }
     }
 
+    let stop = StopSignal::listen()?;
     let ready = instructions::Ready::new(&grids, proxy.grid_addresses(), proxy.control_address(), &token);
     // The proxy goes on when nobody reads this.
     let _ = print(&match log_format {
@@ -60,7 +61,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
         LogFormat::Json => serde_json::to_string(&ready)? + "\n",
     });
 
-    stop_signal().await?;
+    stop.given().await;
     tracing::info!("stopping");
     proxy.stop().await;
     Ok(Outcome::Done)
@@ -83,18 +84,38 @@ fn explain(error: StartError, remembered: &[SocketAddr], data_dir: &Path) -> any
     }
 }
 
-/// Completes at Ctrl-C, or where there is such a thing at SIGTERM.
-async fn stop_signal() -> std::io::Result<()> {
+/// Ctrl-C, and where there is such a thing SIGTERM. Listens from when it is made, so that nobody who
+/// has read that the proxy is running kills it by asking it to end.
+struct StopSignal {
     #[cfg(unix)]
-    {
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        tokio::select! {
-            pressed = tokio::signal::ctrl_c() => pressed,
-            _ = terminate.recv() => Ok(()),
+    signals: [tokio::signal::unix::Signal; 2],
+    #[cfg(windows)]
+    pressed: tokio::signal::windows::CtrlC,
+}
+
+impl StopSignal {
+    fn listen() -> io::Result<Self> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            Ok(Self { signals: [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?] })
         }
+        #[cfg(windows)]
+        Ok(Self { pressed: tokio::signal::windows::ctrl_c()? })
     }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await
+
+    async fn given(mut self) {
+        #[cfg(unix)]
+        {
+            let [interrupt, terminate] = &mut self.signals;
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        #[cfg(windows)]
+        let _ = self.pressed.recv().await;
+    }
 }
 
 /// Two viewers keep some hundred connections, each with one of ours toward the grid; macOS starts
