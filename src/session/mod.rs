@@ -22,8 +22,11 @@ mod endpoint;
 pub mod events;
 pub mod grid_info;
 pub mod login;
+mod mutation;
 pub mod reach;
+pub mod relay;
 pub mod seed;
+pub mod sequence;
 mod udp_addresses;
 
 use circuit::{Circuit, Closed};
