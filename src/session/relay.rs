@@ -271,6 +271,18 @@ impl Relay {
         self.lane(direction).map.highest().is_some()
     }
 
+    /// The sender's highest number so far.
+    #[must_use]
+    pub fn highest(&self, direction: Direction) -> Option<SequenceNumber> {
+        self.lane(direction).map.highest()
+    }
+
+    /// Whether packets of ours wait for a number since the numbering began anew.
+    #[must_use]
+    pub fn has_unheard(&self) -> bool {
+        !self.unheard.is_empty()
+    }
+
     /// How many packets of ours the receiver has not acknowledged.
     #[must_use]
     pub fn outstanding(&self, direction: Direction) -> usize {
