@@ -167,3 +167,6 @@ fn judged(texture: Texture, placeholder: Option<Digest>) -> Output {
     }
     learned(texture.simulator, AssetKind::Texture, texture.id, texture.bytes)
 }
+
+#[cfg(test)]
+mod tests;
