@@ -41,6 +41,12 @@ impl GridId {
         Self(Arc::from(name))
     }
 
+    /// Whether Linden Lab runs it.
+    #[must_use]
+    pub fn is_second_life(&self) -> bool {
+        matches!(&*self.0, "agni" | "aditi")
+    }
+
     /// The name, as it stands in file headers and reports.
     #[must_use]
     pub fn as_str(&self) -> &str {

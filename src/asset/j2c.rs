@@ -210,3 +210,11 @@ fn segment(input: &[u8]) -> Parsed<'_, (u16, &[u8])> {
 
 #[cfg(test)]
 mod tests;
+/// stub
+pub fn dimensions(_h: &[u8]) -> Option<(u32, u32, u16)> {
+    None
+}
+/// stub
+pub fn bytes_for_discard(_w: u32, _h: u32, _c: u16, _d: u8) -> u64 {
+    u64::MAX
+}

@@ -208,3 +208,11 @@ pub struct Asset {
     /// The whole body.
     pub bytes: Bytes,
 }
+
+impl Asset {
+    /// These bytes under their digest.
+    #[must_use]
+    pub fn of(bytes: Bytes) -> Self {
+        Self { digest: Digest::of(&bytes), bytes }
+    }
+}

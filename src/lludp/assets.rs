@@ -10,8 +10,10 @@ use super::error::DecodeError;
 use super::fields::{Fields, Variable2, single_block_message};
 use super::number::MessageNumber;
 
+mod edit;
 mod requests;
 
+pub use edit::{request_image, without_images};
 pub use requests::{AssetRequests, ImageRequest, TransferRequest, UdpAssetRequest, asset_requests};
 
 single_block_message! {

@@ -16,6 +16,7 @@
 //! forwarded as it came, with [`set_sequence`], [`strip_acks`] and [`append_acks`] for the parts
 //! that numbering demands. No state and no I/O here: circuits live in `session`.
 
+pub mod appearance;
 pub mod assets;
 pub mod circuit;
 pub mod error;
@@ -25,7 +26,7 @@ pub mod number;
 pub mod packet;
 pub mod zerocode;
 
-pub use assets::{AssetRequests, UdpAssetRequest, asset_requests};
+pub use assets::{AssetRequests, ImageRequest, TransferRequest, UdpAssetRequest, asset_requests};
 pub use circuit::{Replacement, SimulatorAddress, rewrite_addresses};
 pub use error::{DecodeError, DecodeErrorKind};
 pub use fields::{MessageBody, Port, Variable1, Variable2};

@@ -2,13 +2,14 @@
 //! proxy answers it.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
+use super::arrivals::Arrivals;
 use super::next_urls::NextUrls;
 use super::reach::{GridReach, OwnListeners};
 use super::registry::{AliasToken, Registry};
@@ -37,6 +38,10 @@ pub(super) struct Shared {
     pub(super) started: Instant,
     pub(super) grids: OnceLock<Vec<Weak<GridPort>>>,
     pub(super) stop: watch::Receiver<bool>,
+    /// How long a request over LLUDP is held while the asset is looked for.
+    pub(super) hold: Duration,
+    /// Every session keeps a copy while it runs.
+    pub(super) session_alive: Mutex<Option<mpsc::Sender<()>>>,
 }
 
 /// One grid and its port.
@@ -49,6 +54,7 @@ pub(super) struct GridPort {
     pub(super) aliases: Registry,
     pub(super) next_urls: NextUrls,
     pub(super) fetches: fetcher::Inflight,
+    pub(super) arrivals: Arrivals,
     pub(super) identity: OnceLock<Identity>,
     pub(super) configured: Identity,
     pub(super) asset_host: Option<AssetHost>,

@@ -64,5 +64,6 @@ pub(super) fn keep(grid: &GridPort, target: &Target, whole: Bytes) -> Option<Ass
     }
     let asset = Asset { digest: Digest::of(&whole), bytes: whole };
     cache.put(target.key.clone(), &target.scope, asset.clone());
+    grid.arrivals.announce(target, &asset);
     Some(asset)
 }

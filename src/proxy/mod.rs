@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::cache::{CacheConfig, LocalCache};
@@ -16,6 +16,7 @@ use crate::session::reach::AddressBlock;
 use crate::support::counters_file;
 use crate::support::metrics::{Counter, Metrics};
 
+mod arrivals;
 mod assets;
 pub(crate) mod control;
 mod event_queue;
@@ -37,6 +38,7 @@ mod seed;
 mod stitched;
 mod trust;
 mod udp;
+mod udp_assets;
 mod upstream;
 
 use grid_port::{AssetHost, GridPort, Identity, Shared};
@@ -103,6 +105,8 @@ pub struct Proxy {
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
+    /// Yields nothing, and ends with the last session.
+    sessions: mpsc::Receiver<()>,
 }
 
 /// Why the proxy did not start.
@@ -181,6 +185,7 @@ impl Proxy {
         let cache = open_cache(&config, &metrics);
 
         let (stop, stopping) = watch::channel(false);
+        let (session_alive, sessions) = mpsc::channel(1);
         let shared = Arc::new(Shared {
             metrics: Arc::clone(&metrics),
             cache,
@@ -190,6 +195,8 @@ impl Proxy {
             started: Instant::now(),
             grids: OnceLock::new(),
             stop: stopping.clone(),
+            hold: config.disk_patience,
+            session_alive: Mutex::new(Some(session_alive)),
         });
         let mut ports = Vec::new();
         for grid in config.grids {
@@ -208,6 +215,7 @@ impl Proxy {
             shared,
             stop,
             tasks: JoinSet::new(),
+            sessions,
         };
         if let Some(listener) = control {
             let names = ports.iter().map(|(_, port)| (port.config.name.clone(), port.local)).collect();
@@ -259,7 +267,12 @@ impl Proxy {
     /// returns.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        let all = async { while self.tasks.join_next().await.is_some() {} };
+        // What sessions have learnt and not yet told is kept too.
+        self.shared.session_alive.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let all = async {
+            while self.tasks.join_next().await.is_some() {}
+            while self.sessions.recv().await.is_some() {}
+        };
         if tokio::time::timeout(STOP_PATIENCE, all).await.is_err() {
             self.tasks.shutdown().await;
         }
@@ -326,6 +339,7 @@ async fn open_grid(
         aliases: registry::Registry::default(),
         next_urls: next_urls::NextUrls::default(),
         fetches: fetcher::Inflight::default(),
+        arrivals: arrivals::Arrivals::default(),
         identity: OnceLock::new(),
         asked: watch::Sender::new(false),
     });

@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::event_queue::EventQueue;
 use crate::grid::Origin;
 use crate::redact::Redacted;
-use crate::session::CapabilityClass;
 use crate::session::events::QueueId;
+use crate::session::{CapabilityClass, Found, Ticket};
 
 /// 128 random bits: whoever knows them may use the capability, so nobody may guess them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,6 +65,8 @@ pub(super) enum Command {
     Seed { body: Bytes, answer: oneshot::Sender<Option<Vec<u8>>> },
     /// Rewrite an event-queue reply, and read its id; `None` when nothing in it changes.
     Events { body: Bytes, answer: oneshot::Sender<(Option<Vec<u8>>, Option<QueueId>)> },
+    /// What was looked up.
+    Found { ticket: Ticket, found: Option<Found> },
 }
 
 impl SessionLink {
@@ -80,6 +82,12 @@ impl SessionLink {
 
     pub(super) fn last_used(&self) -> Instant {
         self.started + Duration::from_millis(self.last_used_ms.load(Ordering::Relaxed))
+    }
+
+    /// Tells the session what was looked up for it.
+    pub(super) async fn found(&self, ticket: Ticket, found: Option<Found>) {
+        // A session that is over needs no answer.
+        let _ = self.commands.send(Command::Found { ticket, found }).await;
     }
 
     /// Has the session rewrite a seed's reply. An ended session leaves it as it is.

@@ -5,27 +5,31 @@
 //! One task polls them all: no lock and no queue lies between receiving a datagram and sending it.
 
 use std::collections::{HashMap, VecDeque};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Interval, MissedTickBehavior, Sleep};
 
 use super::event_queue::EventQueue;
 use super::grid_port::GridPort;
 use super::reach::Transport;
 use super::registry::{Alias, AliasToken, Command, SessionLink};
+use super::udp_assets::UdpAssets;
 use crate::grid::Origin;
 use crate::redact::Redacted;
 use crate::session::login::{LoginFormat, LoginGrant};
-use crate::session::{CapabilityClass, Opener, Route, Seen, Session};
+use crate::session::{
+    CapabilityClass, DropReason, Made, Opener, Output, Route, Seen, Session, SessionConfig,
+};
 use crate::support::metrics::Counter;
 
 /// Kernel buffers: a region's burst of object updates must survive a busy moment of ours.
@@ -123,15 +127,22 @@ pub(super) fn open_session(
 ) -> Option<Vec<u8>> {
     let (commands, inbox) = mpsc::channel(64);
     let link = Arc::new(SessionLink::new(commands));
+    let assets = UdpAssets::new(grid, &link);
+    let config = SessionConfig {
+        hold: grid.shared.hold,
+        // Second Life's simulators share the viewer's library; OpenSimulator counts 32 bits.
+        wraps_at_24_bits: grid.identity().id.is_second_life(),
+    };
     let mut opener = ShellOpener { grid: Arc::clone(grid), link, opened: Vec::new(), tokens: Vec::new() };
-    let opened = bind(Ipv4Addr::UNSPECIFIED)
-        .ok()
-        .and_then(|socket| Some((socket, Session::open(Instant::now(), grant, body, format, &mut opener)?)));
+    let opened = bind(Ipv4Addr::UNSPECIFIED).ok().and_then(|socket| {
+        Some((socket, Session::open(Instant::now(), grant, body, format, config, &mut opener)?))
+    });
     let Some((grid_socket, (session, rewritten))) = opened else {
         grid.shared.metrics.count(Counter::AddressesRefused);
         opener.discard();
         return None;
     };
+    let alive = grid.shared.session_alive.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut task = SessionTask {
@@ -144,6 +155,10 @@ pub(super) fn open_session(
         buffer: vec![0; DATAGRAM_BYTES],
         opener,
         tick,
+        assets,
+        alarm: Box::pin(tokio::time::sleep(Duration::ZERO)),
+        alarm_at: None,
+        _alive: alive,
     };
     task.adopt_ports();
     if let Ok(address) = task.grid_socket.local_addr() {
@@ -181,9 +196,15 @@ struct SessionTask {
     grid_socket: UdpSocket,
     ports: Vec<Port>,
     by_simulator: HashMap<SocketAddr, usize>,
-    outbox: VecDeque<(Via, SocketAddr, Vec<u8>)>,
+    outbox: VecDeque<(Via, SocketAddr, Vec<u8>, Counter)>,
     buffer: Vec<u8>,
     tick: Interval,
+    assets: UdpAssets,
+    /// Rings when the session wants to be woken.
+    alarm: Pin<Box<Sleep>>,
+    alarm_at: Option<Instant>,
+    /// Tells the proxy that this session still runs.
+    _alive: Option<mpsc::Sender<()>>,
 }
 
 enum Wake {
@@ -209,6 +230,8 @@ impl SessionTask {
                 Wake::LinkGone => break,
             }
         }
+        self.session.finish(Instant::now());
+        self.act(&mut Context::from_waker(Waker::noop()));
         let metrics = &self.opener.grid.shared.metrics;
         metrics.sessions_changed(-1);
         metrics.count(Counter::SessionsEnded);
@@ -233,6 +256,7 @@ impl SessionTask {
                 let rewritten = self.session.rewrite_event_reply(now, &body, &mut self.opener);
                 let _ = answer.send((rewritten.body, rewritten.id));
             }
+            Command::Found { ticket, found } => self.session.found(Instant::now(), ticket, found),
         }
         self.adopt_ports();
         self.opener.grid.shared.metrics.add(Counter::AddressesRefused, self.session.take_refused());
@@ -256,14 +280,71 @@ impl SessionTask {
             return Poll::Ready(Wake::Tick);
         }
         self.flush(cx);
+        self.act(cx);
         let mut more = self.drain(Via::Grid, cx);
         for index in 0..self.ports.len() {
             more |= self.drain(Via::Port(index), cx);
         }
-        if more {
+        if self.poll_alarm(cx) || more {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
+    }
+
+    /// Wakes the session when it is time. Answers whether it was.
+    fn poll_alarm(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(wanted) = self.session.next_wake() else {
+            self.alarm_at = None;
+            return false;
+        };
+        if self.alarm_at != Some(wanted) {
+            self.alarm_at = Some(wanted);
+            self.alarm.as_mut().reset(wanted.into());
+        }
+        if self.alarm.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.alarm_at = None;
+        self.session.wake(Instant::now());
+        self.act(cx);
+        true
+    }
+
+    /// Does what the session says besides sending a datagram on.
+    fn act(&mut self, cx: &mut Context<'_>) {
+        while let Some(output) = self.session.poll_output() {
+            let metrics = &self.opener.grid.shared.metrics;
+            match output {
+                Output::ToViewer { simulator, viewer, datagram, .. } => {
+                    if let Some(port) = self.by_simulator.get(&SocketAddr::V4(simulator)).copied() {
+                        self.send(Via::Port(port), viewer, &datagram, Counter::DatagramsInjected, cx);
+                    }
+                }
+                Output::ToSimulator { simulator, datagram, made } => {
+                    let to = self.opener.grid.shared.dial.udp_target(simulator.into());
+                    let counter = match made {
+                        Made::Injected => Counter::DatagramsInjected,
+                        Made::Released => Counter::DatagramsForwarded,
+                    };
+                    self.send(Via::Grid, to, &datagram, counter, cx);
+                }
+                Output::Lookup { ticket, kind, id, simulator } => {
+                    if let Some(found) = self.assets.look_up(ticket, kind, id, simulator) {
+                        self.session.found(Instant::now(), ticket, found);
+                    }
+                }
+                Output::Learned { kind, id, simulator, bytes } => {
+                    self.assets.learn(kind, id, simulator, bytes);
+                }
+                Output::Partial { kind, id, simulator, total, extents } => {
+                    self.assets.learn_parts(kind, id, simulator, total, extents);
+                }
+                Output::Swallowed => metrics.count(Counter::DatagramsSwallowed),
+                Output::Patched => metrics.count(Counter::DatagramsPatched),
+                Output::Unlearnt => metrics.count(Counter::AssetsInvalid),
+                Output::Served { kind, source, bytes } => metrics.asset_served(kind, source, bytes),
+            }
+        }
     }
 
     /// Handles up to a batch of datagrams from one socket; answers whether more may be waiting.
@@ -324,9 +405,14 @@ impl SessionTask {
         self.count(seen);
         let metrics = &shared.metrics;
         let (to, patched) = match route {
-            Route::Drop(_) => {
-                metrics.count(Counter::DatagramsStranger);
-                return;
+            Route::Drop(reason) => {
+                match reason {
+                    DropReason::Stranger => metrics.count(Counter::DatagramsStranger),
+                    DropReason::Swallowed => metrics.count(Counter::DatagramsSwallowed),
+                    // Counted when it is decided on.
+                    DropReason::Held => {}
+                }
+                return self.act(cx);
             }
             Route::Forward(to) => (to, None),
             Route::Replace(to, bytes) => {
@@ -335,7 +421,8 @@ impl SessionTask {
             }
         };
         let to = if onward == Via::Grid { shared.dial.udp_target(to) } else { to };
-        self.send(onward, to, patched.as_deref().unwrap_or(datagram), cx);
+        self.send(onward, to, patched.as_deref().unwrap_or(datagram), Counter::DatagramsForwarded, cx);
+        self.act(cx);
     }
 
     fn count(&self, seen: Seen) {
@@ -348,22 +435,29 @@ impl SessionTask {
         }
     }
 
-    fn send(&mut self, via: Via, to: SocketAddr, datagram: &[u8], cx: &mut Context<'_>) {
-        if self.outbox.is_empty() && self.try_send(via, to, datagram, cx).is_ready() {
+    fn send(&mut self, via: Via, to: SocketAddr, datagram: &[u8], counter: Counter, cx: &mut Context<'_>) {
+        if self.outbox.is_empty() && self.try_send(via, to, datagram, counter, cx).is_ready() {
             return;
         }
         if self.outbox.len() < OUTBOX {
-            self.outbox.push_back((via, to, datagram.to_vec()));
+            self.outbox.push_back((via, to, datagram.to_vec(), counter));
         } else {
             self.opener.grid.shared.metrics.count(Counter::DatagramsUnsent);
         }
     }
 
-    fn try_send(&self, via: Via, to: SocketAddr, datagram: &[u8], cx: &mut Context<'_>) -> Poll<()> {
+    fn try_send(
+        &self,
+        via: Via,
+        to: SocketAddr,
+        datagram: &[u8],
+        counter: Counter,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         let Some(socket) = self.socket(via) else { return Poll::Ready(()) };
         let metrics = &self.opener.grid.shared.metrics;
         match socket.poll_send_to(cx, datagram, to) {
-            Poll::Ready(Ok(_)) => metrics.count(Counter::DatagramsForwarded),
+            Poll::Ready(Ok(_)) => metrics.count(counter),
             Poll::Ready(Err(_)) => metrics.count(Counter::DatagramsUnsent),
             Poll::Pending => return Poll::Pending,
         }
@@ -371,9 +465,9 @@ impl SessionTask {
     }
 
     fn flush(&mut self, cx: &mut Context<'_>) {
-        while let Some((via, to, datagram)) = self.outbox.pop_front() {
-            if self.try_send(via, to, &datagram, cx).is_pending() {
-                self.outbox.push_front((via, to, datagram));
+        while let Some((via, to, datagram, counter)) = self.outbox.pop_front() {
+            if self.try_send(via, to, &datagram, counter, cx).is_pending() {
+                self.outbox.push_front((via, to, datagram, counter));
                 return;
             }
         }

@@ -2,33 +2,51 @@
 //! for them on loopback, and where each datagram goes.
 //!
 //! Sans-I/O. The contract: feed one input ([`Session::from_viewer`], [`Session::from_simulator`],
-//! [`Session::rewrite_seed_reply`], [`Session::rewrite_event_reply`] or [`Session::tick`]) with the
-//! present time, do what it returns, then feed the next; call `tick` about once a second.
+//! [`Session::rewrite_seed_reply`], [`Session::rewrite_event_reply`], [`Session::found`],
+//! [`Session::wake`] or [`Session::tick`]) with the present time, do what it returns, then what
+//! [`Session::poll_output`] says until it says nothing more, then feed the next. Call `wake` when the
+//! time of [`Session::next_wake`] has come, `tick` about once a second, and [`Session::finish`] last.
 //! A loopback port or a random URL token is made by the shell through [`Opener`], asked at most once
 //! for each simulator and each URL.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use uuid::Uuid;
 
+use crate::asset::{Asset, AssetId, AssetKind, AssetSource};
 use crate::grid::{AgentId, CircuitCode, RegionHandle, SessionId};
+use crate::lludp::appearance::baked_textures;
 use crate::lludp::circuit::UseCircuitCode;
 use crate::lludp::{MessageBody, MessageNumber, Packet, UdpAssetRequest, asset_requests};
 
+mod assembly;
 pub mod circuit;
+pub mod delivery;
+pub mod downloads;
 mod endpoint;
 pub mod events;
 pub mod grid_info;
 pub mod login;
+mod mutation;
+mod placeholder;
 pub mod reach;
+pub mod relay;
 pub mod seed;
+pub mod sequence;
+mod traffic;
 mod udp_addresses;
 
+use assembly::Budget;
 use circuit::{Circuit, Closed};
+use downloads::DownloadId;
 use events::QueuedEvent;
 use login::LoginGrant;
+use placeholder::Placeholders;
+use sequence::CounterWidth;
+use traffic::{Surroundings, Traffic};
 
 use crate::llsd::xml::{Scalar, ScalarKind, TextPlace};
 
@@ -78,6 +96,186 @@ const CLOSED_LINGER: Duration = Duration::from_secs(30);
 /// A session without any sign of life, UDP or HTTP, ends after this long.
 const SESSION_SILENCE: Duration = Duration::from_secs(600);
 
+/// Bytes that textures and transfers in the making may take.
+const ASSEMBLY_BYTES: usize = 128 << 20;
+/// Baked textures remembered.
+const MAX_BAKED: usize = 16 * 1024;
+/// Lookups that wait for their answer.
+const MAX_LOOKUPS: usize = 64 * 1024;
+/// A lookup that was not answered by then never is.
+const LOOKUP_LIMIT: Duration = Duration::from_secs(120);
+
+/// How a session behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionConfig {
+    /// How long a request may be held while the asset is looked for.
+    pub hold: Duration,
+    /// The simulators count packets modulo 2^24, as Second Life's do.
+    pub wraps_at_24_bits: bool,
+}
+
+/// What the shell is to do besides sending a datagram on.
+#[derive(Debug)]
+pub enum Output {
+    /// Send this to the viewer.
+    ToViewer {
+        /// From the loopback port that stands for this simulator.
+        simulator: SocketAddrV4,
+        /// Where the viewer is.
+        viewer: SocketAddr,
+        /// What to send.
+        datagram: Vec<u8>,
+        /// Whose it is.
+        made: Made,
+    },
+    /// Send this to a simulator.
+    ToSimulator {
+        /// Which.
+        simulator: SocketAddrV4,
+        /// What to send.
+        datagram: Vec<u8>,
+        /// Whose it is.
+        made: Made,
+    },
+    /// Look for an asset, and tell [`Session::found`].
+    Lookup {
+        /// To be given back with the answer.
+        ticket: Ticket,
+        /// The kind asked for.
+        kind: AssetKind,
+        /// And the id.
+        id: AssetId,
+        /// The simulator that would answer.
+        simulator: SocketAddrV4,
+    },
+    /// An asset has come whole from a simulator: check it and keep it.
+    Learned {
+        /// The kind asked for.
+        kind: AssetKind,
+        /// And the id.
+        id: AssetId,
+        /// The simulator that sent it.
+        simulator: SocketAddrV4,
+        /// All of it.
+        bytes: Bytes,
+    },
+    /// Parts of an asset have come.
+    Partial {
+        /// The kind asked for.
+        kind: AssetKind,
+        /// And the id.
+        id: AssetId,
+        /// The simulator that sent them.
+        simulator: SocketAddrV4,
+        /// Length of the whole.
+        total: u64,
+        /// Where in it each part begins, and the part.
+        extents: Vec<(u64, Bytes)>,
+    },
+    /// A body came whole and is not to be kept: it stands for a missing texture, or too much waits.
+    Unlearnt,
+    /// A request that was held needs not go on.
+    Swallowed,
+    /// A request that was held goes on in part (it comes as [`Output::ToSimulator`] too).
+    Patched,
+    /// A download was answered.
+    Served {
+        /// The kind of asset.
+        kind: AssetKind,
+        /// By whom.
+        source: AssetSource,
+        /// Asset bytes that the viewer was sent.
+        bytes: u64,
+    },
+}
+
+/// Whose a datagram is that the session sends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// Our own.
+    Injected,
+    /// The viewer's, which was held; perhaps without what we answer.
+    Released,
+}
+
+/// Names a lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
+/// An asset that is at hand.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// All of it.
+    pub asset: Asset,
+    /// Where it was.
+    pub source: AssetSource,
+}
+
+/// What a lookup is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Download(DownloadId),
+    Placeholder,
+}
+
+/// Lookups that wait for their answer.
+#[derive(Default)]
+struct Tickets {
+    last: u64,
+    waiting: HashMap<Ticket, (Instant, SocketAddrV4, Purpose)>,
+}
+
+impl Tickets {
+    fn issue(&mut self, now: Instant, simulator: SocketAddrV4, purpose: Purpose) -> Ticket {
+        self.last += 1;
+        let ticket = Ticket(self.last);
+        if self.waiting.len() < MAX_LOOKUPS {
+            self.waiting.insert(ticket, (now, simulator, purpose));
+        }
+        ticket
+    }
+}
+
+/// What all circuits of a session share.
+struct Common {
+    config: SessionConfig,
+    identity: (AgentId, SessionId),
+    outputs: VecDeque<Output>,
+    tickets: Tickets,
+    budget: Budget,
+    placeholders: Placeholders,
+    baked: HashSet<Uuid>,
+    wake_at: Option<Instant>,
+}
+
+impl Common {
+    fn around(
+        &mut self,
+        now: Instant,
+        simulator: SocketAddrV4,
+        viewer: Option<SocketAddr>,
+    ) -> Surroundings<'_> {
+        Surroundings {
+            now,
+            simulator,
+            viewer,
+            outputs: &mut self.outputs,
+            tickets: &mut self.tickets,
+            budget: &mut self.budget,
+            placeholders: &mut self.placeholders,
+            baked: &self.baked,
+            hold: self.config.hold,
+            identity: self.identity,
+        }
+    }
+
+    fn wake_for(&mut self, now: Instant, traffic: &Traffic) {
+        if let Some(due) = traffic.next_wake(now) {
+            self.wake_at = Some(self.wake_at.map_or(due, |earlier| earlier.min(due)));
+        }
+    }
+}
+
 /// Where a datagram goes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Route {
@@ -94,6 +292,10 @@ pub enum Route {
 pub enum DropReason {
     /// It comes from an address that did not open this circuit.
     Stranger,
+    /// It waits until an asset has been looked for.
+    Held,
+    /// It is answered from here, or is an answer to what was answered from here.
+    Swallowed,
 }
 
 /// What a datagram told us beside where it goes.
@@ -111,11 +313,12 @@ struct Simulator {
     loopback: SocketAddrV4,
     handle: Option<RegionHandle>,
     circuit: Circuit,
+    traffic: Traffic,
 }
 
 /// What the session maps to what; split from the circuits so that rewriting can borrow it alone.
-#[derive(Default)]
 struct AliasTable {
+    incoming: CounterWidth,
     simulators: HashMap<SocketAddrV4, Simulator>,
     urls: HashMap<String, String>,
     refused: u64,
@@ -138,9 +341,10 @@ impl Aliases for Naming<'_> {
             self.table.refused += 1;
             return None;
         };
+        let traffic = Traffic::new(self.table.incoming);
         self.table
             .simulators
-            .insert(simulator, Simulator { loopback, handle: None, circuit: Circuit::default() });
+            .insert(simulator, Simulator { loopback, handle: None, circuit: Circuit::default(), traffic });
         Some(loopback)
     }
 
@@ -165,6 +369,7 @@ pub struct Session {
     session: SessionId,
     circuit_code: CircuitCode,
     table: AliasTable,
+    common: Common,
     last_life: Instant,
     ending_since: Option<Instant>,
     scratch: Vec<u8>,
@@ -179,13 +384,26 @@ impl Session {
         grant: &LoginGrant,
         body: &[u8],
         format: login::LoginFormat,
+        config: SessionConfig,
         opener: &mut dyn Opener,
     ) -> Option<(Self, Vec<u8>)> {
+        let incoming = if config.wraps_at_24_bits { CounterWidth::Bits24 } else { CounterWidth::Bits32 };
+        let common = Common {
+            config,
+            identity: (grant.agent, grant.session),
+            outputs: VecDeque::new(),
+            tickets: Tickets::default(),
+            budget: Budget::new(ASSEMBLY_BYTES),
+            placeholders: Placeholders::default(),
+            baked: HashSet::new(),
+            wake_at: None,
+        };
         let mut session = Self {
             agent: grant.agent,
             session: grant.session,
             circuit_code: grant.circuit_code,
-            table: AliasTable::default(),
+            table: AliasTable { incoming, simulators: HashMap::new(), urls: HashMap::new(), refused: 0 },
+            common,
             last_life: now,
             ending_since: None,
             scratch: Vec::new(),
@@ -254,6 +472,10 @@ impl Session {
             return (Route::Drop(DropReason::Stranger), seen);
         };
         if opens {
+            let moved = region.circuit.viewer().is_some_and(|viewer| viewer != from);
+            if let Some(packet) = &packet {
+                region.traffic.opens(now, packet, moved);
+            }
             region.circuit.open(now, from);
         } else if region.circuit.viewer() != Some(from) {
             return (Route::Drop(DropReason::Stranger), seen);
@@ -261,19 +483,27 @@ impl Session {
         region.circuit.heard(now);
         self.last_life = now;
 
-        match number {
-            Some(MessageNumber::CLOSE_CIRCUIT) => region.circuit.close(now, Closed::ByViewer),
-            Some(MessageNumber::AGENT_PAUSE) => region.circuit.pause(true),
-            Some(MessageNumber::AGENT_RESUME) => region.circuit.pause(false),
-            Some(MessageNumber::LOGOUT_REQUEST) => self.ending_since = Some(now),
-            Some(MessageNumber::REQUEST_IMAGE | MessageNumber::TRANSFER_REQUEST) => {
-                if let Some(packet) = &packet {
-                    seen.asset_requests = self.count_asset_requests(packet);
-                }
+        let Some(packet) = packet else { return (Route::Forward(simulator.into()), seen) };
+        if matches!(packet.number, MessageNumber::REQUEST_IMAGE | MessageNumber::TRANSFER_REQUEST) {
+            seen.asset_requests = count_asset_requests(&packet, &mut self.scratch);
+        }
+        let mut around = self.common.around(now, simulator, Some(from));
+        let route = region.traffic.from_viewer(&mut around, &packet, datagram);
+        match packet.number {
+            MessageNumber::CLOSE_CIRCUIT => {
+                region.circuit.close(now, Closed::ByViewer);
+                region.traffic.close(&mut around);
+            }
+            MessageNumber::AGENT_PAUSE => region.circuit.pause(true),
+            MessageNumber::AGENT_RESUME => region.circuit.pause(false),
+            MessageNumber::LOGOUT_REQUEST => {
+                self.ending_since = Some(now);
+                region.traffic.close(&mut around);
             }
             _ => {}
         }
-        (Route::Forward(simulator.into()), seen)
+        self.common.wake_for(now, &region.traffic);
+        (route, seen)
     }
 
     fn opens_circuit(&mut self, packet: &Packet<'_>) -> bool {
@@ -283,12 +513,6 @@ impl Session {
                 && opening.agent == self.agent
                 && opening.session == self.session
         })
-    }
-
-    fn count_asset_requests(&mut self, packet: &Packet<'_>) -> u32 {
-        let Ok(body) = packet.body(&mut self.scratch) else { return 0 };
-        let Ok(requests) = asset_requests(packet.number, body) else { return 0 };
-        requests.filter(is_public_request).count().try_into().unwrap_or(u32::MAX)
     }
 
     /// A datagram that came from the grid's side.
@@ -316,32 +540,127 @@ impl Session {
             seen.malformed = true;
             return (Route::Forward(viewer), seen);
         };
+        let mut addresses_rewritten = None;
         match packet.number {
             MessageNumber::DISABLE_SIMULATOR | MessageNumber::CLOSE_CIRCUIT => {
                 region.circuit.close(now, Closed::BySimulator);
+                let mut around = self.common.around(now, endpoint, Some(viewer));
+                region.traffic.close(&mut around);
             }
             MessageNumber::KICK_USER | MessageNumber::LOGOUT_REPLY => self.ending_since = Some(now),
+            MessageNumber::AVATAR_APPEARANCE => {
+                if let Ok(baked) = packet.body(&mut self.scratch).and_then(baked_textures)
+                    && self.common.baked.len() < MAX_BAKED
+                {
+                    self.common.baked.extend(baked);
+                }
+            }
             // Current viewers refuse these by UDP and old grids still send them so.
             MessageNumber::ENABLE_SIMULATOR
             | MessageNumber::OPEN_CIRCUIT
             | MessageNumber::CROSSED_REGION
             | MessageNumber::TELEPORT_FINISH => {
                 let mut naming = Naming { table: &mut self.table, opener };
-                if let Some(replaced) = udp_addresses::rewrite(&packet, &mut self.scratch, &mut naming) {
-                    return (Route::Replace(viewer, replaced), seen);
-                }
+                addresses_rewritten = udp_addresses::rewrite(&packet, &mut self.scratch, &mut naming);
             }
             _ => {}
         }
-        (Route::Forward(viewer), seen)
+        let Some(region) = self.table.simulators.get_mut(&endpoint) else {
+            return (Route::Drop(DropReason::Stranger), seen);
+        };
+        let mut around = self.common.around(now, endpoint, Some(viewer));
+        let rewritten = addresses_rewritten.as_deref();
+        let packet = rewritten.and_then(|rewritten| Packet::decode(rewritten).ok()).unwrap_or(packet);
+        let passing = rewritten.unwrap_or(datagram);
+        let route = region.traffic.from_simulator(&mut around, viewer, &packet, passing);
+        self.common.wake_for(now, &region.traffic);
+        match (route, addresses_rewritten) {
+            (Route::Forward(to), Some(rewritten)) => (Route::Replace(to, rewritten), seen),
+            (route, _) => (route, seen),
+        }
+    }
+
+    /// The answer to [`Output::Lookup`]. It may come at any time, or never.
+    pub fn found(&mut self, now: Instant, ticket: Ticket, found: Option<Found>) {
+        let Some((_, simulator, purpose)) = self.common.tickets.waiting.get(&ticket).copied() else { return };
+        // A miss may still become a hit, when another viewer's fetch brings the asset.
+        if found.is_some() || purpose == Purpose::Placeholder {
+            self.common.tickets.waiting.remove(&ticket);
+        }
+        let Some(region) = self.table.simulators.get_mut(&simulator) else { return };
+        let viewer = region.circuit.viewer();
+        let mut around = self.common.around(now, simulator, viewer);
+        match purpose {
+            Purpose::Download(id) => region.traffic.found(&mut around, id, found),
+            Purpose::Placeholder => {
+                let digest = found.map(|found| found.asset.digest);
+                if around.placeholders.looked_up(*simulator.ip(), digest, around.outputs) {
+                    region.traffic.probe(&mut around);
+                }
+            }
+        }
+        self.common.wake_for(now, &region.traffic);
+    }
+
+    /// The next thing to do, besides what the inputs return.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.common.outputs.pop_front()
+    }
+
+    /// When [`Self::wake`] is to be called. May be too early, never too late.
+    #[must_use]
+    pub const fn next_wake(&self) -> Option<Instant> {
+        self.common.wake_at
+    }
+
+    /// Does what has become due.
+    pub fn wake(&mut self, now: Instant) {
+        self.common.wake_at = None;
+        for (endpoint, region) in &mut self.table.simulators {
+            if !region.traffic.is_quiet() {
+                let viewer = region.circuit.viewer();
+                let mut around = self.common.around(now, *endpoint, viewer);
+                region.traffic.wake(&mut around);
+                self.common.wake_for(now, &region.traffic);
+            }
+        }
+    }
+
+    /// The session is over: what it has learnt and not yet told comes out.
+    pub fn finish(&mut self, now: Instant) {
+        for (endpoint, region) in &mut self.table.simulators {
+            let mut around = self.common.around(now, *endpoint, region.circuit.viewer());
+            region.traffic.close(&mut around);
+        }
+        self.common.placeholders.tick(now, true, &mut self.common.outputs);
+    }
+
+    /// How many packets of ours wait for an ack, and how many are remembered, on all circuits.
+    #[must_use]
+    pub fn injected(&self) -> (usize, usize) {
+        let each = self.table.simulators.values().map(|region| region.traffic.injected());
+        each.fold((0, 0), |(waiting, remembered), (w, r)| (waiting + w, remembered + r))
     }
 
     /// Lets time pass: closes what is over. `http_life` is when the viewer last used one of the
     /// session's capabilities. Answers whether the session goes on.
     pub fn tick(&mut self, now: Instant, http_life: Instant) -> bool {
-        for simulator in self.table.simulators.values_mut() {
-            simulator.circuit.expire(now);
+        for (endpoint, region) in &mut self.table.simulators {
+            let viewer = region.circuit.viewer();
+            region.circuit.expire(now);
+            let mut around = self.common.around(now, *endpoint, viewer);
+            if region.circuit.viewer().is_none() && viewer.is_some() {
+                region.traffic.close(&mut around);
+                region.traffic = Traffic::new(self.table.incoming);
+            } else {
+                region.traffic.tick(&mut around);
+            }
         }
+        self.common
+            .tickets
+            .waiting
+            .retain(|_, (since, _, _)| now.saturating_duration_since(*since) < LOOKUP_LIMIT);
+        self.common.placeholders.tick(now, false, &mut self.common.outputs);
         if self.ending_since.is_some_and(|since| now.saturating_duration_since(since) >= CLOSED_LINGER) {
             return false;
         }
@@ -362,6 +681,12 @@ impl Session {
     pub fn open_circuits(&self) -> usize {
         self.table.simulators.values().filter(|simulator| simulator.circuit.viewer().is_some()).count()
     }
+}
+
+fn count_asset_requests(packet: &Packet<'_>, scratch: &mut Vec<u8>) -> u32 {
+    let Ok(body) = packet.body(scratch) else { return 0 };
+    let Ok(requests) = asset_requests(packet.number, body) else { return 0 };
+    requests.filter(is_public_request).count().try_into().unwrap_or(u32::MAX)
 }
 
 /// Textures, and transfers of an asset by id; an inventory item's content is no one else's.

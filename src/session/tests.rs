@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use super::login::{LoginFormat, LoginReply};
 use super::*;
 
+const CONFIG: SessionConfig = SessionConfig { hold: Duration::from_millis(40), wraps_at_24_bits: false };
 const LOGIN: &str = include_str!("../../fixtures/login/hippo-reply.xml");
 const NEIGHBOUR: &str = include_str!("../../fixtures/llsd/hippo-enable-and-establish.xml");
 const TELEPORT: &str = include_str!("../../fixtures/llsd/hippo-teleport-finish.xml");
@@ -48,7 +49,7 @@ impl Running {
         };
         let (start, mut shell) = (Instant::now(), Shell::default());
         let (session, _) =
-            Session::open(start, &grant, LOGIN.as_bytes(), LoginFormat::XmlRpc, &mut shell).unwrap();
+            Session::open(start, &grant, LOGIN.as_bytes(), LoginFormat::XmlRpc, CONFIG, &mut shell).unwrap();
         let mut running = Self { session, shell, start, now: start };
         assert_eq!(running.viewer(HOME, &use_circuit_code()), Route::Forward(HOME.into()));
         running

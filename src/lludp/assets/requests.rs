@@ -7,7 +7,7 @@ use crate::grid::{AgentId, SessionId};
 use crate::lludp::fields::{MessageBody, single_block_message};
 
 /// Bytes of one `RequestImage` block.
-const IMAGE_BLOCK_BYTES: usize = 26;
+pub(super) const IMAGE_BLOCK_BYTES: usize = 26;
 
 /// One block of a `RequestImage`.
 #[derive(Clone, Copy, Debug, PartialEq)]
