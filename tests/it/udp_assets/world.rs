@@ -228,7 +228,8 @@ impl Region {
 
     fn send_transfer(&mut self, to: SocketAddr, request: &TransferRequest<'_>, out: &mut Vec<Vec<u8>>) {
         // Of any source, so that what must not be learned could be.
-        let id = Uuid::from_slice(&request.params.0[request.params.0.len() - 20..][..16]).unwrap();
+        let at = if request.source == 2 { 0 } else { request.params.0.len() - 20 };
+        let id = Uuid::from_slice(&request.params.0[at..][..16]).unwrap();
         let held = self.transfers.get(&id).cloned();
         let info = TransferInfo {
             transfer: request.transfer,
@@ -377,6 +378,8 @@ impl Player {
         let own = |heard: &&Heard| heard.datagram == opening;
         sim.until(|all| all.iter().any(|heard| own(&heard))).await;
         let session = sim.heard().iter().find(own).unwrap().from;
+        // Before a simulator has said anything there are no numbers to inject under.
+        ear.until(|all| !all.is_empty()).await;
         Self { ear, avatar, login, session, sequence, acks }
     }
 
