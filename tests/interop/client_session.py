@@ -4,7 +4,10 @@
 Starts nothing. Logs in at --login-uri, connects the region and its neighbour, fetches textures,
 sounds, animations and meshes over HTTP and over LLUDP, teleports, fetches there with the new
 capabilities, logs out. Every asset must have the sha256 of manifest.json. With --behind-proxy
-naming the grid's own addresses, none of them may appear where a proxy must stand.
+naming the grid's own addresses, none of them may appear where a proxy must stand. With --only-udp no
+asset is asked for over HTTP, and more of them over LLUDP.
+
+Every datagram that arrived is kept, and at the end decoded once more, field by field.
 
 Prints one JSON object; exit status 1 when anything was wrong.
 """
@@ -31,9 +34,11 @@ from hippolyzer.lib.base import llsd
 from hippolyzer.lib.base.datatypes import UUID
 from hippolyzer.lib.base.message.message import Block, Message
 from hippolyzer.lib.base.message.msgtypes import PacketFlags
+from hippolyzer.lib.client import hippo_client
 from hippolyzer.lib.client.hippo_client import HippoClient
 
 import capture_assets
+import decode_agreement
 
 # Capabilities that a proxy must take to itself; all others may name the grid.
 WRAPPED = ("Seed", "EventQueueGet", "GetTexture", "GetMesh", "GetMesh2", "ViewerAsset")
@@ -43,6 +48,9 @@ ACCEPT = {"texture": "image/x-j2c", "mesh": "application/vnd.ll.mesh"}
 ASSET_TYPE = {"sound": 1, "animation": 20}
 PASSWORD = "$1$" + hashlib.md5(b"secret").hexdigest()
 WAIT = 20.0
+# Largest datagram that may carry a part of an asset.
+BIGGEST = 1200
+ASSET_MESSAGES = ("ImageData", "ImagePacket", "TransferInfo", "TransferPacket")
 
 
 class Failure(Exception):
@@ -57,7 +65,8 @@ class Run:
         self.assets = sorted(capture_assets.assets(options.captures).values(), key=lambda asset: asset.uuid)
         self.forbidden = set(options.behind_proxy)
         self.report: dict = {"ok": False, "errors": [], "events": [], "answers": collections.Counter(), "http": 0, "udp": 0, "transfer": 0,
-                             "addresses": []}
+                             "addresses": [], "datagrams": {}}
+        self.heard: list[tuple[tuple, bytes]] = []
 
     def of_kind(self, kind: str) -> list[capture_assets.Asset]:
         return [asset for asset in self.assets if asset.kind == kind]
@@ -230,6 +239,45 @@ class Run:
         self.check(asset.uuid, b"".join(parts[index] for index in sorted(parts)), "TransferRequest")
         self.report["transfer"] += 1
 
+    async def over_udp(self, region, textures, others) -> None:
+        """Several at once, as a viewer that rezzes a scene asks."""
+        await asyncio.gather(*(self.udp_texture(region, asset) for asset in textures), *(self.transfer(region, asset) for asset in others))
+
+    # -- datagrams ---------------------------------------------------------------------------------------
+
+    def keep_datagrams(self) -> None:
+        """Has the client hand over each datagram before it reads it."""
+        read = hippo_client.HippoClientProtocol.datagram_received
+
+        def keep(protocol, data, source) -> None:
+            self.heard.append((source, bytes(data)))
+            read(protocol, data, source)
+
+        hippo_client.HippoClientProtocol.datagram_received = keep
+
+    def check_datagrams(self) -> None:
+        """Each is a whole message by the template, and no two new ones of a circuit share a number."""
+        counts: collections.Counter = collections.Counter()
+        bodies: dict[tuple, str] = {}
+        deserializer = decode_agreement.decoder()
+        for source, datagram in self.heard:
+            try:
+                message = decode_agreement.describe(deserializer, datagram)
+            except Exception as error:
+                raise Failure(f"{datagram.hex()} cannot be decoded: {error!r}") from error
+            counts[message["name"]] += 1
+            if message["name"] in ASSET_MESSAGES and len(datagram) > BIGGEST:
+                raise Failure(f"{message['name']} has {len(datagram)} bytes")
+            if message["flags"] & PacketFlags.RESENT:
+                counts["resent"] += 1
+            # A copy says the same; another message under the number would be taken for a copy.
+            if message["flags"] & PacketFlags.RELIABLE:
+                key = (source, message["sequence"])
+                said = message["name"] + message["body"]
+                if bodies.setdefault(key, said) != said:
+                    raise Failure(f"number {message['sequence']} of {source} is {message['name']} and something else")
+        self.report["datagrams"] = dict(counts)
+
     # -- the session -------------------------------------------------------------------------------------
 
     async def ping(self, region) -> None:
@@ -275,7 +323,10 @@ class Run:
         await self.ping(home)
 
         half = len(self.assets) * 2 // 3
-        await self.fetch_all(home, self.assets[:half])
+        if self.options.only_udp:
+            await self.over_udp(home, self.of_kind("texture")[3:9], self.of_kind("sound")[4:6] + self.of_kind("animation")[2:4])
+        else:
+            await self.fetch_all(home, self.assets[:half])
         await self.udp_texture(home, self.of_kind("texture")[0])
         await self.udp_texture(neighbour, self.of_kind("texture")[1])
         await asyncio.gather(
@@ -287,10 +338,13 @@ class Run:
         if client.main_region is not neighbour or neighbour.name != "Lab West":
             raise Failure(f"the teleport ended in {client.main_region!r}")
         self.check_region(neighbour)
-        await self.fetch_all(neighbour, self.assets[half:])
-        # What the other region already gave, asked through this one.
-        for kind in CAPABILITY:
-            await self.fetch_whole(neighbour, self.of_kind(kind)[0])
+        if self.options.only_udp:
+            # What the other region already gave, asked through this one.
+            await self.over_udp(neighbour, self.of_kind("texture")[3:6], self.of_kind("animation")[2:4])
+        else:
+            await self.fetch_all(neighbour, self.assets[half:])
+            for kind in CAPABILITY:
+                await self.fetch_whole(neighbour, self.of_kind(kind)[0])
         await self.udp_texture(neighbour, self.of_kind("texture")[2])
         await self.transfer(neighbour, self.of_kind("sound")[3])
         await self.ping(neighbour)
@@ -309,11 +363,13 @@ class Run:
         try:
             if self.options.login_replies:
                 await self.login_replies()
+            self.keep_datagrams()
             client = HippoClient()
             try:
                 await self.session(client)
             finally:
                 await client.aclose()
+            self.check_datagrams()
             self.report["ok"] = True
         except Exception as error:
             self.report["errors"].append(f"{type(error).__name__}: {error}")
@@ -329,6 +385,7 @@ def main() -> int:
     parser.add_argument("--captures", type=pathlib.Path, default=capture_assets.CAPTURES)
     parser.add_argument("--behind-proxy", nargs="*", default=[], metavar="HOST:PORT", help="the grid's own addresses, which must not appear")
     parser.add_argument("--login-replies", action="store_true", help="also try refusals, MFA, a login sent elsewhere, LLSD login")
+    parser.add_argument("--only-udp", action="store_true", help="ask for no asset over HTTP")
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     report = asyncio.run(Run(parser.parse_args()).run())
     print(json.dumps(report))

@@ -172,8 +172,19 @@ fn client(python: &Path, name: &str, login: SocketAddr) -> Command {
 
 /// Starts one client session; [`finish`] waits for it.
 fn start_client(python: &Path, login: SocketAddr, user: &str, forbidden: &[String]) -> Running {
+    start_client_with(python, login, user, forbidden, "--login-replies")
+}
+
+/// The same with another option of the program's.
+fn start_client_with(
+    python: &Path,
+    login: SocketAddr,
+    user: &str,
+    forbidden: &[String],
+    option: &str,
+) -> Running {
     let mut command = client(python, "client_session.py", login);
-    command.args(["--user", user, "--login-replies"]);
+    command.args(["--user", user, option]);
     if !forbidden.is_empty() {
         command.arg("--behind-proxy").args(forbidden);
     }
@@ -194,11 +205,17 @@ fn finish(mut client: Running) -> Value {
     report
 }
 
-/// How many asset requests the grid saw over HTTP.
+/// The picture that simulators send for those they cannot find; the proxy may ask for it by itself.
+const MISSING_IMAGE: &str = "5748decc-f629-461c-9a36-a35a221fe21f";
+
+/// How many asset requests the grid saw over this way: `http`, `udp` or `transfer`.
+fn asked_over(way: &str, counts: &Value) -> u64 {
+    let assets = counts["assets"][way].as_object().into_iter().flatten();
+    assets.filter(|(id, _)| *id != MISSING_IMAGE).map(|(_, asset)| asset["requests"].as_u64().unwrap()).sum()
+}
+
 fn asked_over_http(counts: &Value) -> u64 {
-    counts["assets"]["http"]
-        .as_object()
-        .map_or(0, |assets| assets.values().map(|asset| asset["requests"].as_u64().unwrap()).sum())
+    asked_over("http", counts)
 }
 
 #[test]
@@ -239,7 +256,47 @@ fn second_session_through_a_restarted_proxy_asks_the_grid_for_no_asset_over_http
     // The rest of the session still reached the grid.
     assert_eq!(warm["logouts"], 1);
     assert_eq!(warm["circuits"], 3);
-    assert!(warm["assets"]["transfer"].is_object() && warm["assets"]["udp"].is_object());
+    // What HTTP taught came over LLUDP too.
+    assert_eq!((report["udp"].as_u64(), report["transfer"].as_u64()), (Some(3), Some(5)));
+    assert_eq!(asked_over("udp", &warm), 0, "{:#}", warm["assets"]["udp"]);
+    assert_eq!(asked_over("transfer", &warm), 0, "{:#}", warm["assets"]["transfer"]);
+}
+
+#[test]
+fn second_session_through_a_restarted_proxy_asks_the_simulators_for_no_asset() {
+    let Some(python) = python("second_session_through_a_restarted_proxy_asks_the_simulators_for_no_asset")
+    else {
+        return;
+    };
+    let data_dir = tempfile::tempdir().unwrap();
+    let grid = Grid::start(&python);
+    let session = |listen, user| {
+        let report = finish(start_client_with(&python, listen, user, &grid.addresses, "--only-udp"));
+        assert_eq!((report["udp"].as_u64(), report["transfer"].as_u64()), (Some(12), Some(11)));
+        assert_eq!(report["http"], 0);
+        (grid.take_counts(), report)
+    };
+
+    let proxy = Proxy::start(&grid, data_dir.path());
+    let (cold, _) = session(proxy.listen, "Lab Alpha");
+    // Those asked for in both regions may have been learned in between.
+    assert!((9..=12).contains(&asked_over("udp", &cold)), "{:#}", cold["assets"]);
+    assert!((9..=11).contains(&asked_over("transfer", &cold)), "{:#}", cold["assets"]);
+    assert!(proxy.process.terminate().success());
+
+    let proxy = Proxy::start(&grid, data_dir.path());
+    for user in ["Lab Alpha", "Lab Beta"] {
+        let (warm, report) = session(proxy.listen, user);
+        for way in ["udp", "transfer", "http"] {
+            assert_eq!(asked_over(way, &warm), 0, "{:#}", warm["assets"]);
+        }
+        // The rest of the session still reached the grid, and the simulators missed nothing.
+        assert_eq!((&warm["logouts"], &warm["circuits"]), (&1.into(), &3.into()));
+        assert_eq!(warm["given_up"], Value::Null);
+        let datagrams = &report["datagrams"];
+        assert_eq!(datagrams["ImageData"], 12, "{datagrams}");
+        assert_eq!(datagrams["TransferInfo"], 11, "{datagrams}");
+    }
 }
 
 #[test]

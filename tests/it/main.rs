@@ -20,3 +20,4 @@ mod proxy_udp;
 mod secrets_in_logs;
 mod support;
 mod tls;
+mod udp_assets;

@@ -1,0 +1,7 @@
+//! Assets over LLUDP through a running proxy: what is learned from a simulator, and what viewers are
+//! given of it without the simulator being asked.
+
+mod boundaries;
+mod numbering;
+mod serving;
+mod world;
