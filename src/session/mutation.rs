@@ -3,7 +3,7 @@
 
 /// What must hold for every packet that passes, is injected or is kept back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rule {
+pub(super) enum Rule {
     /// A sender's number is mapped to the receiver's.
     NumbersAreMapped,
     /// A copy has the number of the first.
@@ -12,6 +12,12 @@ pub enum Rule {
     AcksAreTranslated,
     /// Acks for packets of ours go no further.
     OurAcksAreStripped,
+    /// Also when they come again, long after the first.
+    OursStayOurs,
+    /// Numbers are compared on a circle.
+    NumbersGoRound,
+    /// A packet that was overtaken keeps the number it would have had.
+    LateNumbersStayLow,
     /// A packet of acks that is left empty is not sent.
     EmptyPacketAckIsNotSent,
     /// OldestUnacked is mapped like a packet's number.
@@ -33,6 +39,15 @@ pub enum Rule {
 }
 
 #[cfg(test)]
+pub(super) use switch::{broken, with_broken};
+
+/// Outside tests no rule is ever broken.
+#[cfg(not(test))]
+pub(super) const fn broken(_: Rule) -> bool {
+    false
+}
+
+#[cfg(test)]
 mod switch {
     use super::Rule;
     use std::cell::Cell;
@@ -43,7 +58,10 @@ mod switch {
 
     impl Rule {
         /// Every rule.
-        pub(crate) const ALL: [Self; 13] = [
+        pub(in crate::session) const ALL: [Self; 16] = [
+            Self::OursStayOurs,
+            Self::NumbersGoRound,
+            Self::LateNumbersStayLow,
             Self::NumbersAreMapped,
             Self::ResentKeepsItsNumber,
             Self::AcksAreTranslated,
@@ -61,23 +79,14 @@ mod switch {
     }
 
     /// Runs `act` with one rule broken on this thread.
-    pub(crate) fn with_broken<R>(rule: Rule, act: impl FnOnce() -> R) -> R {
+    pub(in crate::session) fn with_broken<R>(rule: Rule, act: impl FnOnce() -> R) -> R {
         BROKEN.set(Some(rule));
         let result = act();
         BROKEN.set(None);
         result
     }
 
-    pub(crate) fn broken(rule: Rule) -> bool {
+    pub(in crate::session) fn broken(rule: Rule) -> bool {
         BROKEN.get() == Some(rule)
     }
-}
-
-#[cfg(test)]
-pub(crate) use switch::{broken, with_broken};
-
-/// Outside tests no rule is ever broken.
-#[cfg(not(test))]
-pub(super) const fn broken(_: Rule) -> bool {
-    false
 }

@@ -324,8 +324,10 @@ impl Relay {
             }
             Original::Sender(original) => Some(original),
             Original::Ours => {
-                if let Some(packet) = lane.outstanding.remove(&(ack.0 & (SequenceNumber::MODULUS - 1))) {
-                    self.fates.push(Fate::Acknowledged(packet.owner));
+                match lane.outstanding.remove(&(ack.0 & (SequenceNumber::MODULUS - 1))) {
+                    Some(packet) => self.fates.push(Fate::Acknowledged(packet.owner)),
+                    None if broken(Rule::OursStayOurs) => return Some(ack),
+                    None => {}
                 }
                 broken(Rule::OurAcksAreStripped).then_some(ack)
             }
@@ -410,6 +412,9 @@ impl Relay {
             true if !broken(Rule::OldestUnackedCoversOurs) => ours,
             _ => oldest,
         });
+        if oldest == ping.oldest_unacked {
+            return None;
+        }
         let mut body = Vec::new();
         StartPingCheck { oldest_unacked: oldest, ..ping }.encode(&mut body);
         Some(body)
@@ -577,7 +582,11 @@ impl Relay {
         fresh.acks = std::mem::take(&mut self.to_viewer.acks);
         fresh.acks_since = self.to_viewer.acks_since;
         let old = std::mem::replace(&mut self.to_viewer, fresh);
-        self.unheard.extend(old.outstanding.into_values().map(|packet| (packet.owner, packet.datagram)));
+        let mut unheard: Vec<_> = old.outstanding.into_iter().collect();
+        // In the order made, also where the numbers have gone round.
+        let any = SequenceNumber(unheard.first().map_or(0, |(wire, _)| *wire));
+        unheard.sort_by_key(|(wire, _)| SequenceNumber(*wire).distance_from(any));
+        self.unheard.extend(unheard.into_iter().map(|(_, packet)| (packet.owner, packet.datagram)));
         // Acks of ours to the simulator name numbers that it has forgotten.
         self.to_simulator.acks.clear();
         self.to_simulator.acks_since = None;
@@ -619,3 +628,8 @@ impl Relay {
         self.unheard.clear();
     }
 }
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::mutation::{Rule, broken};
 use crate::lludp::SequenceNumber;
 
 /// An injection is remembered at least this long. The viewer stops resending after some 40 s,
@@ -121,7 +122,12 @@ impl SequenceMap {
             self.highest = Some(original.0);
             return;
         };
-        if original.is_after(SequenceNumber(highest)) {
+        let is_later = if broken(Rule::NumbersGoRound) {
+            original.0 > highest
+        } else {
+            original.is_after(SequenceNumber(highest))
+        };
+        if is_later {
             self.wrapped |= original.0 & MASK < highest & MASK;
             self.highest = Some(original.0);
         }
@@ -130,7 +136,9 @@ impl SequenceMap {
     /// The number that the receiver sees for the sender's.
     #[must_use]
     pub fn to_wire(&self, original: SequenceNumber) -> SequenceNumber {
-        let before = |injection: &Injection| original.is_after(SequenceNumber(injection.anchor));
+        let before = |injection: &Injection| {
+            original.is_after(SequenceNumber(injection.anchor)) || broken(Rule::LateNumbersStayLow)
+        };
         let passed = self.injections.partition_point(before);
         self.shifted(original, passed)
     }
@@ -240,3 +248,6 @@ impl SequenceMap {
 }
 
 const MASK: u32 = SequenceNumber::MODULUS - 1;
+
+#[cfg(test)]
+mod tests;
