@@ -708,6 +708,8 @@ fn url<'n>(scalar: &'n Scalar<'_>) -> Option<(&'n TextPlace, String)> {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

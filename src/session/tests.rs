@@ -5,18 +5,18 @@ use super::login::{LoginFormat, LoginReply};
 use super::*;
 
 const CONFIG: SessionConfig = SessionConfig { hold: Duration::from_millis(40), wraps_at_24_bits: false };
-const LOGIN: &str = include_str!("../../fixtures/login/hippo-reply.xml");
-const NEIGHBOUR: &str = include_str!("../../fixtures/llsd/hippo-enable-and-establish.xml");
+pub(super) const LOGIN: &str = include_str!("../../fixtures/login/hippo-reply.xml");
+pub(super) const NEIGHBOUR: &str = include_str!("../../fixtures/llsd/hippo-enable-and-establish.xml");
 const TELEPORT: &str = include_str!("../../fixtures/llsd/hippo-teleport-finish.xml");
 
-const HOME: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9000);
-const NEXT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9001);
-const VIEWER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 13_000);
+pub(super) const HOME: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9000);
+pub(super) const NEXT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9001);
+pub(super) const VIEWER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 13_000);
 const STRANGER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 13_001);
 
 /// Hands out ports from 40000 and numbered URLs, and notes what it was asked for.
 #[derive(Default)]
-struct Shell {
+pub(super) struct Shell {
     endpoints: Vec<SocketAddrV4>,
     urls: Vec<String>,
 }
@@ -79,7 +79,7 @@ fn message(number: &[u8], body: &[u8]) -> Vec<u8> {
     [&[0x40, 0, 0, 0, 1, 0][..], number, body].concat()
 }
 
-fn use_circuit_code() -> Vec<u8> {
+pub(super) fn use_circuit_code() -> Vec<u8> {
     let id = |text: &str| Uuid::parse_str(text).unwrap().into_bytes();
     let body = [
         &2_028_978_092_u32.to_le_bytes()[..],

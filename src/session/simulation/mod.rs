@@ -1,0 +1,602 @@
+//! A viewer, the session and simulators on a bad line, on a clock of their own.
+//!
+//! Both lines lose 30 % of all datagrams, double 10 %, and hold each up to 300 ms, so that they
+//! overtake each other. All chance comes from a seed, which a failure names.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
+
+use super::login::{LoginFormat, LoginReply};
+use super::tests::{HOME, LOGIN, NEIGHBOUR, NEXT, Shell, VIEWER, use_circuit_code};
+use super::*;
+use crate::lludp::assets::{TransferAbort, TransferRequest, request_image};
+use crate::lludp::circuit::{DisableSimulator, StartPingCheck};
+use crate::lludp::{ImageRequest, SequenceNumber, Variable2};
+use peer::{Habits, Peer};
+use simulator::Simulator;
+use viewer::Viewer;
+
+mod peer;
+mod simulator;
+mod viewer;
+
+/// A message that nobody but its receiver understands, with a name of its own.
+const CHATTER: MessageNumber = MessageNumber(0xFFFF_015E);
+/// How long new things happen.
+const BUSY: Duration = Duration::from_secs(40);
+/// When all must have come to rest.
+const END: Duration = Duration::from_secs(400);
+const HOLD: Duration = Duration::from_millis(100);
+
+type Catalog = HashMap<Uuid, Vec<u8>>;
+
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.roll() % limit.max(1) as u64) as usize
+    }
+
+    fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+
+    fn id(&mut self) -> Uuid {
+        Uuid::from_u64_pair(self.roll(), self.roll())
+    }
+}
+
+/// Where a datagram arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stop {
+    SessionFromViewer,
+    SessionFromSimulator,
+    Viewer,
+    Simulator,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Arrives(Stop, usize, u64, Vec<u8>),
+    Answered(Ticket, AssetKind, AssetId),
+    Tick,
+}
+
+struct Circuit {
+    endpoint: SocketAddrV4,
+    viewer_end: Peer,
+    simulator_end: Peer,
+    viewer: Viewer,
+    simulator: Simulator,
+    open: bool,
+    /// Chatter that both ends were to exchange, and what the other end of each has.
+    to_viewer: HashSet<u64>,
+    to_simulator: HashSet<u64>,
+    private: HashSet<Uuid>,
+}
+
+struct World {
+    dice: Dice,
+    start: Instant,
+    now: Duration,
+    session: Session,
+    shell: Shell,
+    events: BinaryHeap<Reverse<(Duration, u64, Event)>>,
+    serial: u64,
+    circuits: Vec<Circuit>,
+    catalog: Catalog,
+    textures: Vec<Uuid>,
+    sounds: Vec<Uuid>,
+    cache: HashMap<AssetId, Bytes>,
+    /// Chatter that has come to its other end.
+    reached: HashSet<u64>,
+    clean: bool,
+    /// A circuit is closed at this time, and opened anew a while later.
+    closes: Option<Duration>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut dice = Dice(seed);
+        let LoginReply::Granted(grant) = LoginReply::read(LOGIN.as_bytes(), LoginFormat::XmlRpc) else {
+            panic!("the fixture grants")
+        };
+        let (start, mut shell) = (Instant::now(), Shell::default());
+        let config = SessionConfig { hold: HOLD, wraps_at_24_bits: false };
+        let (mut session, _) =
+            Session::open(start, &grant, LOGIN.as_bytes(), LoginFormat::XmlRpc, config, &mut shell).unwrap();
+        session.rewrite_event_reply(start, NEIGHBOUR.as_bytes(), &mut shell);
+        let mut catalog = Catalog::new();
+        let mut asset = |dice: &mut Dice| {
+            let (id, len) = (dice.id(), 1 + dice.below(9000));
+            catalog.insert(id, (0..len).map(|n| (n % 251) as u8 ^ id.as_bytes()[0]).collect());
+            id
+        };
+        let textures: Vec<Uuid> = (0..14).map(|_| asset(&mut dice)).collect();
+        let sounds: Vec<Uuid> = (0..6).map(|_| asset(&mut dice)).collect();
+        let mut cache = HashMap::new();
+        for id in textures.iter().chain(&sounds) {
+            if dice.chance(50) {
+                cache.insert(AssetId(*id), Bytes::from(catalog[id].clone()));
+            }
+        }
+        let count = 1 + dice.below(2);
+        let circuits = [HOME, NEXT].into_iter().take(count).map(|endpoint| {
+            let first = [1, 1, (1 << 24) - 30, 70_000][dice.below(4)];
+            let sim_first = [1, 1, (1 << 24) - 40, (1 << 24) + 5, 9][dice.below(5)];
+            Circuit {
+                endpoint,
+                viewer_end: Peer::new(Habits::Viewer, first),
+                simulator_end: Peer::new(Habits::Simulator, sim_first),
+                viewer: Viewer::default(),
+                simulator: Simulator::default(),
+                open: true,
+                to_viewer: HashSet::new(),
+                to_simulator: HashSet::new(),
+                private: HashSet::new(),
+            }
+        });
+        let circuits = circuits.collect();
+        let closes = dice.chance(40).then(|| Duration::from_millis(6000 + dice.below(12_000) as u64));
+        let mut world = Self {
+            dice,
+            start,
+            now: Duration::ZERO,
+            session,
+            shell,
+            events: BinaryHeap::new(),
+            serial: 0,
+            circuits,
+            catalog,
+            textures,
+            sounds,
+            cache,
+            reached: HashSet::new(),
+            clean: false,
+            closes,
+        };
+        for circuit in 0..world.circuits.len() {
+            world.open(circuit);
+        }
+        world.at(Duration::ZERO, Event::Tick);
+        world
+    }
+
+    fn at(&mut self, after: Duration, event: Event) {
+        self.serial += 1;
+        self.events.push(Reverse((self.now + after, self.serial, event)));
+    }
+
+    /// Puts a datagram on a line.
+    fn line(&mut self, stop: Stop, circuit: usize, name: u64, datagram: &[u8]) {
+        let copies = if self.dice.chance(10) { 2 } else { 1 };
+        for _ in 0..copies {
+            if !self.clean && self.dice.chance(30) {
+                continue;
+            }
+            let delay = Duration::from_micros(self.dice.below(300_000) as u64);
+            self.at(delay, Event::Arrives(stop, circuit, name, datagram.to_vec()));
+        }
+    }
+
+    fn fresh_name(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    fn open(&mut self, circuit: usize) {
+        let opening = use_circuit_code();
+        let body = &opening[10..];
+        let number = MessageNumber::USE_CIRCUIT_CODE;
+        let now = self.now;
+        let datagram = self.circuits[circuit].viewer_end.send(now, number, body, true, None);
+        self.from_viewer(circuit, &datagram);
+    }
+
+    fn from_viewer(&mut self, circuit: usize, datagram: &[u8]) {
+        let name = self.fresh_name();
+        self.line(Stop::SessionFromViewer, circuit, name, datagram);
+    }
+
+    fn from_simulator(&mut self, circuit: usize, datagram: &[u8]) {
+        let name = self.fresh_name();
+        self.line(Stop::SessionFromSimulator, circuit, name, datagram);
+    }
+
+    fn viewer_says(&mut self, circuit: usize, number: MessageNumber, body: &[u8], chatter: Option<u64>) {
+        let now = self.now;
+        let datagram = self.circuits[circuit].viewer_end.send(now, number, body, true, chatter);
+        self.from_viewer(circuit, &datagram);
+    }
+
+    fn clock(&self) -> Instant {
+        self.start + self.now
+    }
+
+    fn circuit_of(&self, endpoint: SocketAddrV4) -> usize {
+        self.circuits.iter().position(|circuit| circuit.endpoint == endpoint).unwrap()
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.session.poll_output() {
+            match output {
+                Output::ToViewer { simulator, datagram, .. } => {
+                    let (circuit, name) = (self.circuit_of(simulator), self.fresh_name());
+                    self.line(Stop::Viewer, circuit, name, &datagram);
+                }
+                Output::ToSimulator { simulator, datagram, .. } => {
+                    let (circuit, name) = (self.circuit_of(simulator), self.fresh_name());
+                    self.line(Stop::Simulator, circuit, name, &datagram);
+                }
+                Output::Lookup { ticket, kind, id, .. } => {
+                    if self.dice.chance(30) {
+                        self.answer(ticket, id);
+                    } else {
+                        let delay = Duration::from_millis(self.dice.below(200) as u64);
+                        self.at(delay, Event::Answered(ticket, kind, id));
+                    }
+                }
+                Output::Learned { id, bytes, .. } => {
+                    assert_eq!(
+                        self.catalog.get(&id.0).map(Vec::as_slice),
+                        Some(&bytes[..]),
+                        "learnt wrongly"
+                    );
+                    self.cache.insert(id, bytes);
+                }
+                Output::Partial { id, total, extents, .. } => {
+                    let body = &self.catalog[&id.0];
+                    assert_eq!(total, body.len() as u64);
+                    for (first, bytes) in extents {
+                        assert_eq!(&body[first as usize..first as usize + bytes.len()], &bytes[..]);
+                    }
+                }
+                Output::Swallowed | Output::Patched | Output::Unlearnt | Output::Served { .. } => {}
+            }
+        }
+    }
+
+    fn answer(&mut self, ticket: Ticket, id: AssetId) {
+        let asset = self.cache.get(&id).cloned().map(Asset::of);
+        let found = asset.map(|asset| Found { asset, source: AssetSource::Memory });
+        self.session.found(self.clock(), ticket, found);
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Arrives(Stop::SessionFromViewer, circuit, name, datagram) => {
+                let endpoint = self.circuits[circuit].endpoint;
+                let (route, seen) =
+                    self.session.from_viewer(self.clock(), endpoint, VIEWER.into(), &datagram);
+                assert!(!seen.malformed);
+                self.onward(route, Stop::Simulator, circuit, name, &datagram);
+            }
+            Event::Arrives(Stop::SessionFromSimulator, circuit, name, datagram) => {
+                let endpoint = self.circuits[circuit].endpoint;
+                let (route, _) =
+                    self.session.from_simulator(self.clock(), endpoint.into(), &datagram, &mut self.shell);
+                self.onward(route, Stop::Viewer, circuit, name, &datagram);
+            }
+            Event::Arrives(Stop::Viewer, circuit, name, datagram) => {
+                self.viewer_hears(circuit, name, &datagram)
+            }
+            Event::Arrives(Stop::Simulator, circuit, name, datagram) => {
+                self.simulator_hears(circuit, name, &datagram);
+            }
+            Event::Answered(ticket, _, id) => self.answer(ticket, id),
+            Event::Tick => self.tick(),
+        }
+        self.drain();
+    }
+
+    fn onward(&mut self, route: Route, stop: Stop, circuit: usize, name: u64, datagram: &[u8]) {
+        match route {
+            Route::Forward(_) => self.line(stop, circuit, name, datagram),
+            Route::Replace(_, datagram) => self.line(stop, circuit, name, &datagram),
+            Route::Drop(_) => {}
+        }
+    }
+
+    fn viewer_hears(&mut self, circuit: usize, name: u64, datagram: &[u8]) {
+        let now = self.now;
+        let here = &mut self.circuits[circuit];
+        if !here.open {
+            return;
+        }
+        let Some(taken) = here.viewer_end.receive(now, name, datagram, &self.reached) else { return };
+        if taken.number == MessageNumber::START_PING_CHECK {
+            let ping = StartPingCheck::decode(&taken.body).unwrap();
+            here.viewer_end.forget_below(ping.oldest_unacked);
+        }
+        if taken.number == CHATTER {
+            self.reached.insert(u64::from_le_bytes(taken.body[..8].try_into().unwrap()));
+        }
+        here.viewer.take(now, taken.number, &taken.body, taken.zerocoded_len);
+    }
+
+    fn simulator_hears(&mut self, circuit: usize, name: u64, datagram: &[u8]) {
+        let now = self.now;
+        let here = &mut self.circuits[circuit];
+        if !here.open {
+            return;
+        }
+        assert!(datagram.len() <= 1201, "{} bytes", datagram.len());
+        let Some(taken) = here.simulator_end.receive(now, name, datagram, &self.reached) else { return };
+        if taken.number == CHATTER {
+            self.reached.insert(u64::from_le_bytes(taken.body[..8].try_into().unwrap()));
+        }
+        here.simulator.take(taken.number, taken.sequence, &taken.body, &self.catalog);
+    }
+
+    fn tick(&mut self) {
+        let tenth = self.now.as_millis() / 100;
+        for circuit in 0..self.circuits.len() {
+            if !self.circuits[circuit].open {
+                continue;
+            }
+            for datagram in self.circuits[circuit].viewer_end.due(self.now) {
+                self.from_viewer(circuit, &datagram);
+            }
+            for datagram in self.circuits[circuit].simulator_end.due(self.now) {
+                self.from_simulator(circuit, &datagram);
+            }
+            for (number, body) in self.circuits[circuit].simulator.pump(&self.catalog) {
+                let now = self.now;
+                let datagram = self.circuits[circuit].simulator_end.send(now, number, &body, true, None);
+                self.from_simulator(circuit, &datagram);
+            }
+            self.patience(circuit);
+            if self.now < BUSY {
+                self.viewer_acts(circuit);
+                self.simulator_chats(circuit);
+            }
+            if tenth % 50 == 7 {
+                self.ping(circuit);
+            }
+        }
+        self.close_and_reopen();
+        if tenth.is_multiple_of(10) {
+            let (clock, start) = (self.clock(), self.start);
+            assert!(self.session.tick(clock, start));
+        }
+        self.clean = self.now > BUSY + Duration::from_secs(120);
+        if self.now < END {
+            self.at(Duration::from_millis(100), Event::Tick);
+        }
+    }
+
+    fn ping(&mut self, circuit: usize) {
+        let here = &mut self.circuits[circuit];
+        let number = MessageNumber::START_PING_CHECK;
+        let body = |oldest_unacked: SequenceNumber| {
+            let mut body = Vec::new();
+            StartPingCheck { ping: 1, oldest_unacked }.encode(&mut body);
+            body
+        };
+        let from_viewer = body(here.viewer_end.oldest());
+        let from_viewer = here.viewer_end.send(self.now, number, &from_viewer, false, None);
+        let from_simulator = body(here.simulator_end.oldest());
+        let from_simulator = here.simulator_end.send(self.now, number, &from_simulator, false, None);
+        self.from_viewer(circuit, &from_viewer);
+        self.from_simulator(circuit, &from_simulator);
+    }
+
+    fn simulator_chats(&mut self, circuit: usize) {
+        if self.dice.chance(15) {
+            let id = self.dice.roll();
+            let here = &mut self.circuits[circuit];
+            here.to_viewer.insert(id);
+            let body = id.to_le_bytes();
+            let datagram = here.simulator_end.send(self.now, CHATTER, &body, true, Some(id));
+            self.from_simulator(circuit, &datagram);
+        }
+    }
+
+    fn request(&mut self, circuit: usize, images: &[ImageRequest]) {
+        let identity = self.session.common.identity;
+        let body = request_image(identity.0, identity.1, images);
+        self.viewer_says(circuit, MessageNumber::REQUEST_IMAGE, &body, None);
+    }
+
+    fn viewer_acts(&mut self, circuit: usize) {
+        let now = self.now;
+        match self.dice.below(100) {
+            0..12 => {
+                let id = self.dice.roll();
+                self.circuits[circuit].to_simulator.insert(id);
+                self.viewer_says(circuit, CHATTER, &id.to_le_bytes(), Some(id));
+            }
+            12..18 => {
+                let count = 1 + self.dice.below(8);
+                let mut wanted = BTreeMap::new();
+                for _ in 0..count {
+                    let id = self.textures[self.dice.below(self.textures.len())];
+                    let id = if self.dice.chance(4) { self.dice.id() } else { id };
+                    let discard = i8::try_from(self.dice.below(6)).unwrap();
+                    let priority = self.dice.below(5000) as f32 + 1.0;
+                    wanted.insert(id, (discard, priority));
+                }
+                let viewer = &mut self.circuits[circuit].viewer;
+                // What a viewer has it does not ask for.
+                wanted.retain(|id, _| !viewer.textures.contains_key(id));
+                let images: Vec<ImageRequest> = wanted
+                    .into_iter()
+                    .map(|(id, (discard, priority))| viewer.want(now, id, discard, priority))
+                    .collect();
+                if !images.is_empty() {
+                    self.request(circuit, &images);
+                }
+            }
+            18 => {
+                if let Some(id) = self.circuits[circuit].viewer.some_texture(&mut self.dice) {
+                    self.circuits[circuit].viewer.textures.get_mut(&id).unwrap().cancelled = true;
+                    let image = ImageRequest { image: id, discard: -1, priority: 0.0, packet: 0, kind: 0 };
+                    self.request(circuit, &[image]);
+                }
+            }
+            19..22 => {
+                let sound = self.sounds[self.dice.below(self.sounds.len())];
+                self.transfer(circuit, sound, 2);
+            }
+            22 => {
+                let item = self.dice.id();
+                self.transfer(circuit, item, 3);
+            }
+            23 => {
+                let mut ids: Vec<Uuid> = self.circuits[circuit].viewer.transfers.keys().copied().collect();
+                ids.sort_unstable();
+                if let Some(transfer) = ids.get(self.dice.below(ids.len())).copied() {
+                    self.abort(circuit, transfer);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn transfer(&mut self, circuit: usize, asset: Uuid, source: i32) {
+        let transfer = self.dice.id();
+        let mut params = asset.as_bytes().to_vec();
+        params.extend(1_i32.to_le_bytes());
+        params.resize(if source == 2 { 20 } else { 100 }, 0);
+        let request =
+            TransferRequest { transfer, channel: 2, source, priority: 1.0, params: Variable2(&params) };
+        let mut body = Vec::new();
+        request.encode(&mut body);
+        if source == 2 {
+            self.circuits[circuit].viewer.start_transfer(self.now, transfer, asset);
+        } else {
+            self.circuits[circuit].private.insert(transfer);
+        }
+        self.viewer_says(circuit, MessageNumber::TRANSFER_REQUEST, &body, None);
+    }
+
+    fn abort(&mut self, circuit: usize, transfer: Uuid) {
+        self.circuits[circuit].viewer.transfers.get_mut(&transfer).unwrap().aborted = true;
+        let mut body = Vec::new();
+        TransferAbort { transfer, channel: 2 }.encode(&mut body);
+        self.viewer_says(circuit, MessageNumber::TRANSFER_ABORT, &body, None);
+    }
+
+    /// Asks again for what does not come.
+    fn patience(&mut self, circuit: usize) {
+        let now = self.now;
+        let (mut textures, mut transfers) = self.circuits[circuit].viewer.impatient(now);
+        textures.sort_unstable();
+        transfers.sort_unstable();
+        let viewer = &mut self.circuits[circuit].viewer;
+        let images: Vec<ImageRequest> = textures.iter().map(|id| viewer.want(now, *id, 0, 9.0)).collect();
+        for images in images.chunks(8) {
+            self.request(circuit, images);
+        }
+        for transfer in transfers {
+            let asset = self.circuits[circuit].viewer.transfers[&transfer].asset;
+            self.abort(circuit, transfer);
+            self.transfer(circuit, asset, 2);
+        }
+    }
+
+    /// The simulator closes the first circuit; later the viewer opens it anew, and both count anew.
+    fn close_and_reopen(&mut self) {
+        let Some(closes) = self.closes else { return };
+        if self.circuits[0].open && self.now >= closes && self.now < closes + Duration::from_millis(100) {
+            let here = &mut self.circuits[0];
+            let mut body = Vec::new();
+            DisableSimulator {}.encode(&mut body);
+            let number = MessageNumber::DISABLE_SIMULATOR;
+            let datagram = here.simulator_end.send(self.now, number, &body, true, None);
+            // Whoever closes a circuit has no more to say: this one arrives.
+            let name = self.fresh_name();
+            self.at(Duration::ZERO, Event::Arrives(Stop::SessionFromSimulator, 0, name, datagram));
+            self.circuits[0].open = false;
+        }
+        if !self.circuits[0].open && self.now >= closes + Duration::from_secs(4) {
+            let here = &mut self.circuits[0];
+            here.viewer_end = Peer::new(Habits::Viewer, 1);
+            here.simulator_end = Peer::new(Habits::Simulator, 1);
+            assert!(here.viewer.faults.is_empty(), "{:?}", here.viewer.faults);
+            here.viewer = Viewer::default();
+            here.simulator = Simulator::default();
+            here.to_viewer.clear();
+            here.to_simulator.clear();
+            here.private.clear();
+            here.open = true;
+            self.open(0);
+        }
+    }
+
+    fn run(&mut self) {
+        while let Some(Reverse((time, _, _))) = self.events.peek() {
+            let wake = self.session.next_wake().map(|wake| wake.saturating_duration_since(self.start));
+            if let Some(wake) = wake.filter(|wake| wake < time) {
+                self.now = self.now.max(wake);
+                self.session.wake(self.clock());
+                self.drain();
+                continue;
+            }
+            let Some(Reverse((time, _, event))) = self.events.pop() else { break };
+            self.now = time;
+            self.happen(event);
+        }
+    }
+
+    fn verdict(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (index, circuit) in self.circuits.iter().enumerate() {
+            let mut add = |what: String| wrong.push(format!("circuit {index}: {what}"));
+            circuit.viewer.verdict(&self.catalog).into_iter().for_each(&mut add);
+            for (name, sent, executed) in [
+                ("viewer", &circuit.to_viewer, &circuit.viewer.executed),
+                ("simulator", &circuit.to_simulator, &circuit.simulator.executed),
+            ] {
+                let bad = sent.iter().filter(|id| executed.get(id) != Some(&1)).count();
+                if bad > 0 {
+                    add(format!("{bad} of {} messages to the {name} were not executed once", sent.len()));
+                }
+            }
+            if circuit.private.iter().any(|id| circuit.simulator.private.get(id) != Some(&1)) {
+                add("a transfer from an inventory did not come to the simulator once".into());
+            }
+            for (name, end) in [("viewer", &circuit.viewer_end), ("simulator", &circuit.simulator_end)] {
+                if !end.is_idle() {
+                    add(format!("the {name} has {} packets unacknowledged", end.unacked()));
+                }
+                if !end.false_acks.is_empty() {
+                    add(format!("the {name} was told that {} packets had come", end.false_acks.len()));
+                }
+            }
+        }
+        let (waiting, _) = self.session.injected();
+        if waiting > 0 {
+            wrong.push(format!("the session waits for {waiting} acks"));
+        }
+        wrong
+    }
+}
+
+fn seeds() -> u64 {
+    if std::env::var_os("REZCACHE_LONG").is_some() { 10_000 } else { 120 }
+}
+
+#[test]
+fn whatever_the_line_does_everything_comes_once() {
+    let failed: Vec<String> = (0..seeds())
+        .filter_map(|seed| {
+            let mut world = World::new(seed);
+            world.run();
+            let wrong = world.verdict();
+            (!wrong.is_empty()).then(|| format!("seed {seed}: {wrong:#?}"))
+        })
+        .take(3)
+        .collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
