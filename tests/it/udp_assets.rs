@@ -4,4 +4,6 @@
 mod boundaries;
 mod numbering;
 mod serving;
+mod trouble;
+mod wire;
 mod world;
