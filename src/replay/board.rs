@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::report::Served;
-use super::script::{Assembly, DatagramKind, Piece, Script};
+use super::script::{Assembly, Block, DatagramKind, Piece, Script};
 use crate::asset::AssetKind;
 
 /// The most error texts kept of one pass.
@@ -52,6 +52,10 @@ pub(crate) struct Ledger {
     pub(crate) latencies: Vec<Duration>,
     /// Whole assets of the capture that were asked of the grid over HTTP, and of which host.
     pub(crate) asked_of_grid: BTreeMap<(AssetKind, Uuid, String), u32>,
+    /// The same for simulators over LLUDP.
+    pub(crate) asked_of_simulator: BTreeMap<(AssetKind, Uuid, String), u32>,
+    /// Requests that did not come to the simulator because their assets came without it.
+    pub(crate) excused: u64,
     /// What the viewer received of each asset; only kept for `--save`.
     pub(crate) received: Option<HashMap<Uuid, Assembly>>,
 }
@@ -83,6 +87,8 @@ pub(crate) struct Expected {
     pub(crate) resent: bool,
     pub(crate) sequence: u32,
     pub(crate) sent: Instant,
+    /// What it says of downloads; a proxy may have taken blocks out.
+    pub(crate) blocks: Vec<Block>,
 }
 
 impl Board {
@@ -178,6 +184,47 @@ impl Ledger {
         true
     }
 
+    /// Strikes off a request that has arrived without some of its blocks. What was taken out stays
+    /// on the list until it has come without the simulator.
+    pub(crate) fn delivered_in_part(&mut self, circuit: usize, content: &[u8], arrived: &[Block]) -> bool {
+        let is_part = |expected: &Expected| {
+            let mut sent = expected.blocks.iter();
+            expected.circuit == circuit
+                && expected.to_simulator
+                && expected.kind == DatagramKind::AssetRequest
+                && arrived.len() < expected.blocks.len()
+                && same_front(&expected.content, content)
+                && arrived.iter().all(|block| sent.any(|other| other == block))
+        };
+        let Some(expected) = self.outstanding.values_mut().find(|expected| is_part(expected)) else {
+            return false;
+        };
+        for block in arrived {
+            if let Some(index) = expected.blocks.iter().position(|other| other == block) {
+                expected.blocks.remove(index);
+            }
+        }
+        self.intact += 1;
+        true
+    }
+
+    /// Whether a request need not arrive: what it asks for has come without it.
+    fn is_excused(&self, script: &Script, expected: &Expected) -> bool {
+        expected.kind == DatagramKind::AssetRequest
+            && expected.to_simulator
+            && expected.blocks.iter().all(|block| {
+                let download = script.download(expected.circuit, block.id);
+                let state = download.and_then(|(index, _)| self.downloads.get(index));
+                state.is_some_and(|state| block.cancels || state.complete)
+            })
+    }
+
+    /// True when nothing is on its way any more, or only what a proxy has `swallowed`.
+    pub(crate) fn is_settled(&self, script: &Script, swallowed: bool) -> bool {
+        let done = |expected: &Expected| swallowed && self.is_excused(script, expected);
+        self.outstanding.values().all(done)
+    }
+
     /// Takes what is overdue off the list and counts it as lost. Requests for assets that were
     /// answered all the same were swallowed on purpose.
     pub(crate) fn write_off(&mut self, script: &Script, swallowed: bool, all: bool) {
@@ -189,7 +236,8 @@ impl Ledger {
             .collect();
         for id in overdue {
             let Some(expected) = self.outstanding.remove(&id) else { continue };
-            if swallowed && expected.kind == DatagramKind::AssetRequest {
+            if swallowed && self.is_excused(script, &expected) {
+                self.excused += 1;
                 continue;
             }
             self.lost += 1;
@@ -203,6 +251,13 @@ impl Ledger {
             ));
         }
     }
+}
+
+/// Flags, message number, agent and session are the same; the number of blocks is not looked at.
+fn same_front(sent: &[u8], arrived: &[u8]) -> bool {
+    // Flags, extra length, message number, two ids. Source: `message_template.msg` (RequestImage).
+    const FRONT: usize = 35;
+    sent.len() > FRONT && sent.get(..FRONT) == arrived.get(..FRONT)
 }
 
 #[cfg(test)]
@@ -234,6 +289,7 @@ mod tests {
             resent: false,
             sequence,
             sent,
+            blocks: Vec::new(),
         });
     }
 

@@ -202,7 +202,10 @@ impl Stage {
     async fn settle(&self, before: &mut Vec<Milestone>, time: Duration) -> Duration {
         let began = Instant::now();
         let mut wasted = Duration::ZERO;
-        if !self.board.wait(LOST_AFTER, |ledger| ledger.outstanding.is_empty()).await {
+        let settled = |ledger: &mut Ledger| {
+            ledger.outstanding.is_empty() || ledger.is_settled(&self.script, self.swallowed())
+        };
+        if !self.board.wait(LOST_AFTER, settled).await {
             let swallowed = self.swallowed();
             self.board.update(|ledger| ledger.write_off(&self.script, swallowed, false));
             wasted = began.elapsed();
@@ -380,8 +383,19 @@ fn sum_up(
         if !state.complete || state.given_up {
             ledger.missing += 1;
         }
-        // A proxy that answers by itself has the whole asset at hand.
-        *(if state.from_grid > 0 { &mut report.served.grid } else { &mut report.served.memory }) += 1;
+        // A proxy that answers by itself has the whole asset at hand; where, it says.
+        let served = &mut report.served;
+        let told = counts.map(|counts| &counts.served);
+        let told = |tier: fn(&Served) -> u64, so_far: u64| told.is_some_and(|told| tier(told) > so_far);
+        *(if state.from_grid > 0 {
+            &mut served.grid
+        } else if told(|told| told.disk, served.disk) {
+            &mut served.disk
+        } else if told(|told| told.joined, served.joined) {
+            &mut served.joined
+        } else {
+            &mut served.memory
+        }) += 1;
     }
     // A request that failed was still one, and nobody but the grid could have been asked.
     let served = |served: &Served| served.memory + served.disk + served.service + served.grid + served.joined;
@@ -394,6 +408,10 @@ fn sum_up(
     if let Some(counts) = counts {
         report.datagrams = Datagrams { lost: ledger.lost, ..counts.datagrams.clone() };
         report.bytes.from_service = counts.from_service;
+        if ledger.excused > report.datagrams.swallowed {
+            let (excused, swallowed) = (ledger.excused, report.datagrams.swallowed);
+            errors.push(format!("{excused} requests went nowhere, but the proxy swallowed {swallowed}"));
+        }
         if report.datagrams.injected == 0 && ledger.renumbered > 0 {
             errors.push(format!("{} datagrams were renumbered though none was injected", ledger.renumbered));
         }
@@ -407,6 +425,10 @@ fn sum_up(
         for ((kind, id, _), times) in ledger.asked_of_grid.iter().filter(|(asked, _)| whole_before(asked)) {
             errors.push(format!("{kind} {id} was asked of the grid again, {times} times"));
         }
+        let asked = &ledger.asked_of_simulator;
+        for ((kind, id, _), times) in asked.iter().filter(|(asked, _)| whole_before(asked)) {
+            errors.push(format!("{kind} {id} was asked of the simulator again, {times} times"));
+        }
     }
     PassOutcome { report, errors }
 }
@@ -416,6 +438,8 @@ fn sum_up(
 struct ProxyCounts {
     datagrams: Datagrams,
     from_service: u64,
+    /// Over HTTP and LLUDP together.
+    served: Served,
 }
 
 impl ProxyCounts {
@@ -430,7 +454,15 @@ impl ProxyCounts {
         };
         let from_service =
             AssetKind::ALL.iter().map(|kind| metrics.served(*kind, AssetSource::Service).1).sum();
-        Self { datagrams, from_service }
+        let requests = |source| AssetKind::ALL.iter().map(|kind| metrics.served(*kind, source).0).sum();
+        let served = Served {
+            memory: requests(AssetSource::Memory),
+            disk: requests(AssetSource::Disk),
+            service: requests(AssetSource::Service),
+            grid: requests(AssetSource::Grid),
+            joined: requests(AssetSource::Joined),
+        };
+        Self { datagrams, from_service, served }
     }
 
     fn since(&self, before: &Self) -> Self {
@@ -443,7 +475,15 @@ impl ProxyCounts {
             malformed: now.malformed.saturating_sub(then.malformed),
             lost: 0,
         };
-        Self { datagrams, from_service: self.from_service.saturating_sub(before.from_service) }
+        let (now, then) = (&self.served, &before.served);
+        let served = Served {
+            memory: now.memory.saturating_sub(then.memory),
+            disk: now.disk.saturating_sub(then.disk),
+            service: now.service.saturating_sub(then.service),
+            grid: now.grid.saturating_sub(then.grid),
+            joined: now.joined.saturating_sub(then.joined),
+        };
+        Self { datagrams, from_service: self.from_service.saturating_sub(before.from_service), served }
     }
 }
 

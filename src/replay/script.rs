@@ -24,7 +24,9 @@ mod downloads;
 
 pub(crate) use assets::Assets;
 pub(crate) use assets::{content_range, host_of};
-pub(crate) use downloads::{Assembly, Download, DownloadId, Piece, answer, requested};
+pub(crate) use downloads::{
+    Assembly, Block, Download, DownloadId, Piece, answer, blocks, placeholder_answer, requested,
+};
 
 /// Everything a replay needs.
 #[derive(Debug)]
@@ -311,7 +313,9 @@ impl Script {
 fn replayed(decoded: &lludp::Packet<'_>, payload: &Bytes) -> (DatagramKind, u32, Bytes) {
     let kind = match decoded.number {
         MessageNumber::START_PING_CHECK => DatagramKind::Ping,
-        MessageNumber::REQUEST_IMAGE | MessageNumber::TRANSFER_REQUEST => DatagramKind::AssetRequest,
+        MessageNumber::REQUEST_IMAGE | MessageNumber::TRANSFER_REQUEST | MessageNumber::TRANSFER_ABORT => {
+            DatagramKind::AssetRequest
+        }
         _ => DatagramKind::Plain,
     };
     (kind, decoded.sequence.0, without_acks(payload))

@@ -1,6 +1,6 @@
 //! The LLUDP half of a stand-in: its sockets, its ends of all circuits, and what arrives there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,9 +10,10 @@ use tokio::time::Instant;
 
 use super::board::{Board, Expected};
 use super::link::Link;
-use super::script::{self, Script};
+use super::script::{self, DownloadId, Script};
 use super::udp::{self, Arrival, End};
-use crate::lludp::{Packet, PacketFlags};
+use crate::asset::{AssetKind, policy};
+use crate::lludp::{MessageNumber, Packet, PacketFlags};
 
 /// How often acks and resends are looked after.
 const TICK: Duration = Duration::from_millis(10);
@@ -31,6 +32,8 @@ pub(crate) struct Side {
     sockets: HashMap<SocketAddr, Arc<UdpSocket>>,
     /// One end per circuit.
     ends: Vec<Mutex<End>>,
+    /// Circuits on which the proxy has asked for the picture in place of missing ones.
+    probes: Mutex<HashSet<usize>>,
     /// Per circuit: where its other side is.
     peers: Mutex<Vec<Option<SocketAddr>>>,
 }
@@ -61,6 +64,7 @@ impl Side {
             is_simulator,
             sockets,
             ends: script.circuits.iter().map(sequences).collect(),
+            probes: Mutex::default(),
             peers: Mutex::new(vec![None; script.circuits.len()]),
         })
     }
@@ -112,6 +116,7 @@ impl Side {
                 resent: flags.contains(PacketFlags::RESENT),
                 sequence,
                 sent: Instant::now(),
+                blocks: Packet::decode(&bytes).map(|packet| script::blocks(&packet)).unwrap_or_default(),
             });
         });
         self.transmit(circuit, vec![bytes]).await;
@@ -203,10 +208,11 @@ impl Side {
         if let Some(packet) = &packet {
             if self.is_simulator {
                 self.answer(circuit, packet);
-            } else if self.assemble(circuit, packet) {
+            } else if self.assemble(circuit, packet, bytes.len(), arrival.resent) {
                 return;
             }
         }
+        let probes = self.is_simulator && packet.as_ref().is_some_and(|packet| self.probed(circuit, packet));
         self.board.update(|ledger| {
             let expected = ledger.delivered(
                 circuit,
@@ -215,7 +221,12 @@ impl Side {
                 arrival.sequence,
                 arrival.resent,
             );
-            if !expected && !arrival.resent && !arrival.duplicate {
+            let expected = expected
+                || packet.as_ref().is_some_and(|packet| {
+                    packet.number == MessageNumber::REQUEST_IMAGE
+                        && ledger.delivered_in_part(circuit, &arrival.content, &script::blocks(packet))
+                });
+            if !expected && !arrival.resent && !arrival.duplicate && !probes {
                 let to = if self.is_simulator { "the simulator" } else { "the viewer" };
                 let name = udp::message_name(&arrival.content);
                 ledger.error(format!("{to} got a datagram that nobody sent: {name}, {} bytes", bytes.len()));
@@ -223,13 +234,34 @@ impl Side {
         });
     }
 
+    /// Answers a proxy that asks for the picture in place of missing ones, so as not to learn it
+    /// under other names. False for anything else.
+    fn probed(&self, circuit: usize, packet: &Packet<'_>) -> bool {
+        let id = DownloadId::Image(policy::MISSING_IMAGE.0);
+        let blocks = script::blocks(packet);
+        let probes = packet.number == MessageNumber::REQUEST_IMAGE
+            && !blocks.is_empty()
+            && blocks.iter().all(|block| block.id == id)
+            && self.script.download(circuit, id).is_none();
+        if probes && self.probes.lock().unwrap_or_else(PoisonError::into_inner).insert(circuit) {
+            let held = self.script.assets.get(&(AssetKind::Texture, policy::MISSING_IMAGE.0));
+            let answers = script::placeholder_answer(held);
+            self.end(circuit, |end| end.queue(&answers));
+        }
+        probes
+    }
+
     /// Queues what the captured simulator answered, once per download.
     fn answer(&self, circuit: usize, packet: &Packet<'_>) {
         for id in script::requested(packet) {
             let Some((index, download)) = self.script.download(circuit, id) else { continue };
             let first = self.board.update(|ledger| {
+                let first = !std::mem::replace(&mut ledger.downloads.get_mut(index)?.answered, true);
+                if let Some((kind, id)) = download.asset.filter(|_| download.counted) {
+                    let host = self.script.circuits.get(circuit)?.simulator.ip().to_string();
+                    *ledger.asked_of_simulator.entry((kind, id, host)).or_default() += 1;
+                }
                 let state = ledger.downloads.get_mut(index)?;
-                let first = !std::mem::replace(&mut state.answered, true);
                 if first && download.counted {
                     state.from_grid = download.data_bytes();
                     ledger.from_grid += download.data_bytes();
@@ -243,22 +275,38 @@ impl Side {
     }
 
     /// Takes an asset answer in. False when it belongs to no download of the script.
-    fn assemble(&self, circuit: usize, packet: &Packet<'_>) -> bool {
+    fn assemble(&self, circuit: usize, packet: &Packet<'_>, len: usize, resent: bool) -> bool {
         let Some(answer) = script::answer(packet) else { return false };
         let Some((index, download)) = self.script.download(circuit, answer.id) else { return false };
         self.board.update(|ledger| {
             let Some(state) = ledger.downloads.get_mut(index) else { return };
-            if state.complete || !state.pieces.insert(answer.piece) {
+            if state.complete {
                 return;
             }
+            if !state.pieces.insert(answer.piece) {
+                let made_up = download.asset.filter(|_| download.counted && !resent);
+                if let Some((kind, id)) = made_up {
+                    ledger.error(format!("{kind} {id} over LLUDP: {:?} came twice", answer.piece));
+                }
+                return;
+            }
+            if download.counted && len > 1200 {
+                ledger.error(format!("a packet of {len} bytes came over LLUDP, more than a viewer reads"));
+            }
+            let Some(state) = ledger.downloads.get_mut(index) else { return };
             let fresh = state.assembly.packet(&answer);
             let whole = state.assembly.clone_whole_if(download.counted);
-            state.complete = whole.is_some() || state.pieces.len() >= download.answers.len();
+            state.complete =
+                whole.is_some() || (!download.counted && state.pieces.len() >= download.answers.len());
+            let fault = whole.as_ref().and_then(|_| state.assembly.fault());
             let complete = state.complete;
             if download.counted {
                 ledger.to_viewer += u64::try_from(fresh).unwrap_or(u64::MAX);
             }
             let (true, Some(asset)) = (complete && download.counted, download.asset) else { return };
+            if let Some(fault) = fault {
+                ledger.error(format!("{} {} over LLUDP {fault}", asset.0, asset.1));
+            }
             match (&whole, self.script.assets.get(&asset)) {
                 (Some(body), Some(expected)) if body == expected => {
                     ledger.keep(asset.1, body.len(), 0, body);

@@ -305,3 +305,6 @@ impl Deliveries {
         self.bytes = 0;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -247,7 +247,7 @@ impl<'a> Answer<'a> {
 
 impl Download {
     /// Takes in a packet of the simulator. Answers the whole asset when it has just become whole.
-    pub fn feed(&mut self, now: Instant, answer: &Answer<'_>, budget: &mut Budget) -> Option<Bytes> {
+    pub(super) fn feed(&mut self, now: Instant, answer: &Answer<'_>, budget: &mut Budget) -> Option<Bytes> {
         self.touched = now;
         if !self.stage.is_ours() {
             self.passed += answer.data_len() as u64;
@@ -281,12 +281,9 @@ impl Download {
     }
 
     /// Stops learning from it. Answers what was held of a texture: the total and the parts.
-    pub fn finish(mut self, budget: &mut Budget) -> Option<(u64, Vec<(u64, Bytes)>)> {
+    pub(super) fn finish(mut self, budget: &mut Budget) -> Option<(u64, Vec<(u64, Bytes)>)> {
         match std::mem::replace(&mut self.assembly, Assembly::Off) {
-            Assembly::Image(mut image) => {
-                image.release(budget);
-                image.extents()
-            }
+            Assembly::Image(mut image) => image.release(budget),
             Assembly::Transfer(mut transfer) => {
                 transfer.release(budget);
                 None

@@ -488,7 +488,7 @@ impl Session {
             seen.asset_requests = count_asset_requests(&packet, &mut self.scratch);
         }
         let mut around = self.common.around(now, simulator, Some(from));
-        let route = region.traffic.from_viewer(&mut around, &packet, datagram);
+        let route = region.traffic.viewer_packet(&mut around, &packet, datagram);
         match packet.number {
             MessageNumber::CLOSE_CIRCUIT => {
                 region.circuit.close(now, Closed::ByViewer);
@@ -572,7 +572,7 @@ impl Session {
         let rewritten = addresses_rewritten.as_deref();
         let packet = rewritten.and_then(|rewritten| Packet::decode(rewritten).ok()).unwrap_or(packet);
         let passing = rewritten.unwrap_or(datagram);
-        let route = region.traffic.from_simulator(&mut around, viewer, &packet, passing);
+        let route = region.traffic.simulator_packet(&mut around, viewer, &packet, passing);
         self.common.wake_for(now, &region.traffic);
         match (route, addresses_rewritten) {
             (Route::Forward(to), Some(rewritten)) => (Route::Replace(to, rewritten), seen),

@@ -23,7 +23,7 @@ const MAX_HOSTS: usize = 256;
 
 /// What the caller has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// Nothing.
     Settled,
     /// Look the picture up, and tell [`Placeholders::looked_up`].
@@ -46,7 +46,7 @@ enum State {
 
 /// What is known of the pictures of all hosts of a session.
 #[derive(Debug, Default)]
-pub struct Placeholders {
+pub(super) struct Placeholders {
     by_host: HashMap<Ipv4Addr, State>,
     waiting_bytes: usize,
 }
@@ -57,7 +57,7 @@ fn learned(simulator: SocketAddrV4, kind: AssetKind, id: AssetId, bytes: Bytes) 
 
 impl Placeholders {
     /// A body has come whole from a simulator: it is learnt, waits, or is refused.
-    pub fn judge(
+    pub(super) fn judge(
         &mut self,
         now: Instant,
         simulator: SocketAddrV4,
@@ -112,7 +112,7 @@ impl Placeholders {
     }
 
     /// The picture was looked for at home. Answers whether the simulator is to be asked for it.
-    pub fn looked_up(
+    pub(super) fn looked_up(
         &mut self,
         host: Ipv4Addr,
         digest: Option<Digest>,
@@ -132,7 +132,7 @@ impl Placeholders {
     }
 
     /// The simulator has no such picture, or does not say.
-    pub fn absent(&mut self, simulator: SocketAddrV4, outputs: &mut VecDeque<Output>) {
+    pub(super) fn absent(&mut self, simulator: SocketAddrV4, outputs: &mut VecDeque<Output>) {
         if matches!(self.by_host.get(simulator.ip()), Some(State::Asking { .. })) {
             let before = self.by_host.insert(*simulator.ip(), State::Absent);
             self.settle(before, None, outputs);
@@ -148,7 +148,7 @@ impl Placeholders {
     }
 
     /// Lets time pass. With `all`, nothing is waited for any more.
-    pub fn tick(&mut self, now: Instant, all: bool, outputs: &mut VecDeque<Output>) {
+    pub(super) fn tick(&mut self, now: Instant, all: bool, outputs: &mut VecDeque<Output>) {
         let overdue = |state: &State| match state {
             State::Asking { since, .. } => all || now.saturating_duration_since(*since) >= ANSWER_LIMIT,
             State::Known(_) | State::Absent => false,
@@ -167,3 +167,6 @@ fn judged(texture: Texture, placeholder: Option<Digest>) -> Output {
     }
     learned(texture.simulator, AssetKind::Texture, texture.id, texture.bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,8 +7,10 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{Assets, without_acks, without_resent};
-use crate::asset::{AssetKind, AssetType};
-use crate::lludp::assets::{ImageData, ImageNotInDatabase, ImagePacket, TransferInfo, TransferPacket};
+use crate::asset::{AssetKind, AssetType, policy};
+use crate::lludp::assets::{
+    ImageData, ImageNotInDatabase, ImagePacket, TransferAbort, TransferInfo, TransferPacket,
+};
 use crate::lludp::{
     self, MessageBody, MessageNumber, PacketFlags, SequenceNumber, UdpAssetRequest, Variable2, encode_packet,
 };
@@ -135,6 +137,22 @@ impl Assembly {
         answer.data.len()
     }
 
+    /// Why a strict viewer would not have taken these packets, when it would not.
+    pub(crate) fn fault(&self) -> Option<&'static str> {
+        let total = self.total?;
+        if let Some(last) = self.last {
+            let mut sizes = self.numbered.range(..last).map(|(_, data)| data.len());
+            let first = sizes.next();
+            return sizes.any(|size| Some(size) != first).then_some("was cut in pieces of several sizes");
+        }
+        // Source: Firestorm viewer, indra/newview/lltexturefetch.cpp (`receiveImageHeader`, `insertPacket`).
+        let framed = self.parts.iter().all(|(first, data)| {
+            let whole = if *first == 0 { 600 } else { 1000 };
+            data.len() == whole.min(total.saturating_sub(*first))
+        });
+        (!framed).then_some("was not cut in 600 and then 1000 bytes each")
+    }
+
     /// The asset when every byte is there, looked for only when `wanted` and when it may be there.
     pub(crate) fn clone_whole_if(&self, wanted: bool) -> Option<Bytes> {
         let held: usize = self.parts.values().chain(self.numbered.values()).map(Bytes::len).sum();
@@ -238,6 +256,48 @@ fn requests(packet: &lludp::Packet<'_>) -> Vec<Requested> {
             }
         })
         .collect()
+}
+
+/// One thing that a viewer's datagram says of a download.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Block {
+    pub(crate) id: DownloadId,
+    /// The viewer no longer wants it.
+    pub(crate) cancels: bool,
+}
+
+/// Everything that a viewer's datagram says of downloads, block by block.
+pub(crate) fn blocks(packet: &lludp::Packet<'_>) -> Vec<Block> {
+    let mut scratch = Vec::new();
+    let Ok(body) = packet.body(&mut scratch) else { return Vec::new() };
+    if packet.number == MessageNumber::TRANSFER_ABORT {
+        let abort = TransferAbort::decode(body);
+        return abort
+            .map(|abort| Block { id: DownloadId::Transfer(abort.transfer), cancels: true })
+            .into_iter()
+            .collect();
+    }
+    let Ok(requests) = lludp::asset_requests(packet.number, body) else { return Vec::new() };
+    requests
+        .map(|request| match request {
+            UdpAssetRequest::Image(image) => Block {
+                id: DownloadId::Image(image.image),
+                cancels: image.discard < 0 && image.priority == 0.0,
+            },
+            UdpAssetRequest::Transfer(transfer) => {
+                Block { id: DownloadId::Transfer(transfer.transfer), cancels: false }
+            }
+        })
+        .collect()
+}
+
+/// What a simulator says that is asked for the picture it sends in place of missing ones.
+pub(crate) fn placeholder_answer(held: Option<&Bytes>) -> Vec<Bytes> {
+    let image = policy::MISSING_IMAGE.0;
+    match held {
+        Some(body) => image_answer(image, body),
+        None => vec![encoded(&ImageNotInDatabase { image }, MessageNumber::IMAGE_NOT_IN_DATABASE)],
+    }
 }
 
 /// The names of the downloads that a viewer's datagram asks for.
