@@ -63,8 +63,8 @@ pub(crate) struct Ledger {
 /// One download in this pass.
 #[derive(Debug, Default)]
 pub(crate) struct DownloadState {
-    /// The viewer has asked.
-    pub(crate) asked: bool,
+    /// When the viewer first asked.
+    pub(crate) asked: Option<Instant>,
     /// The request has reached the simulator, and its answers are queued.
     pub(crate) answered: bool,
     pub(crate) from_grid: u64,
@@ -271,7 +271,7 @@ mod tests {
 
     use super::{Board, Expected, LOST_AFTER, Ledger};
     use crate::replay::pcap;
-    use crate::replay::script::{DatagramKind, Script};
+    use crate::replay::script::{Block, DatagramKind, Script};
 
     fn script() -> Script {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/sessions/hippo-http.pcap");
@@ -334,5 +334,58 @@ mod tests {
         tokio::time::advance(LOST_AFTER + Duration::from_millis(1)).await;
         board.update(|ledger| ledger.write_off(&script, true, false));
         assert_eq!(board.read(|ledger| (ledger.lost, ledger.outstanding.len())), (1, 0));
+    }
+
+    /// The script of a capture with textures over LLUDP, and one of its requests as it was sent.
+    fn requests() -> (Script, Expected) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/sessions/hippo-udp.pcap");
+        let script = Script::new(&pcap::read(&path).unwrap()).unwrap();
+        let blocks = script.downloads.iter().filter(|download| download.counted).take(3);
+        let blocks: Vec<Block> = blocks.map(|download| Block { id: download.id, cancels: false }).collect();
+        let expected = Expected {
+            circuit: script.downloads[0].circuit,
+            to_simulator: true,
+            kind: DatagramKind::AssetRequest,
+            content: Bytes::from(vec![7; 120]),
+            resent: false,
+            sequence: 9,
+            sent: Instant::now(),
+            blocks,
+        };
+        (script, expected)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_taken_apart_is_settled_when_the_rest_has_come_without_it() {
+        let (script, expected) = requests();
+        let (circuit, blocks) = (expected.circuit, expected.blocks.clone());
+        let board = Board::new(&script, false);
+        board.update(|ledger| {
+            ledger.expect(expected);
+            assert!(!ledger.delivered_in_part(circuit, &[8; 60], &blocks[1..2]), "another sender");
+            let foreign = Block { id: blocks[0].id, cancels: true };
+            assert!(!ledger.delivered_in_part(circuit, &[7; 60], &[foreign]), "never sent so");
+            assert!(ledger.delivered_in_part(circuit, &[7; 60], &blocks[1..2]));
+            assert!(!ledger.is_settled(&script, true));
+            for block in [blocks[0], blocks[2]] {
+                let index = script.download(circuit, block.id).unwrap().0;
+                ledger.downloads[index].complete = true;
+            }
+            assert!(ledger.is_settled(&script, true));
+            assert!(!ledger.is_settled(&script, false), "nothing was swallowed");
+        });
+        tokio::time::advance(LOST_AFTER + Duration::from_millis(1)).await;
+        board.update(|ledger| ledger.write_off(&script, true, false));
+        assert_eq!(board.read(|ledger| (ledger.lost, ledger.excused)), (0, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_went_nowhere_is_lost_unless_its_assets_came() {
+        let (script, expected) = requests();
+        let board = Board::new(&script, false);
+        board.update(|ledger| ledger.expect(expected));
+        tokio::time::advance(LOST_AFTER + Duration::from_millis(1)).await;
+        board.update(|ledger| ledger.write_off(&script, true, false));
+        assert_eq!(board.read(|ledger| (ledger.lost, ledger.excused)), (1, 0));
     }
 }

@@ -169,9 +169,8 @@ impl Stage {
         for step in &script.steps {
             let gap = step.time.saturating_sub(last);
             last = step.time;
-            let due = last_due + if self.realtime { gap } else { gap.min(MAX_GAP) };
-            let hold_ends = holds.first().filter(|_| !self.realtime).map(|(_, since)| *since + MAX_HOLD);
-            last_due = hold_ends.map_or(due, |end| due.min(end.max(last_due)));
+            let held_since = holds.first().map(|(_, since)| *since);
+            last_due = if self.realtime { last_due + gap } else { next_due(last_due, gap, held_since) };
             tokio::time::sleep_until(last_due).await;
             while let Some((_, milestone)) = milestones.next_if(|(time, _)| *time < step.time) {
                 before.push(*milestone);
@@ -287,6 +286,13 @@ fn reached(ledger: &Ledger, milestone: Milestone) -> bool {
     }
 }
 
+/// When the step is due that was captured `gap` after the last one, due at `last`: no long pause is
+/// waited out, and while a poll is held since `held_since` none at all beyond the hold's own limit.
+fn next_due(last: Instant, gap: Duration, held_since: Option<Instant>) -> Instant {
+    let due = last + gap.min(MAX_GAP);
+    held_since.map_or(due, |since| due.min((since + MAX_HOLD).max(last)))
+}
+
 /// Marks the downloads that a viewer's datagram asks for.
 fn note_requests(script: &Script, ledger: &mut Ledger, index: usize) {
     let Some(datagram) = script.datagrams.get(index) else { return };
@@ -295,7 +301,7 @@ fn note_requests(script: &Script, ledger: &mut Ledger, index: usize) {
         let state =
             script.download(datagram.circuit, id).and_then(|(index, _)| ledger.downloads.get_mut(index));
         if let Some(state) = state {
-            state.asked = true;
+            state.asked.get_or_insert_with(Instant::now);
         }
     }
 }
@@ -495,4 +501,21 @@ fn latency(latencies: &mut [Duration]) -> Latency {
         latencies.get(rank).map_or(0.0, |latency| (latency.as_secs_f64() * 1e6).round() / 1e3)
     };
     Latency { p50: quantile(50), p99: quantile(99) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Duration, Instant, MAX_GAP, MAX_HOLD, next_due};
+
+    #[test]
+    fn a_held_poll_does_not_hold_a_busy_session_up() {
+        let start = Instant::now();
+        let mut due = start;
+        for _ in 0..890 {
+            due = next_due(due, Duration::from_millis(45), Some(start));
+        }
+        assert_eq!(due, start + MAX_HOLD);
+        assert_eq!(next_due(due, Duration::from_secs(9), None), due + MAX_GAP);
+        assert_eq!(next_due(due, Duration::from_millis(3), None), due + Duration::from_millis(3));
+    }
 }

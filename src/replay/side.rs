@@ -300,6 +300,8 @@ impl Side {
                 whole.is_some() || (!download.counted && state.pieces.len() >= download.answers.len());
             let fault = whole.as_ref().and_then(|_| state.assembly.fault());
             let complete = state.complete;
+            let took = state.asked.filter(|_| complete && download.counted).map(|asked| asked.elapsed());
+            ledger.latencies.extend(took);
             if download.counted {
                 ledger.to_viewer += u64::try_from(fresh).unwrap_or(u64::MAX);
             }
