@@ -81,6 +81,8 @@ struct Region {
     transfers: HashMap<Uuid, Arc<Vec<u8>>>,
     /// Unknown textures are answered with the missing image's bytes.
     substitutes: bool,
+    /// Says nothing to who asks for a texture.
+    mute: bool,
     /// Packets of a texture sent for one request; 0 is all.
     at_most: usize,
     sequences: HashMap<SocketAddr, u32>,
@@ -101,7 +103,7 @@ impl Region {
         }
         for request in asset_requests(heard.number, &heard.body).unwrap() {
             match request {
-                UdpAssetRequest::Image(block) if block.discard >= 0 => {
+                UdpAssetRequest::Image(block) if block.discard >= 0 && !self.mute => {
                     self.send_image(heard.from, block.image, block.packet, &mut out);
                 }
                 UdpAssetRequest::Image(_) => {}
@@ -188,6 +190,11 @@ impl Sim {
     /// The last number it used toward this viewer is now this one.
     pub(super) fn counts_on_from(&self, viewer: &Player, last: u32) {
         self.region.lock().unwrap().sequences.insert(viewer.session, last);
+    }
+
+    /// Answers no request for a texture any more.
+    pub(super) fn falls_mute(&self) {
+        self.region.lock().unwrap().mute = true;
     }
 
     /// Sends only so many packets of each texture, as for a lower resolution; 0 is all.
