@@ -53,6 +53,23 @@ pub fn header(codestream: &[u8]) -> Result<ImageHeader, Invalid> {
     read_header(codestream).map(|(header, _)| header)
 }
 
+/// How many bytes from the beginning a viewer wants before it shows a texture with `discard`
+/// halvings of its resolution left out. Its estimate goes by the larger side alone; level 0 is all.
+/// Source: Second Life viewer, indra/llimage/llimagej2c.cpp (`calcDataSizeJ2C`), with its default
+/// compression of 1/8.
+#[must_use]
+pub fn bytes_for_discard(header: ImageHeader, discard: u8) -> u64 {
+    let (to_1024, above) = match discard {
+        0 => return u64::MAX,
+        1 => (2_802_072, 3_500_440),
+        2 => (704_920, 879_000),
+        3 => (180_632, 223_640),
+        4 => (49_560, 59_800),
+        _ => (16_792, 18_840),
+    };
+    if header.width.max(header.height) <= 1024 { to_1024 } else { above }
+}
+
 /// The texts of the comment segments before the first tile-part, as far as they are there.
 pub fn comments(codestream: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = read_header(codestream).map_or(&[][..], |(_, rest)| rest);
@@ -210,11 +227,3 @@ fn segment(input: &[u8]) -> Parsed<'_, (u16, &[u8])> {
 
 #[cfg(test)]
 mod tests;
-/// stub
-pub fn dimensions(_h: &[u8]) -> Option<(u32, u32, u16)> {
-    None
-}
-/// stub
-pub fn bytes_for_discard(_w: u32, _h: u32, _c: u16, _d: u8) -> u64 {
-    u64::MAX
-}

@@ -111,9 +111,8 @@ fn packets(len: usize, head: usize) -> u32 {
 impl Delivery {
     fn wanted_packets(asset: &Bytes, discard: i8, count: u32) -> u32 {
         let Ok(discard @ 1..) = u8::try_from(discard) else { return count };
-        let Some((width, height, components)) = j2c::dimensions(asset) else { return count };
-        let bytes = j2c::bytes_for_discard(width, height, components, discard);
-        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let Ok(header) = j2c::header(asset) else { return count };
+        let bytes = usize::try_from(j2c::bytes_for_discard(header, discard)).unwrap_or(usize::MAX);
         packets(bytes.min(asset.len()), IMAGE_HEAD).min(count)
     }
 

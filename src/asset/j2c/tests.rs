@@ -101,3 +101,18 @@ fn box_file_is_accepted_as_it_is() {
     let body = [&JP2_MAGIC[..], &[7; 200]].concat();
     assert_eq!(validate(&body), Ok(Valid::EXACT.inexact(Note::Jp2Box)));
 }
+
+#[test]
+fn a_coarser_picture_needs_fewer_bytes() {
+    let small = ImageHeader { width: 512, height: 1024, components: 3 };
+    let large = ImageHeader { width: 2048, ..small };
+    assert_eq!(bytes_for_discard(small, 5), 16_792);
+    assert_eq!(bytes_for_discard(large, 5), 18_840);
+    assert_eq!(bytes_for_discard(small, 0), u64::MAX);
+    for header in [small, large] {
+        assert!(
+            (0..9)
+                .all(|discard| bytes_for_discard(header, discard) >= bytes_for_discard(header, discard + 1))
+        );
+    }
+}

@@ -134,8 +134,7 @@ fn textures_and_transfers_take_turns() {
 
 #[test]
 fn the_resolution_asked_for_goes_before_the_rest_of_any_texture() {
-    let (width, height, components) = j2c::dimensions(TEXTURE).unwrap();
-    let wanted = j2c::bytes_for_discard(width, height, components, 5) as usize;
+    let wanted = j2c::bytes_for_discard(j2c::header(TEXTURE).unwrap(), 5) as usize;
     assert!(wanted < TEXTURE.len(), "the fixture is larger than its smallest picture");
     let mut deliveries = Deliveries::default();
     assert!(start(&mut deliveries, 1, image(1, true, 0, 5), TEXTURE, 1000.0));
