@@ -249,10 +249,12 @@ fn main() {
     ];
 
     let (mut rates, mut times) = ([const { Vec::new() }; 4], [const { Vec::new() }; 4]);
-    for _ in 0..ROUNDS {
-        for (index, path) in paths.iter_mut().enumerate() {
-            times[index].push(latency(path));
-            rates[index].push(stream(path));
+    for round in 0..ROUNDS {
+        // Begun elsewhere each time: what ran just before has its effects.
+        for turn in 0..paths.len() {
+            let index = (round + turn) % paths.len();
+            times[index].push(latency(&mut paths[index]));
+            rates[index].push(stream(&mut paths[index]));
         }
     }
     let rates = rates.map(|mut values| median(&mut values));

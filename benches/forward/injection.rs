@@ -16,11 +16,16 @@ use rezcache::lludp::{
 use uuid::Uuid;
 
 use crate::stand_in::{Ids, LoginServer};
-use crate::{PATIENCE, median, socket, use_circuit_code};
+use crate::{ANY, PATIENCE, median, socket, use_circuit_code};
 
 /// Datagrams without an ack on one circuit, at most; the bare sender keeps to the same number.
 const WINDOW: usize = 64;
+/// What the paced sender sends at one moment, and how long it rests then: the proxy's own pace.
+const BURST: usize = 16;
+const REST: Duration = Duration::from_millis(1);
 const DOWNLOADS: usize = 31;
+/// Viewers that download at the same time while memory is measured.
+const AT_ONCE: usize = 25;
 const CIRCUITS: u32 = 1000;
 const INJECTIONS: usize = 1000;
 const TEXTURE_BYTES: usize = 200_000;
@@ -245,28 +250,47 @@ impl Seat {
 }
 
 /// Sends the texture's datagrams to whoever sends a `RequestImage`, with at most [`WINDOW`] of them
-/// unacknowledged. Ends with the bench.
-fn bare_sender(texture: &Texture) -> SocketAddr {
+/// unacknowledged; when `paced`, with a rest after each burst. Ends with the bench.
+fn bare_sender(texture: &Texture, paced: bool) -> SocketAddr {
     let socket = socket();
     socket.set_read_timeout(None).unwrap();
     let at = socket.local_addr().unwrap();
     let datagrams = texture.datagrams(1);
     std::thread::spawn(move || {
         let mut buffer = [0; 2048];
-        let (mut sent, mut acked) = (datagrams.len(), 0);
-        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            let packet = Packet::decode(&buffer[..length]).unwrap();
-            match packet.number {
-                MessageNumber::REQUEST_IMAGE => (sent, acked) = (0, 0),
-                MessageNumber::PACKET_ACK => {
-                    let body = packet.body(&mut Vec::new()).map(<[u8]>::to_vec).unwrap();
-                    acked += PacketAck::decode(&body).unwrap().ids().len();
+        let (mut sent, mut acked, mut viewer) = (datagrams.len(), 0, ANY);
+        let (mut burst, mut rested) = (0, Instant::now());
+        loop {
+            // A timeout of the socket would be as coarse as the kernel's clock.
+            let resting = sent < datagrams.len() && sent - acked < WINDOW;
+            if resting {
+                std::thread::sleep(REST.saturating_sub(rested.elapsed()));
+            }
+            socket.set_nonblocking(resting).unwrap();
+            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                let packet = Packet::decode(&buffer[..length]).unwrap();
+                match packet.number {
+                    MessageNumber::REQUEST_IMAGE => (sent, acked, viewer) = (0, 0, from),
+                    MessageNumber::PACKET_ACK => {
+                        let body = packet.body(&mut Vec::new()).map(<[u8]>::to_vec).unwrap();
+                        acked += PacketAck::decode(&body).unwrap().ids().len();
+                    }
+                    _ => {}
                 }
-                _ => {}
+                if !resting {
+                    break;
+                }
             }
             while sent < datagrams.len() && sent - acked < WINDOW {
-                socket.send_to(&datagrams[sent], from).unwrap();
+                if rested.elapsed() >= REST {
+                    (burst, rested) = (0, Instant::now());
+                }
+                if paced && burst >= BURST {
+                    break;
+                }
+                socket.send_to(&datagrams[sent], viewer).unwrap();
                 sent += 1;
+                burst += 1;
             }
         }
     });
@@ -275,16 +299,19 @@ fn bare_sender(texture: &Texture) -> SocketAddr {
 
 /// A texture out of the store against a bare sender of the same datagrams with the same window.
 pub(crate) fn time_of_a_download(seat: &mut Seat, texture: &Texture) {
-    let mut bare = Seat::bare(bare_sender(texture));
-    let (mut proxy_times, mut bare_times) = (Vec::new(), Vec::new());
+    let mut bare = Seat::bare(bare_sender(texture, false));
+    let mut paced = Seat::bare(bare_sender(texture, true));
+    let mut times = [const { Vec::new() }; 3];
     for _ in 0..DOWNLOADS {
-        proxy_times.push(seat.download(texture, 1).as_secs_f64() * 1e3);
-        bare_times.push(bare.download(texture, 1).as_secs_f64() * 1e3);
+        for (times, seat) in times.iter_mut().zip([&mut *seat, &mut bare, &mut paced]) {
+            times.push(seat.download(texture, 1).as_secs_f64() * 1e3);
+        }
     }
-    let (proxy, bare) = (median(&mut proxy_times), median(&mut bare_times));
+    let [proxy, bare, paced] = times.map(|mut times| median(&mut times));
     println!(
-        "texture of {TEXTURE_BYTES} bytes, {} packets, acknowledged at once: injected in {proxy:.2} ms, bare sender {bare:.2} ms = {:.2}; medians of {DOWNLOADS}",
+        "texture of {TEXTURE_BYTES} bytes, {} packets, acknowledged at once: injected in {proxy:.2} ms; a bare sender with the same pace takes {paced:.2} ms = {:.2}, without any pace {bare:.2} ms = {:.2}; medians of {DOWNLOADS}",
         texture.packets(),
+        proxy / paced,
         proxy / bare
     );
 }
@@ -309,9 +336,11 @@ pub(crate) fn memory_of_circuits(login: &LoginServer, proxy: SocketAddr, texture
     let mut seats: Vec<_> = (0..CIRCUITS).map(|_| Seat::open(login, proxy, &simulator)).collect();
     let open = resident_bytes().unwrap();
     let start = Instant::now();
-    for seat in &mut seats {
-        seat.be_injected(texture, INJECTIONS, 16);
-    }
+    std::thread::scope(|scope| {
+        for seats in seats.chunks_mut(CIRCUITS as usize / AT_ONCE) {
+            scope.spawn(|| seats.iter_mut().for_each(|seat| seat.be_injected(texture, INJECTIONS, 16)));
+        }
+    });
     let injected = resident_bytes().unwrap();
     let per = |bytes: f64| bytes / f64::from(CIRCUITS) / 1024.0;
     println!(

@@ -595,6 +595,11 @@ impl Relay {
     /// A new circuit between the same two ends: both have restarted.
     pub fn restart(&mut self) {
         self.restart_incoming();
+        self.restart_outgoing();
+    }
+
+    /// The viewer alone counts anew.
+    pub fn restart_outgoing(&mut self) {
         for packet in std::mem::replace(&mut self.to_simulator, Lane::new(CounterWidth::Bits24)).outstanding {
             self.fates.push(Fate::GivenUp(packet.1.owner));
         }

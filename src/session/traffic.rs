@@ -100,7 +100,14 @@ impl Traffic {
             let line_copy = now.saturating_duration_since(last) < LINE_COPY
                 && packet.sequence == first
                 && !self.relay.is_transparent();
-            if moved || self.closing || (begins_anew && !line_copy) {
+            if begins_anew && !line_copy && !moved && !self.closing {
+                self.relay.restart_outgoing();
+                self.held.clear();
+                self.may_restart = self.relay.highest(Direction::ToViewer).map(|highest| (now, highest));
+                self.opened = Some((packet.sequence, now));
+                return;
+            }
+            if moved || self.closing {
                 self.relay.restart();
                 self.closing = false;
                 self.held.clear();

@@ -332,6 +332,9 @@ class Run:
         await asyncio.gather(
             *(self.transfer(home, asset) for asset in self.of_kind("sound")[:2] + self.of_kind("animation")[:2]))
 
+        if self.options.only_udp:
+            # Long enough that the neighbour's second UseCircuitCode cannot be a copy of the first.
+            await asyncio.sleep(1.5)
         handle = (256256 << 32) | 256000
         await asyncio.wait_for(client.teleport(handle), WAIT)
         await asyncio.wait_for(neighbour.connected, WAIT)

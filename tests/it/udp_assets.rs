@@ -2,6 +2,9 @@
 //! given of it without the simulator being asked.
 
 mod boundaries;
+mod late;
 mod numbering;
 mod serving;
+mod trouble;
+mod wire;
 mod world;

@@ -7,8 +7,8 @@ use rezcache::support::metrics::Counter;
 use uuid::Uuid;
 
 use super::world::{
-    Heard, MISSING_IMAGE, Player, RELIABLE, SOUND, Sim, Thing, Want, missing_image, params, same_but_number,
-    tier, until_learned,
+    Heard, MISSING_IMAGE, Player, RELIABLE, SOUND, Sim, Thing, Want, ZEROCODED, missing_image, params,
+    same_but_number, tier, until_learned,
 };
 use crate::support::{Setup, another_texture, sound, texture};
 
@@ -118,6 +118,41 @@ async fn baked_textures_and_cancellations_pass_and_are_not_learned() {
     let capability = setup.asset_capability().await;
     learn_another(&setup, &capability, &viewer, &sim, 3).await;
     assert_eq!(tier(&setup, &capability, &baked.query).await.0, "miss");
+}
+
+#[tokio::test]
+async fn what_an_avatar_wears_as_baked_is_not_learned_however_it_is_asked_for() {
+    let setup = Setup::start().await;
+    let (baked, worn) = (Thing::from(texture()), Thing::from(another_texture()));
+    let sim = Sim::holding(&[&baked, &worn]).await;
+    let viewer = Player::enter(&setup, 1, &sim).await;
+    let capability = setup.asset_capability().await;
+    // AvatarAppearance: the sender, and a texture entry with the face for all, an exception for the
+    // baked head (8), and the other fields without exceptions.
+    let appearance = |avatar: u128, all: Uuid, head: Uuid| {
+        let entry = [
+            all.as_bytes().as_slice(),
+            &[0x82, 0x00],
+            head.as_bytes(),
+            &[0],
+            &[0; 4 + 1 + 4 + 1 + 4 + 1 + 2 + 1 + 2 + 1 + 2 + 1 + 1 + 1 + 1 + 1 + 1],
+        ]
+        .concat();
+        let length = u16::try_from(entry.len()).unwrap().to_le_bytes();
+        [Uuid::from_u128(avatar).as_bytes().as_slice(), &[0], &length, &entry, &[0, 0, 0, 0]].concat()
+    };
+    let number = MessageNumber::low(158);
+    sim.send(&viewer, RELIABLE | ZEROCODED, number, &appearance(5, worn.id, baked.id)).await;
+    viewer.hears_a_marker(&sim).await;
+    for count in 1..=2 {
+        let since = viewer.heard().len();
+        viewer.ask(&[Want::whole(baked.id)]).await;
+        viewer.image(baked.id, 0, baked.packets(), since).await;
+        assert_eq!(sim.asked_for_image(baked.id), count);
+    }
+    learn_another(&setup, &capability, &viewer, &sim, 81).await;
+    assert_eq!(tier(&setup, &capability, &baked.query).await.0, "miss");
+    assert!(viewer.heard().iter().any(|heard| heard.number == number && heard.has(ZEROCODED)));
 }
 
 #[tokio::test]

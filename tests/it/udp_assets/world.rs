@@ -9,121 +9,22 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use rezcache::lludp::assets::{
-    ImageData, ImageNotInDatabase, ImagePacket, TransferInfo, TransferPacket, TransferRequest,
-};
-use rezcache::lludp::circuit::PacketAck;
+use rezcache::lludp::assets::{ImageNotInDatabase, TransferInfo, TransferPacket, TransferRequest};
 use rezcache::lludp::{
-    MessageBody, MessageNumber, Packet, PacketFlags, SequenceNumber, UdpAssetRequest, Variable2,
-    asset_requests, encode_packet, zerocode,
+    MessageNumber, PacketFlags, SequenceNumber, UdpAssetRequest, Variable2, asset_requests, encode_packet,
 };
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+pub(super) use super::wire::{
+    ANIMATION, Heard, MISSING_IMAGE, RELIABLE, RESENT, SOUND, Thing, UNKNOWN, ZEROCODED, ack_body, encoded,
+    image_bodies, missing_image, packet, params, same_but_number,
+};
 use crate::proxy_udp::use_circuit_code;
 use crate::support::client::get;
-use crate::support::synthetic::Synthetic;
-use crate::support::{Avatar, RealAsset, Setup, Viewer, within};
-
-pub(super) const RELIABLE: u8 = PacketFlags::RELIABLE.0;
-pub(super) const RESENT: u8 = PacketFlags::RESENT.0;
-pub(super) const ZEROCODED: u8 = PacketFlags::ZEROCODED.0;
-/// What a simulator sends under any id that it cannot find.
-pub(super) const MISSING_IMAGE: Uuid = uuid::uuid!("5748decc-f629-461c-9a36-a35a221fe21f");
-/// A message that nobody on the way knows.
-pub(super) const UNKNOWN: MessageNumber = MessageNumber::low(0xEEEE);
-pub(super) const SOUND: i32 = 1;
-pub(super) const ANIMATION: i32 = 20;
-
-/// Something to download.
-#[derive(Clone)]
-pub(super) struct Thing {
-    pub(super) id: Uuid,
-    pub(super) query: String,
-    pub(super) bytes: Arc<Vec<u8>>,
-}
-
-impl From<RealAsset> for Thing {
-    fn from(asset: RealAsset) -> Self {
-        Self { id: asset.id.parse().unwrap(), query: asset.query, bytes: asset.bytes }
-    }
-}
-
-impl Thing {
-    /// A valid texture of about this size.
-    pub(super) fn texture(world: u64, size: usize) -> Self {
-        Self::synthetic(Synthetic::new(world, 0, size))
-    }
-
-    /// A valid sound of about this size.
-    pub(super) fn sound(world: u64, size: usize) -> Self {
-        Self::synthetic(Synthetic::new(world, 6, size))
-    }
-
-    fn synthetic(made: Synthetic) -> Self {
-        let id = made.query.split('=').nth(1).unwrap().parse().unwrap();
-        Self { id, query: made.query, bytes: made.bytes }
-    }
-
-    /// Packets a texture of this size has.
-    pub(super) fn packets(&self) -> usize {
-        1 + self.bytes.len().saturating_sub(600).div_ceil(1000)
-    }
-}
-
-/// A datagram as it arrived.
-#[derive(Clone, Debug)]
-pub(super) struct Heard {
-    pub(super) datagram: Vec<u8>,
-    pub(super) from: SocketAddr,
-    pub(super) flags: u8,
-    pub(super) sequence: u32,
-    pub(super) number: MessageNumber,
-    /// Expanded.
-    pub(super) body: Vec<u8>,
-    /// Those appended and those of a `PacketAck`.
-    pub(super) acks: Vec<u32>,
-}
-
-impl Heard {
-    pub(super) fn read(datagram: &[u8], from: SocketAddr) -> Self {
-        let packet = Packet::decode(datagram).expect("no packet arrived");
-        let body = packet.body(&mut Vec::new()).expect("a packet cut short arrived").to_vec();
-        let mut acks: Vec<u32> = packet.acks().map(|id| id.0).collect();
-        if packet.number == MessageNumber::PACKET_ACK {
-            acks.extend(PacketAck::decode(&body).unwrap().ids().map(|id| id.0));
-        }
-        let (flags, sequence, number) = (packet.flags.0, packet.sequence.0, packet.number);
-        Self { datagram: datagram.to_vec(), from, flags, sequence, number, body, acks }
-    }
-
-    pub(super) fn has(&self, flag: u8) -> bool {
-        self.flags & flag != 0
-    }
-
-    /// Of which texture this is which packet.
-    pub(super) fn image_part(&self) -> Option<(Uuid, usize, &[u8])> {
-        match self.number {
-            MessageNumber::IMAGE_DATA => {
-                ImageData::decode(&self.body).ok().map(|part| (part.image, 0, part.data.0))
-            }
-            MessageNumber::IMAGE_PACKET => ImagePacket::decode(&self.body)
-                .ok()
-                .map(|part| (part.image, usize::from(part.packet), part.data.0)),
-            _ => None,
-        }
-    }
-
-    pub(super) fn transfer_info(&self) -> Option<TransferInfo<'_>> {
-        (self.number == MessageNumber::TRANSFER_INFO).then(|| TransferInfo::decode(&self.body).unwrap())
-    }
-
-    pub(super) fn transfer_part(&self) -> Option<TransferPacket<'_>> {
-        (self.number == MessageNumber::TRANSFER_PACKET).then(|| TransferPacket::decode(&self.body).unwrap())
-    }
-}
+use crate::support::{Avatar, Setup, Viewer, within};
 
 /// A socket that is always listened on.
 struct Ear {
@@ -133,8 +34,8 @@ struct Ear {
 }
 
 impl Ear {
-    /// `answer` gives what is sent back at once.
-    async fn open(answer: impl Fn(&Heard) -> Vec<Vec<u8>> + Send + 'static) -> Self {
+    /// `answer` gives what is sent back at once, or `None` when the datagram was lost.
+    async fn open(answer: impl Fn(&Heard) -> Option<Vec<Vec<u8>>> + Send + 'static) -> Self {
         let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
         let heard = Arc::new(watch::channel(Vec::new()).0);
         let listening = tokio::spawn({
@@ -143,7 +44,7 @@ impl Ear {
                 let mut buffer = vec![0; 65_536];
                 while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
                     let new = Heard::read(&buffer[..length], from);
-                    let answers = answer(&new);
+                    let Some(answers) = answer(&new) else { continue };
                     heard.send_modify(|all: &mut Vec<Heard>| all.push(new));
                     for (n, datagram) in answers.iter().enumerate() {
                         let _ = socket.send_to(datagram, from).await;
@@ -180,6 +81,10 @@ struct Region {
     transfers: HashMap<Uuid, Arc<Vec<u8>>>,
     /// Unknown textures are answered with the missing image's bytes.
     substitutes: bool,
+    /// Says nothing to who asks for a texture.
+    mute: bool,
+    /// Packets of a texture sent for one request; 0 is all.
+    at_most: usize,
     sequences: HashMap<SocketAddr, u32>,
 }
 
@@ -198,7 +103,7 @@ impl Region {
         }
         for request in asset_requests(heard.number, &heard.body).unwrap() {
             match request {
-                UdpAssetRequest::Image(block) if block.discard >= 0 => {
+                UdpAssetRequest::Image(block) if block.discard >= 0 && !self.mute => {
                     self.send_image(heard.from, block.image, block.packet, &mut out);
                 }
                 UdpAssetRequest::Image(_) => {}
@@ -216,7 +121,8 @@ impl Region {
             out.push(self.packet(to, RELIABLE, MessageNumber::IMAGE_NOT_IN_DATABASE, &body));
             return;
         };
-        for (n, body) in image_bodies(id, &bytes).into_iter().enumerate() {
+        let end = if self.at_most == 0 { usize::MAX } else { first.max(1) as usize + self.at_most };
+        for (n, body) in image_bodies(id, &bytes).into_iter().enumerate().take(end) {
             if n == 0 {
                 out.push(self.packet(to, RELIABLE | ZEROCODED, MessageNumber::IMAGE_DATA, &body));
             } else if n >= first as usize {
@@ -273,12 +179,27 @@ impl Sim {
         region.images.insert(MISSING_IMAGE, missing_image());
         let region = Arc::new(Mutex::new(region));
         let answering = Arc::clone(&region);
-        let ear = Ear::open(move |heard| answering.lock().unwrap().answer(heard)).await;
+        let ear = Ear::open(move |heard| Some(answering.lock().unwrap().answer(heard))).await;
         Self { ear, region }
     }
 
     pub(super) fn substitutes_what_is_missing(&self) {
         self.region.lock().unwrap().substitutes = true;
+    }
+
+    /// The last number it used toward this viewer is now this one.
+    pub(super) fn counts_on_from(&self, viewer: &Player, last: u32) {
+        self.region.lock().unwrap().sequences.insert(viewer.session, last);
+    }
+
+    /// Answers no request for a texture any more.
+    pub(super) fn falls_mute(&self) {
+        self.region.lock().unwrap().mute = true;
+    }
+
+    /// Sends only so many packets of each texture, as for a lower resolution; 0 is all.
+    pub(super) fn sends_at_most(&self, packets: usize) {
+        self.region.lock().unwrap().at_most = packets;
     }
 
     pub(super) fn also_holds(&self, id: Uuid, bytes: &Arc<Vec<u8>>) {
@@ -340,6 +261,7 @@ pub(super) struct Player {
     pub(super) session: SocketAddr,
     sequence: Arc<AtomicU32>,
     acks: Arc<AtomicBool>,
+    loses: Arc<AtomicU32>,
 }
 
 /// One block of a `RequestImage`.
@@ -365,12 +287,18 @@ impl Player {
         let login = setup.login(&avatar, sim.at()).await;
         let (sequence, acks) = (Arc::new(AtomicU32::new(1)), Arc::new(AtomicBool::new(true)));
         let (counter, acking) = (Arc::clone(&sequence), Arc::clone(&acks));
+        let loses = Arc::new(AtomicU32::new(0));
+        let (losing, arrived) = (Arc::clone(&loses), AtomicU32::new(0));
         let ear = Ear::open(move |heard| {
+            let arrived = arrived.fetch_add(1, Ordering::SeqCst);
+            if arrived.checked_rem(losing.load(Ordering::SeqCst)) == Some(0) {
+                return None;
+            }
             if !heard.has(RELIABLE) || !acking.load(Ordering::SeqCst) {
-                return Vec::new();
+                return Some(Vec::new());
             }
             let number = counter.fetch_add(1, Ordering::SeqCst) + 1;
-            vec![packet(0, number, MessageNumber::PACKET_ACK, &ack_body(&[heard.sequence]))]
+            Some(vec![packet(0, number, MessageNumber::PACKET_ACK, &ack_body(&[heard.sequence]))])
         })
         .await;
         let opening = use_circuit_code(&avatar, 1);
@@ -380,7 +308,22 @@ impl Player {
         let session = sim.heard().iter().find(own).unwrap().from;
         // Before a simulator has said anything there are no numbers to inject under.
         ear.until(|all| !all.is_empty()).await;
-        Self { ear, avatar, login, session, sequence, acks }
+        Self { ear, avatar, login, session, sequence, acks, loses }
+    }
+
+    /// From now on every so manyth datagram is lost on its way to the viewer.
+    pub(super) fn loses_every(&self, nth: u32) {
+        self.loses.store(nth, Ordering::SeqCst);
+    }
+
+    /// Opens the circuit once more, with this number, and counts on from it.
+    pub(super) async fn opens_again(&self, sim: &Sim, number: u32) {
+        self.sequence.store(number, Ordering::SeqCst);
+        let opening = use_circuit_code(&self.avatar, number);
+        let count = |all: &[Heard]| all.iter().filter(|heard| heard.datagram[6..] == opening[6..]).count();
+        let before = count(&sim.heard());
+        self.send_raw(&opening).await;
+        sim.until(|all| count(all) > before).await;
     }
 
     pub(super) fn acknowledges(&self, acks: bool) {
@@ -525,64 +468,6 @@ impl Player {
 }
 
 static MARKERS: AtomicU64 = AtomicU64::new(0);
-
-/// Equal in all but the sequence number, which the proxy may have to change.
-pub(super) fn same_but_number(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len() && one[0] == other[0] && one[5..] == other[5..]
-}
-
-/// A datagram of this message, zero-coded when the flags say so whether that makes it shorter or not.
-pub(super) fn packet(flags: u8, sequence: u32, number: MessageNumber, body: &[u8]) -> Vec<u8> {
-    let mut message = Vec::new();
-    number.write(&mut message);
-    message.extend_from_slice(body);
-    let mut datagram = vec![flags];
-    datagram.extend(sequence.to_be_bytes());
-    datagram.push(0);
-    if flags & ZEROCODED == 0 {
-        datagram.extend(message);
-    } else {
-        zerocode::pack(&message, &mut datagram);
-    }
-    datagram
-}
-
-pub(super) fn encoded<'a>(message: &impl MessageBody<'a>) -> Vec<u8> {
-    let mut body = Vec::new();
-    message.encode(&mut body);
-    body
-}
-
-pub(super) fn ack_body(ids: &[u32]) -> Vec<u8> {
-    let ids: Vec<_> = ids.iter().map(|&id| SequenceNumber(id)).collect();
-    let mut body = Vec::new();
-    assert!(PacketAck::write_ids(&ids, &mut body).is_empty());
-    body
-}
-
-/// The bodies of a texture's packets.
-pub(super) fn image_bodies(id: Uuid, bytes: &[u8]) -> Vec<Vec<u8>> {
-    let (head, rest) = bytes.split_at(bytes.len().min(600));
-    let head = encoded(&ImageData {
-        image: id,
-        codec: 2,
-        size: u32::try_from(bytes.len()).unwrap(),
-        packets: u16::try_from(1 + rest.len().div_ceil(1000)).unwrap(),
-        data: Variable2(head),
-    });
-    let rest = (1..)
-        .zip(rest.chunks(1000))
-        .map(|(packet, data)| encoded(&ImagePacket { image: id, packet, data: Variable2(data) }));
-    std::iter::once(head).chain(rest).collect()
-}
-
-pub(super) fn params(id: Uuid, kind: i32) -> Vec<u8> {
-    [id.as_bytes().as_slice(), &kind.to_le_bytes()].concat()
-}
-
-pub(super) fn missing_image() -> Arc<Vec<u8>> {
-    Arc::new(crate::support::fixture("assets/fd366079-3692-5362-91ab-fb12420c15a3.texture"))
-}
 
 /// How the proxy answers an asset over HTTP now; the grid has nothing there.
 pub(super) async fn tier(setup: &Setup, capability: &str, query: &str) -> (String, Vec<u8>) {
