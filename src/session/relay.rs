@@ -85,7 +85,8 @@ pub enum Kept {
     Swallowed,
     /// It waits for a decision; copies are dropped.
     Held,
-    /// It went on without the blocks whose bit is set; copies go on in the same way.
+    /// It went on without the blocks that are in the set, which may be none; copies go on in the
+    /// same way, whatever has come to be known since.
     Edited(BlockSet),
 }
 
@@ -462,7 +463,7 @@ impl Relay {
         self.lane_mut(direction).keep(now, packet, Kept::Swallowed);
     }
 
-    /// Remembers that a held packet goes on without some of its blocks, or as it is when none.
+    /// Remembers that a packet goes on without some of its blocks, or as it is when none.
     pub fn release(
         &mut self,
         now: Instant,
@@ -472,10 +473,8 @@ impl Relay {
     ) {
         let lane = self.lane_mut(direction);
         match without {
-            Some(blocks) if !broken(Rule::EditedCopiesAreEdited) => {
-                lane.keep(now, packet, Kept::Edited(blocks));
-            }
-            _ => drop(lane.kept.remove(&packet.sequence.0)),
+            Some(_) if broken(Rule::EditedCopiesAreEdited) => drop(lane.kept.remove(&packet.sequence.0)),
+            blocks => lane.keep(now, packet, Kept::Edited(blocks.unwrap_or_default())),
         }
     }
 

@@ -21,7 +21,7 @@ mod answers;
 mod requests;
 mod sending;
 
-use requests::Held;
+use requests::{Copy, Held};
 
 /// A simulator that restarts its numbering does so within this time of `UseCircuitCode`.
 const RESTART_WINDOW: Duration = Duration::from_secs(10);
@@ -97,9 +97,7 @@ impl Traffic {
         let resent = packet.flags.contains(PacketFlags::RESENT);
         if let Some((first, last)) = self.opened {
             let begins_anew = !packet.sequence.is_after(first) && !resent;
-            let line_copy = now.saturating_duration_since(last) < LINE_COPY
-                && packet.sequence == first
-                && !self.relay.is_transparent();
+            let line_copy = now.saturating_duration_since(last) < LINE_COPY && packet.sequence == first;
             if begins_anew && !line_copy && !moved && !self.closing {
                 self.relay.restart_outgoing();
                 self.held.clear();
@@ -107,7 +105,9 @@ impl Traffic {
                 self.opened = Some((packet.sequence, now));
                 return;
             }
-            if moved || self.closing {
+            // Copies of the first one come within seconds of it.
+            let late = now.saturating_duration_since(last) > RESTART_WINDOW;
+            if moved || (self.closing && (!resent || late)) {
                 self.relay.restart();
                 self.closing = false;
                 self.held.clear();
@@ -137,12 +137,14 @@ impl Traffic {
             MessageNumber::REQUEST_IMAGE | MessageNumber::TRANSFER_REQUEST | MessageNumber::TRANSFER_ABORT
         );
         if asks {
-            if let Some(route) = self.known(around, packet, datagram) {
-                return route;
-            }
-            if !self.closing
-                && let Some(route) = self.request(around, packet, datagram)
-            {
+            let known = self.known(around, packet, datagram);
+            let decided = match known {
+                Copy::Goes(route) => Some(route),
+                Copy::GoesOn => None,
+                Copy::IsNew if self.closing => None,
+                Copy::IsNew => self.request(around, packet, datagram),
+            };
+            if let Some(route) = decided {
                 return route;
             }
         }

@@ -1,5 +1,5 @@
 //! Random histories of a circuit, through the relay and through a model without bounds.
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
 use super::model::{Named, Side, Waiting};
 use super::*;
@@ -267,7 +267,10 @@ impl History {
                 let gone = (means == Means::HeldThenEdited).then_some(gone);
                 self.relay.release(self.now, direction, &packet, gone);
                 let copies = self.relay.kept(direction, &packet);
-                must!(copies == gone.map(Kept::Edited), "copies of a released packet: {copies:?}");
+                must!(
+                    copies == Some(Kept::Edited(gone.unwrap_or_default())),
+                    "copies of a released packet: {copies:?}"
+                );
                 self.forwarded(direction, original, oldest, Means::Chatter, &[], &packet, &bare, false)
             }
         }

@@ -11,7 +11,7 @@ fn overtaken_and_resent_packets_keep_their_numbers() {
     let now = Instant::now();
     let mut map = SequenceMap::new(CounterWidth::Bits32);
     assert_eq!(map.inject(now), None, "nothing was heard yet");
-    let mut pass = |map: &mut SequenceMap, original| {
+    let pass = |map: &mut SequenceMap, original| {
         map.observe(number(original));
         map.to_wire(number(original)).0
     };

@@ -36,6 +36,7 @@ pub(super) struct Peer {
     seen: HashSet<u32>,
     ring: VecDeque<u32>,
     highest: SequenceNumber,
+    told: Option<SequenceNumber>,
     /// Link-made copies are not the protocol's affair.
     serials: HashSet<u64>,
     pub(super) false_acks: Vec<u64>,
@@ -60,6 +61,7 @@ impl Peer {
             seen: HashSet::new(),
             ring: VecDeque::new(),
             highest: SequenceNumber(0),
+            told: None,
             serials: HashSet::new(),
             false_acks: Vec::new(),
         }
@@ -107,9 +109,13 @@ impl Peer {
         self.unacked.keys().fold(last, older)
     }
 
+    /// Forgets duplicates below what the last ping named: a copy that this ping has overtaken on the
+    /// line would be executed twice, with or without a session between.
     pub(super) fn forget_below(&mut self, oldest: SequenceNumber) {
-        if self.highest.is_after(oldest) {
-            self.seen.retain(|id| !oldest.is_after(SequenceNumber(*id)));
+        if let Some(before) = self.told.replace(oldest)
+            && self.highest.is_after(before)
+        {
+            self.seen.retain(|id| !before.is_after(SequenceNumber(*id)));
         }
     }
 

@@ -24,10 +24,13 @@ pub(super) struct Texture {
 }
 
 impl Texture {
+    fn is_whole(&self) -> bool {
+        self.size.is_some_and(|(_, packets)| self.parts.len() == usize::from(packets))
+    }
+
     fn body(&self) -> Option<Vec<u8>> {
-        let (size, packets) = self.size?;
-        let body: Vec<u8> = self.parts.values().flatten().copied().collect();
-        (self.parts.len() == usize::from(packets) && body.len() == size as usize).then_some(body)
+        let body = self.parts.values().flat_map(|part| part.iter().copied()).collect();
+        self.is_whole().then_some(body)
     }
 
     fn next_packet(&self) -> u32 {
@@ -46,10 +49,13 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
+    fn is_whole(&self) -> bool {
+        self.last.is_some_and(|last| self.parts.len() == usize::try_from(last).unwrap() + 1)
+            && self.size.is_some()
+    }
+
     fn body(&self) -> Option<Vec<u8>> {
-        let last = self.last?;
-        let whole = self.parts.len() == usize::try_from(last).unwrap() + 1 && self.size.is_some();
-        whole.then(|| self.parts.values().flatten().copied().collect())
+        self.is_whole().then(|| self.parts.values().flat_map(|part| part.iter().copied()).collect())
     }
 }
 
@@ -81,13 +87,13 @@ impl Viewer {
         let waits = |texture: &Texture| {
             !texture.cancelled
                 && !texture.missing
-                && texture.body().is_none()
+                && !texture.is_whole()
                 && now >= texture.progress + PATIENCE
         };
         let textures =
             self.textures.iter().filter(|(_, texture)| waits(texture)).map(|(id, _)| *id).collect();
         let stuck = |transfer: &Transfer| {
-            !transfer.aborted && transfer.body().is_none() && now >= transfer.asked + 6 * PATIENCE
+            !transfer.aborted && !transfer.is_whole() && now >= transfer.asked + 6 * PATIENCE
         };
         let transfers: Vec<Uuid> =
             self.transfers.iter().filter(|(_, transfer)| stuck(transfer)).map(|(id, _)| *id).collect();

@@ -26,6 +26,16 @@ pub(super) struct Held {
     pub(super) until: Instant,
 }
 
+/// What is known of a request that comes.
+pub(super) enum Copy {
+    /// Nothing.
+    IsNew,
+    /// It is a copy of one that went on as it was.
+    GoesOn,
+    /// It is a copy, and this is what becomes of it.
+    Goes(Route),
+}
+
 /// What is to be done with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decision {
@@ -40,29 +50,37 @@ enum Decision {
 }
 
 impl Traffic {
-    /// A copy of a request on which was decided before.
+    /// What becomes of a packet if it is a copy of a request on which was decided before.
     pub(super) fn known(
         &mut self,
         around: &mut Surroundings<'_>,
         packet: &Packet<'_>,
         datagram: &[u8],
-    ) -> Option<Route> {
+    ) -> Copy {
         let direction = Direction::ToSimulator;
-        let kept = self.relay.kept(direction, packet)?;
-        self.relay.unload_acks(around.now, direction, packet);
+        let Some(kept) = self.relay.kept(direction, packet) else { return Copy::IsNew };
         let route = match kept {
-            Kept::Held => Route::Drop(DropReason::Held),
+            Kept::Held => {
+                self.relay.unload_acks(around.now, direction, packet);
+                Route::Drop(DropReason::Held)
+            }
             Kept::Swallowed => {
+                self.relay.unload_acks(around.now, direction, packet);
                 self.relay.swallow(around.now, direction, packet);
                 Route::Drop(DropReason::Swallowed)
             }
+            // A copy goes where the first went: the simulator may be answering already.
+            Kept::Edited(none) if none == BlockSet::default() => return Copy::GoesOn,
             Kept::Edited(gone) => {
-                let edited = without_images(datagram, &|block| gone.contains(block))?;
+                self.relay.unload_acks(around.now, direction, packet);
+                let Some(edited) = without_images(datagram, &|block| gone.contains(block)) else {
+                    return Copy::GoesOn;
+                };
                 self.send_edited(around.now, around.simulator.into(), edited)
             }
         };
         self.pump(around);
-        Some(route)
+        Copy::Goes(route)
     }
 
     fn send_edited(&mut self, now: Instant, to: SocketAddr, edited: Vec<u8>) -> Route {
@@ -109,6 +127,7 @@ impl Traffic {
         let verdict = self.verdict(&blocks);
         let route = match verdict {
             Decision::Forward => {
+                self.relay.release(around.now, Direction::ToSimulator, packet, None);
                 self.mark_forwarded(&blocks, None);
                 None
             }
