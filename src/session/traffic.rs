@@ -68,7 +68,8 @@ pub(super) struct Traffic {
     deliveries: Deliveries,
     held: VecDeque<Held>,
     window: usize,
-    paced: Option<(Instant, u32)>,
+    /// When the next packet of ours is due, at an even pace.
+    paced: Option<Instant>,
     /// The circuit is over, or about to be: nothing of ours is sent any more.
     closing: bool,
     /// The first `UseCircuitCode`'s number, and when the last one passed.
@@ -234,8 +235,8 @@ impl Traffic {
     pub(super) fn next_wake(&self, now: Instant) -> Option<Instant> {
         let held = self.held.iter().map(|held| held.until).min();
         let room = self.relay.outstanding(Direction::ToViewer) < self.window && !self.closing;
-        let paced = (room && self.deliveries.is_waiting())
-            .then(|| self.paced.map_or(now, |(since, _)| (since + sending::PACE).max(now)));
+        let paced =
+            (room && self.deliveries.is_waiting()).then(|| self.paced.map_or(now, |due| due.max(now)));
         self.relay.next_due().into_iter().chain(held).chain(paced).min()
     }
 

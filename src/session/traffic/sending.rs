@@ -14,9 +14,12 @@ use crate::session::relay::{Direction, Fate, Owner};
 /// Source: Second Life viewer, indra/llmessage/message.h.
 pub(super) const FIRST_WINDOW: usize = 32;
 const MAX_WINDOW: usize = 64;
-/// Packets of ours sent at one moment, and how long until the next such batch.
-const BURST: u32 = 16;
-pub(super) const PACE: Duration = Duration::from_millis(1);
+/// Packets of ours are sent no closer than this on average: 16 MB a second.
+const SPACING: Duration = Duration::from_micros(62);
+/// So far may they be ahead of that: timers ring every millisecond at best.
+const BURST: Duration = Duration::from_millis(1);
+/// And so much of what was not sent in time is made up for: a timer that rings late.
+const CREDIT: Duration = Duration::from_millis(2);
 
 impl Traffic {
     /// Sends what may be sent now: packets of deliveries, copies, acks.
@@ -58,16 +61,13 @@ impl Traffic {
         if self.closing || self.relay.outstanding(Direction::ToViewer) >= self.window {
             return false;
         }
-        match &mut self.paced {
-            Some((since, sent)) if now.saturating_duration_since(*since) < PACE => {
-                *sent += 1;
-                *sent <= BURST
-            }
-            paced => {
-                *paced = Some((now, 1));
-                true
-            }
+        let earliest = now.checked_sub(CREDIT).unwrap_or(now);
+        let due = self.paced.map_or(earliest, |due| due.max(earliest));
+        if due > now + BURST {
+            return false;
         }
+        self.paced = Some(due + SPACING);
+        true
     }
 
     fn take_fates(&mut self, around: &mut Surroundings<'_>) {
