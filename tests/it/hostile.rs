@@ -7,6 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 mod random;
+mod session;
 mod targets;
 
 use random::SplitMix;

@@ -9,8 +9,9 @@ use rezcache::asset::validate::validate;
 use rezcache::asset::{AssetKind, j2c, mesh};
 use rezcache::llsd::xml::SpannedNode;
 use rezcache::llsd::{Llsd, MAX_DEPTH, binary, xml};
+use rezcache::lludp::appearance::baked_textures;
 use rezcache::lludp::assets::{
-    ImageData, ImageNotInDatabase, ImagePacket, TransferAbort, TransferInfo, TransferPacket,
+    ImageData, ImageNotInDatabase, ImagePacket, TransferAbort, TransferInfo, TransferPacket, without_images,
 };
 use rezcache::lludp::circuit::{
     AgentMovementComplete, AgentPause, AgentResume, AgentThrottle, CloseCircuit, CompleteAgentMovement,
@@ -27,6 +28,7 @@ use rezcache::session::login::{self, LoginFormat, LoginReply};
 use rezcache::session::{Aliases, CapabilityClass, events, grid_info, seed};
 use rezcache::xmlrpc::{MethodCall, MethodResponse};
 
+use super::session;
 use crate::support::captures;
 
 /// Input to begin from.
@@ -47,6 +49,7 @@ pub(super) fn all() -> Vec<Target> {
     let target = |name, run, seeds| Target { name, run, seeds };
     vec![
         target("packet", packet, from_files("lludp", "bin")),
+        target("session", session::hears, from_files("lludp", "bin")),
         target("zero-coding", zero_coding, from_files("lludp", "bin")),
         target("message bodies", message_bodies, decoded_bodies()),
         target("address rewriting", address_rewriting, address_bodies()),
@@ -196,6 +199,9 @@ fn packet(input: &[u8]) -> bool {
         return false;
     };
     assert!(body.len() <= zerocode::MAX_EXPANDED.max(input.len()));
+    if let Some(edited) = without_images(input, &|block| block % 2 == 0) {
+        assert!(edited.len() <= body.len() + 10 && Packet::decode(&edited).is_ok());
+    }
     let built = encode_packet(packet.flags, packet.sequence, packet.number, body, &[], true);
     assert!(built.len() <= body.len() + 10);
     let again = Packet::decode(&built).expect("what we build is whole");
@@ -264,6 +270,7 @@ fn message_bodies(input: &[u8]) -> bool {
         body_as::<TransferPacket<'_>>(input),
         body_as::<TransferAbort>(input),
     ];
+    assert!(baked_textures(input).map_or(0, |baked| baked.len()) <= 11);
     for number in [MessageNumber::REQUEST_IMAGE, MessageNumber::TRANSFER_REQUEST] {
         if let Ok(requests) = asset_requests(number, input) {
             assert!(requests.count() <= 255);
