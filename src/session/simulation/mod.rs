@@ -602,9 +602,9 @@ impl World {
                 ("viewer", &circuit.to_viewer, &circuit.viewer.executed),
                 ("simulator", &circuit.to_simulator, &circuit.simulator.executed),
             ] {
-                let bad = sent.iter().filter(|id| executed.get(id) != Some(&1)).count();
-                if bad > 0 {
-                    add(format!("{bad} of {} messages to the {name} were not executed once", sent.len()));
+                for id in sent.iter().filter(|id| executed.get(id) != Some(&1)) {
+                    let times = executed.get(id).copied().unwrap_or_default();
+                    add(format!("message {id:x} to the {name} was executed {times} times"));
                 }
             }
             let private = &circuit.simulator.private;

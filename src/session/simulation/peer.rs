@@ -62,6 +62,7 @@ pub(super) struct Peer {
     serials: HashSet<u64>,
     pub(super) false_acks: Vec<u64>,
     /// What each number stood for: it never stands for anything else.
+    firsts: HashSet<u32>,
     contents: HashMap<u32, (MessageNumber, u64)>,
     pub(super) mistaken: Vec<String>,
 }
@@ -88,6 +89,7 @@ impl Peer {
             told: None,
             serials: HashSet::new(),
             false_acks: Vec::new(),
+            firsts: HashSet::new(),
             contents: HashMap::new(),
             mistaken: Vec::new(),
         }
@@ -98,6 +100,7 @@ impl Peer {
         self.seen.clear();
         self.ring.clear();
         self.contents.clear();
+        self.firsts.clear();
         self.told = None;
         self.highest = SequenceNumber(0);
     }
@@ -219,6 +222,11 @@ impl Peer {
             self.acknowledged(id, reached);
         }
         self.compare(&packet, &body);
+        // A copy that the line made of what the session then held comes under another name.
+        let is_first = packet.flags.contains(PacketFlags::RESENT) || self.firsts.insert(packet.sequence.0);
+        if self.habits == Habits::SecondLife && !is_first {
+            return None;
+        }
         let is_ack = packet.number == MessageNumber::PACKET_ACK;
         let reliable = packet.flags.contains(PacketFlags::RELIABLE);
         let resent = packet.flags.contains(PacketFlags::RESENT);
@@ -232,7 +240,7 @@ impl Peer {
         let remembers = reliable || self.habits == Habits::Libomv;
         let known = match self.habits.ring() {
             None => reliable && !self.seen.insert(packet.sequence.0) && resent,
-            Some(_) => remembers && packet.sequence.0 != 0 && self.ring.contains(&packet.sequence.0),
+            Some(_) => remembers && self.ring.contains(&packet.sequence.0),
         };
         if known {
             return None;

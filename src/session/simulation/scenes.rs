@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::peer::{Habits, Peer};
 use super::simulator::Simulator;
 use super::viewer::Viewer;
-use super::{Dice, Event, Stop, World};
+use super::{CHATTER, Dice, Event, Stop, World};
 use crate::lludp::assets::TransferRequest;
 use crate::lludp::circuit::{CloseCircuit, DisableSimulator};
 use crate::lludp::{MessageBody, MessageNumber};
@@ -126,6 +126,7 @@ impl World {
                 self.new_viewer_end(habits.0);
                 self.new_simulator_end(habits.1);
                 self.reopen();
+                self.simulator_speaks_first();
             }
             Scene::ViewerCountsAnew => {
                 self.new_viewer_end(habits.0);
@@ -137,6 +138,7 @@ impl World {
                 self.new_simulator_end(habits.1);
                 self.circuits[0].viewer_end.other_end_is_new();
                 self.reopen();
+                self.simulator_speaks_first();
             }
         }
     }
@@ -195,6 +197,17 @@ impl World {
         let name = self.fresh_name();
         self.simulator_hears(0, name, &passed);
         self.drain();
+    }
+
+    /// A simulator answers an opening at once. What the session sends before that answer still has
+    /// numbers of the old count, which the viewer may meet again later.
+    fn simulator_speaks_first(&mut self) {
+        let id = self.dice.roll();
+        let here = &mut self.circuits[0];
+        here.to_viewer.insert(id);
+        let datagram = here.simulator_end.send(self.now, CHATTER, &id.to_le_bytes(), true, Some(id));
+        let name = self.fresh_name();
+        self.happen(Event::Arrives(Stop::SessionFromSimulator, 0, name, datagram));
     }
 
     /// Textures are asked for from where they were left, transfers from their beginning.

@@ -146,7 +146,8 @@ impl Viewer {
         };
         texture.heads += 1;
         if texture.heads > texture.requests {
-            self.faults.push("more ImageData than requests".into());
+            let (heads, requests) = (texture.heads, texture.requests);
+            self.faults.push(format!("{heads} ImageData of {} for {requests} requests", head.image));
         }
         if head.data.0.len() != 600 && head.data.0.len() != head.size as usize {
             self.faults.push("ImageData that breaks a viewer".into());
