@@ -134,6 +134,8 @@ struct Lane {
     kept_order: VecDeque<(u32, Instant)>,
     /// Numbers on the wire that their packets never used.
     holes: VecDeque<SequenceNumber>,
+    /// Those that acks of ours have taken: a copy that the line made of a packet leaves no second one.
+    filled: VecDeque<SequenceNumber>,
     /// Acks to go this way, as the receiver knows the numbers.
     acks: Vec<SequenceNumber>,
     acks_since: Option<Instant>,
@@ -147,6 +149,7 @@ impl Lane {
             kept: HashMap::new(),
             kept_order: VecDeque::new(),
             holes: VecDeque::new(),
+            filled: VecDeque::new(),
             acks: Vec::new(),
             acks_since: None,
         }
@@ -164,6 +167,8 @@ impl Lane {
         let top = self.map.highest().map(|highest| self.map.to_wire(highest))?;
         while let Some(hole) = self.holes.pop_back() {
             if top.distance_from(hole) < MAX_HOLE_AGE {
+                self.filled.truncate(MAX_HOLES - 1);
+                self.filled.push_front(hole);
                 return Some(hole);
             }
         }
@@ -425,7 +430,10 @@ impl Relay {
         let hole = self.wire(direction, packet);
         let lane = self.lane_mut(direction);
         // A copy's number was a hole before.
-        if !packet.flags.contains(PacketFlags::RESENT) && lane.holes.len() < MAX_HOLES {
+        let is_first = !packet.flags.contains(PacketFlags::RESENT)
+            && !lane.holes.contains(&hole)
+            && !lane.filled.contains(&hole);
+        if is_first && lane.holes.len() < MAX_HOLES {
             lane.holes.push_back(hole);
         }
     }

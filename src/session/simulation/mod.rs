@@ -7,18 +7,23 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::login::{LoginFormat, LoginReply};
+use super::mutation::{Rule, with_broken};
 use super::tests::{HOME, LOGIN, NEIGHBOUR, NEXT, Shell, VIEWER, use_circuit_code};
 use super::*;
+use crate::asset::policy;
 use crate::lludp::assets::{TransferAbort, TransferRequest, request_image};
-use crate::lludp::circuit::{DisableSimulator, StartPingCheck};
+use crate::lludp::circuit::{CompletePingCheck, StartPingCheck};
 use crate::lludp::{ImageRequest, SequenceNumber, Variable2};
 use peer::{Habits, Peer};
+use scenes::{Scene, Script};
 use simulator::Simulator;
 use viewer::Viewer;
 
 mod peer;
+mod scenes;
 mod simulator;
 mod viewer;
 
@@ -29,6 +34,12 @@ const BUSY: Duration = Duration::from_secs(40);
 /// When all must have come to rest.
 const END: Duration = Duration::from_secs(400);
 const HOLD: Duration = Duration::from_millis(100);
+
+fn ping(oldest_unacked: SequenceNumber) -> Vec<u8> {
+    let mut body = Vec::new();
+    StartPingCheck { ping: 1, oldest_unacked }.encode(&mut body);
+    body
+}
 
 type Catalog = HashMap<Uuid, Vec<u8>>;
 
@@ -57,7 +68,7 @@ impl Dice {
 }
 
 /// Where a datagram arrives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Stop {
     SessionFromViewer,
     SessionFromSimulator,
@@ -65,10 +76,10 @@ enum Stop {
     Simulator,
 }
 
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Event {
     Arrives(Stop, usize, u64, Vec<u8>),
-    Answered(Ticket, AssetKind, AssetId),
+    Answered(Ticket, AssetId),
     Tick,
 }
 
@@ -78,11 +89,12 @@ struct Circuit {
     simulator_end: Peer,
     viewer: Viewer,
     simulator: Simulator,
-    open: bool,
+    viewer_open: bool,
+    simulator_open: bool,
     /// Chatter that both ends were to exchange, and what the other end of each has.
     to_viewer: HashSet<u64>,
     to_simulator: HashSet<u64>,
-    private: HashSet<Uuid>,
+    private: HashMap<Uuid, Vec<u8>>,
 }
 
 struct World {
@@ -101,8 +113,14 @@ struct World {
     /// Chatter that has come to its other end.
     reached: HashSet<u64>,
     clean: bool,
-    /// A circuit is closed at this time, and opened anew a while later.
-    closes: Option<Duration>,
+    script: Script,
+    /// The viewer's, and the simulators'.
+    habits: (Habits, Habits),
+    baked: Vec<Uuid>,
+    /// A picture of everything that happened, in order.
+    trace: DefaultHasher,
+    /// How often in a row nothing was wanting.
+    rested: u32,
 }
 
 impl World {
@@ -112,42 +130,55 @@ impl World {
             panic!("the fixture grants")
         };
         let (start, mut shell) = (Instant::now(), Shell::default());
-        let config = SessionConfig { hold: HOLD, wraps_at_24_bits: false };
+        let script = Script::new(&mut dice);
+        let viewers = [Habits::Firestorm, Habits::Firestorm, Habits::Libomv];
+        let simulators = [Habits::OpenSim, Habits::OpenSim, Habits::SecondLife];
+        let habits = (viewers[dice.below(3)], simulators[dice.below(3)]);
+        let second_life = habits.1 == Habits::SecondLife;
+        let config = SessionConfig { hold: HOLD, wraps_at_24_bits: second_life };
         let (mut session, _) =
             Session::open(start, &grant, LOGIN.as_bytes(), LoginFormat::XmlRpc, config, &mut shell).unwrap();
         session.rewrite_event_reply(start, NEIGHBOUR.as_bytes(), &mut shell);
         let mut catalog = Catalog::new();
         let mut asset = |dice: &mut Dice| {
             let (id, len) = (dice.id(), 1 + dice.below(9000));
+            let len = if dice.chance(20) { len.next_multiple_of(1000) } else { len };
             catalog.insert(id, (0..len).map(|n| (n % 251) as u8 ^ id.as_bytes()[0]).collect());
             id
         };
         let textures: Vec<Uuid> = (0..14).map(|_| asset(&mut dice)).collect();
         let sounds: Vec<Uuid> = (0..6).map(|_| asset(&mut dice)).collect();
+        let baked: Vec<Uuid> = (0..3).map(|_| asset(&mut dice)).collect();
         let mut cache = HashMap::new();
         for id in textures.iter().chain(&sounds) {
             if dice.chance(50) {
                 cache.insert(AssetId(*id), Bytes::from(catalog[id].clone()));
             }
         }
-        let count = 1 + dice.below(2);
-        let circuits = [HOME, NEXT].into_iter().take(count).map(|endpoint| {
+        if dice.chance(50) {
+            catalog.insert(policy::MISSING_IMAGE.0, vec![7; 1 + dice.below(3000)]);
+        }
+        let count = if script.scene == Scene::Teleport { 2 } else { 1 + dice.below(2) };
+        let circuits = [HOME, NEXT].into_iter().take(count).enumerate().map(|(index, endpoint)| {
             let first = [1, 1, (1 << 24) - 30, 70_000][dice.below(4)];
+            let first = script.viewer_first().filter(|_| index == 0).unwrap_or(first);
             let sim_first = [1, 1, (1 << 24) - 40, (1 << 24) + 5, 9][dice.below(5)];
+            let sim_first = script.simulator_first().filter(|_| index == 0).unwrap_or(sim_first);
+            let open = index == 0 || script.scene != Scene::Teleport;
             Circuit {
                 endpoint,
-                viewer_end: Peer::new(Habits::Viewer, first),
-                simulator_end: Peer::new(Habits::Simulator, sim_first),
+                viewer_end: Peer::new(habits.0, first),
+                simulator_end: Peer::new(habits.1, sim_first),
                 viewer: Viewer::default(),
-                simulator: Simulator::default(),
-                open: true,
+                simulator: Simulator::new(second_life),
+                viewer_open: open,
+                simulator_open: open,
                 to_viewer: HashSet::new(),
                 to_simulator: HashSet::new(),
-                private: HashSet::new(),
+                private: HashMap::new(),
             }
         });
         let circuits = circuits.collect();
-        let closes = dice.chance(40).then(|| Duration::from_millis(6000 + dice.below(12_000) as u64));
         let mut world = Self {
             dice,
             start,
@@ -163,10 +194,16 @@ impl World {
             cache,
             reached: HashSet::new(),
             clean: false,
-            closes,
+            script,
+            habits,
+            baked,
+            trace: DefaultHasher::new(),
+            rested: 0,
         };
         for circuit in 0..world.circuits.len() {
-            world.open(circuit);
+            if world.circuits[circuit].viewer_open {
+                world.open(circuit);
+            }
         }
         world.at(Duration::ZERO, Event::Tick);
         world
@@ -238,24 +275,24 @@ impl World {
                     let (circuit, name) = (self.circuit_of(simulator), self.fresh_name());
                     self.line(Stop::Simulator, circuit, name, &datagram);
                 }
-                Output::Lookup { ticket, kind, id, .. } => {
+                Output::Lookup { ticket, id, .. } => {
+                    assert!(!self.baked.contains(&id.0), "a baked texture is nobody else's");
                     if self.dice.chance(30) {
                         self.answer(ticket, id);
                     } else {
                         let delay = Duration::from_millis(self.dice.below(200) as u64);
-                        self.at(delay, Event::Answered(ticket, kind, id));
+                        self.at(delay, Event::Answered(ticket, id));
                     }
                 }
                 Output::Learned { id, bytes, .. } => {
-                    assert_eq!(
-                        self.catalog.get(&id.0).map(Vec::as_slice),
-                        Some(&bytes[..]),
-                        "learnt wrongly"
-                    );
+                    let body = self.catalog.get(&id.0);
+                    assert!(body.is_some_and(|body| body == &bytes), "{id:?} was learnt wrongly");
+                    assert!(!self.baked.contains(&id.0), "a baked texture was learnt");
                     self.cache.insert(id, bytes);
                 }
                 Output::Partial { id, total, extents, .. } => {
-                    let body = &self.catalog[&id.0];
+                    let missing = || &self.catalog[&policy::MISSING_IMAGE.0];
+                    let body = self.catalog.get(&id.0).unwrap_or_else(missing);
                     assert_eq!(total, body.len() as u64);
                     for (first, bytes) in extents {
                         assert_eq!(&body[first as usize..first as usize + bytes.len()], &bytes[..]);
@@ -273,6 +310,7 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) {
+        (self.now, &event).hash(&mut self.trace);
         match event {
             Event::Arrives(Stop::SessionFromViewer, circuit, name, datagram) => {
                 let endpoint = self.circuits[circuit].endpoint;
@@ -293,7 +331,7 @@ impl World {
             Event::Arrives(Stop::Simulator, circuit, name, datagram) => {
                 self.simulator_hears(circuit, name, &datagram);
             }
-            Event::Answered(ticket, _, id) => self.answer(ticket, id),
+            Event::Answered(ticket, id) => self.answer(ticket, id),
             Event::Tick => self.tick(),
         }
         self.drain();
@@ -310,13 +348,18 @@ impl World {
     fn viewer_hears(&mut self, circuit: usize, name: u64, datagram: &[u8]) {
         let now = self.now;
         let here = &mut self.circuits[circuit];
-        if !here.open {
+        if !here.viewer_open {
             return;
         }
         let Some(taken) = here.viewer_end.receive(now, name, datagram, &self.reached) else { return };
         if taken.number == MessageNumber::START_PING_CHECK {
             let ping = StartPingCheck::decode(&taken.body).unwrap();
             here.viewer_end.forget_below(ping.oldest_unacked);
+            let mut body = Vec::new();
+            CompletePingCheck { ping: ping.ping }.encode(&mut body);
+            let number = MessageNumber::COMPLETE_PING_CHECK;
+            let answer = here.viewer_end.send(now, number, &body, false, None);
+            return self.viewer_sends(circuit, &answer);
         }
         if taken.number == CHATTER {
             self.reached.insert(u64::from_le_bytes(taken.body[..8].try_into().unwrap()));
@@ -327,7 +370,7 @@ impl World {
     fn simulator_hears(&mut self, circuit: usize, name: u64, datagram: &[u8]) {
         let now = self.now;
         let here = &mut self.circuits[circuit];
-        if !here.open {
+        if !here.simulator_open {
             return;
         }
         assert!(datagram.len() <= 1201, "{} bytes", datagram.len());
@@ -335,60 +378,75 @@ impl World {
         if taken.number == CHATTER {
             self.reached.insert(u64::from_le_bytes(taken.body[..8].try_into().unwrap()));
         }
+        if taken.number == MessageNumber::START_PING_CHECK {
+            let ping = StartPingCheck::decode(&taken.body).unwrap();
+            here.simulator_end.forget_below(ping.oldest_unacked);
+        }
         here.simulator.take(taken.number, taken.sequence, &taken.body, &self.catalog);
+        if taken.number == MessageNumber::USE_CIRCUIT_CODE && self.habits.1 == Habits::OpenSim {
+            let at_once = Peer::immediate_ack(taken.sequence);
+            self.simulator_sends(circuit, &at_once);
+        }
     }
 
     fn tick(&mut self) {
         let tenth = self.now.as_millis() / 100;
         for circuit in 0..self.circuits.len() {
-            if !self.circuits[circuit].open {
-                continue;
+            if self.circuits[circuit].viewer_open {
+                self.viewer_lives(circuit);
             }
-            for datagram in self.circuits[circuit].viewer_end.due(self.now) {
-                self.viewer_sends(circuit, &datagram);
-            }
-            for datagram in self.circuits[circuit].simulator_end.due(self.now) {
-                self.simulator_sends(circuit, &datagram);
-            }
-            for (number, body) in self.circuits[circuit].simulator.pump(&self.catalog) {
-                let now = self.now;
-                let datagram = self.circuits[circuit].simulator_end.send(now, number, &body, true, None);
-                self.simulator_sends(circuit, &datagram);
-            }
-            self.patience(circuit);
-            if self.now < BUSY {
-                self.viewer_acts(circuit);
-                self.simulator_chats(circuit);
-            }
-            if tenth % 50 == 7 {
-                self.ping(circuit);
+            if self.circuits[circuit].simulator_open {
+                self.simulator_lives(circuit);
             }
         }
-        self.close_and_reopen();
+        self.follow_script();
         if tenth.is_multiple_of(10) {
             let (clock, start) = (self.clock(), self.start);
             assert!(self.session.tick(clock, start));
         }
         self.clean = self.now > BUSY + Duration::from_secs(120);
-        if self.now < END {
+        if tenth.is_multiple_of(20) && self.now > BUSY + Duration::from_secs(5) {
+            self.rested = if self.verdict().is_empty() { self.rested + 1 } else { 0 };
+        }
+        if self.now < END && self.rested < 4 {
             self.at(Duration::from_millis(100), Event::Tick);
         }
     }
 
-    fn ping(&mut self, circuit: usize) {
-        let here = &mut self.circuits[circuit];
-        let number = MessageNumber::START_PING_CHECK;
-        let body = |oldest_unacked: SequenceNumber| {
-            let mut body = Vec::new();
-            StartPingCheck { ping: 1, oldest_unacked }.encode(&mut body);
-            body
-        };
-        let from_viewer = body(here.viewer_end.oldest());
-        let from_viewer = here.viewer_end.send(self.now, number, &from_viewer, false, None);
-        let from_simulator = body(here.simulator_end.oldest());
-        let from_simulator = here.simulator_end.send(self.now, number, &from_simulator, false, None);
-        self.viewer_sends(circuit, &from_viewer);
-        self.simulator_sends(circuit, &from_simulator);
+    fn viewer_lives(&mut self, circuit: usize) {
+        for datagram in self.circuits[circuit].viewer_end.due(self.now) {
+            self.viewer_sends(circuit, &datagram);
+        }
+        self.patience(circuit);
+        if self.now < BUSY {
+            self.viewer_acts(circuit);
+        }
+        if self.now.as_millis() / 100 % 50 == 7 {
+            let end = &mut self.circuits[circuit].viewer_end;
+            let ping = ping(end.oldest());
+            let ping = end.send(self.now, MessageNumber::START_PING_CHECK, &ping, false, None);
+            self.viewer_sends(circuit, &ping);
+        }
+    }
+
+    fn simulator_lives(&mut self, circuit: usize) {
+        for datagram in self.circuits[circuit].simulator_end.due(self.now) {
+            self.simulator_sends(circuit, &datagram);
+        }
+        for (number, body) in self.circuits[circuit].simulator.pump(&self.catalog) {
+            let now = self.now;
+            let datagram = self.circuits[circuit].simulator_end.send(now, number, &body, true, None);
+            self.simulator_sends(circuit, &datagram);
+        }
+        if self.now < BUSY {
+            self.simulator_chats(circuit);
+        }
+        if self.now.as_millis() / 100 % 50 == 7 {
+            let end = &mut self.circuits[circuit].simulator_end;
+            let ping = ping(end.oldest());
+            let ping = end.send(self.now, MessageNumber::START_PING_CHECK, &ping, false, None);
+            self.simulator_sends(circuit, &ping);
+        }
     }
 
     fn simulator_chats(&mut self, circuit: usize) {
@@ -422,6 +480,7 @@ impl World {
                 for _ in 0..count {
                     let id = self.textures[self.dice.below(self.textures.len())];
                     let id = if self.dice.chance(4) { self.dice.id() } else { id };
+                    let id = if self.dice.chance(4) { self.baked[self.dice.below(3)] } else { id };
                     let discard = i8::try_from(self.dice.below(6)).unwrap();
                     let priority = self.dice.below(5000) as f32 + 1.0;
                     wanted.insert(id, (discard, priority));
@@ -431,7 +490,11 @@ impl World {
                 wanted.retain(|id, _| !viewer.textures.contains_key(id));
                 let images: Vec<ImageRequest> = wanted
                     .into_iter()
-                    .map(|(id, (discard, priority))| viewer.want(now, id, discard, priority))
+                    .map(|(id, (discard, priority))| {
+                        let kind = u8::from(self.baked.contains(&id));
+                        viewer.textures.entry(id).or_default().kind = kind;
+                        viewer.want(now, id, discard, priority)
+                    })
                     .collect();
                 if !images.is_empty() {
                     self.request(circuit, &images);
@@ -472,10 +535,10 @@ impl World {
             TransferRequest { transfer, channel: 2, source, priority: 1.0, params: Variable2(&params) };
         let mut body = Vec::new();
         request.encode(&mut body);
-        if source == 2 {
+        if source == TransferRequest::SOURCE_ASSET {
             self.circuits[circuit].viewer.start_transfer(self.now, transfer, asset);
         } else {
-            self.circuits[circuit].private.insert(transfer);
+            self.circuits[circuit].private.insert(transfer, body.clone());
         }
         self.viewer_says(circuit, MessageNumber::TRANSFER_REQUEST, &body, None);
     }
@@ -505,44 +568,6 @@ impl World {
         }
     }
 
-    /// The simulator closes the first circuit; later the viewer opens it anew, and both count anew.
-    fn close_and_reopen(&mut self) {
-        let Some(closes) = self.closes else { return };
-        if self.circuits[0].open && self.now >= closes && self.now < closes + Duration::from_millis(100) {
-            let here = &mut self.circuits[0];
-            let mut body = Vec::new();
-            DisableSimulator {}.encode(&mut body);
-            let number = MessageNumber::DISABLE_SIMULATOR;
-            let datagram = here.simulator_end.send(self.now, number, &body, true, None);
-            // Whoever closes a circuit has no more to say: this one arrives.
-            let name = self.fresh_name();
-            self.at(Duration::ZERO, Event::Arrives(Stop::SessionFromSimulator, 0, name, datagram));
-            self.circuits[0].open = false;
-        }
-        if !self.circuits[0].open && self.now >= closes + Duration::from_secs(4) {
-            let here = &mut self.circuits[0];
-            here.viewer_end = Peer::new(Habits::Viewer, 1);
-            here.simulator_end = Peer::new(Habits::Simulator, 1);
-            assert!(here.viewer.faults.is_empty(), "{:?}", here.viewer.faults);
-            here.viewer = Viewer::default();
-            here.simulator = Simulator::default();
-            here.to_viewer.clear();
-            here.to_simulator.clear();
-            here.private.clear();
-            here.open = true;
-            // On a loopback address the opening comes; before it a simulator hears nothing.
-            let opening = use_circuit_code();
-            let number = MessageNumber::USE_CIRCUIT_CODE;
-            let datagram = here.viewer_end.send(self.now, number, &opening[10..], true, None);
-            let endpoint = here.endpoint;
-            let route = self.session.from_viewer(self.clock(), endpoint, VIEWER.into(), &datagram).0;
-            assert_eq!(route, Route::Forward(endpoint.into()));
-            let name = self.fresh_name();
-            self.simulator_hears(0, name, &datagram);
-            self.drain();
-        }
-    }
-
     fn run(&mut self) {
         while let Some(Reverse((time, _, _))) = self.events.peek() {
             let wake = self.session.next_wake().map(|wake| wake.saturating_duration_since(self.start));
@@ -562,25 +587,33 @@ impl World {
         let mut wrong = Vec::new();
         for (index, circuit) in self.circuits.iter().enumerate() {
             let mut add = |what: String| wrong.push(format!("circuit {index}: {what}"));
+            circuit.viewer.faults.iter().cloned().for_each(&mut add);
+            for end in [&circuit.viewer_end, &circuit.simulator_end] {
+                end.mistaken.iter().cloned().for_each(&mut add);
+                if !end.false_acks.is_empty() {
+                    add(format!("an end was told that {} packets had come", end.false_acks.len()));
+                }
+            }
+            if !circuit.viewer_open {
+                continue;
+            }
             circuit.viewer.verdict(&self.catalog).into_iter().for_each(&mut add);
             for (name, sent, executed) in [
                 ("viewer", &circuit.to_viewer, &circuit.viewer.executed),
                 ("simulator", &circuit.to_simulator, &circuit.simulator.executed),
             ] {
-                let bad = sent.iter().filter(|id| executed.get(id) != Some(&1)).count();
-                if bad > 0 {
-                    add(format!("{bad} of {} messages to the {name} were not executed once", sent.len()));
+                for id in sent.iter().filter(|id| executed.get(id) != Some(&1)) {
+                    let times = executed.get(id).copied().unwrap_or_default();
+                    add(format!("message {id:x} to the {name} was executed {times} times"));
                 }
             }
-            if circuit.private.iter().any(|id| circuit.simulator.private.get(id) != Some(&1)) {
+            let private = &circuit.simulator.private;
+            if circuit.private.iter().any(|(id, body)| private.get(id) != Some(&vec![body.clone()])) {
                 add("a transfer from an inventory did not come to the simulator once".into());
             }
             for (name, end) in [("viewer", &circuit.viewer_end), ("simulator", &circuit.simulator_end)] {
                 if !end.is_idle() {
                     add(format!("the {name} has {} packets unacknowledged", end.unacked()));
-                }
-                if !end.false_acks.is_empty() {
-                    add(format!("the {name} was told that {} packets had come", end.false_acks.len()));
                 }
             }
         }
@@ -596,16 +629,51 @@ fn seeds() -> u64 {
     if std::env::var_os("REZCACHE_LONG").is_some() { 10_000 } else { 200 }
 }
 
+/// Plays one seed; answers what went wrong and a picture of all that happened.
+fn play(seed: u64) -> (Vec<String>, u64) {
+    let played = std::panic::catch_unwind(|| {
+        let mut world = World::new(seed);
+        world.run();
+        let scene = world.script.scene;
+        let wrong = world.verdict().into_iter().map(|what| format!("{scene:?} {:?}: {what}", world.habits));
+        (wrong.collect(), world.trace.finish())
+    });
+    played.unwrap_or_else(|cause| {
+        let text = cause.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| cause.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        (vec![format!("panicked: {}", text.unwrap_or_default())], 0)
+    })
+}
+
 #[test]
 fn whatever_the_line_does_everything_comes_once() {
-    let failed: Vec<String> = (0..seeds())
+    let seeds = match std::env::var("REZCACHE_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        Some(seed) => seed..seed + 1,
+        None => 0..seeds(),
+    };
+    let failed: Vec<String> = seeds
         .filter_map(|seed| {
-            let mut world = World::new(seed);
-            world.run();
-            let wrong = world.verdict();
+            let (wrong, _) = play(seed);
             (!wrong.is_empty()).then(|| format!("seed {seed}: {wrong:#?}"))
         })
-        .take(3)
+        .take(20)
         .collect();
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn a_seed_always_plays_the_same() {
+    for seed in 0..20 {
+        assert_eq!(play(seed), play(seed), "seed {seed}");
+    }
+}
+
+/// The seeds notice each rule of relaying that is broken on purpose.
+#[test]
+fn no_rule_can_be_broken_unnoticed() {
+    let unnoticed: Vec<Rule> = Rule::ALL
+        .into_iter()
+        .filter(|rule| (0..60).all(|seed| with_broken(*rule, || play(seed)).0.is_empty()))
+        .collect();
+    assert_eq!(unnoticed, []);
 }

@@ -1,6 +1,7 @@
 //! What viewer and simulator have in common: numbers, acks and copies, each in its own way.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use crate::lludp::circuit::PacketAck;
@@ -12,9 +13,29 @@ use crate::lludp::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Habits {
     /// Counts modulo 2^24, knows duplicates by RESENT alone, acknowledges after 100 ms.
-    Viewer,
-    /// Counts 32 bits, knows its last 1024 reliable packets, acknowledges every 500 ms.
-    Simulator,
+    Firestorm,
+    /// Counts modulo 2^24, knows its last 1000 packets of any kind, and sends a copy with the acks of
+    /// the first.
+    Libomv,
+    /// Counts 32 bits, knows its last 1024 reliable packets, acknowledges every 500 ms on its own.
+    OpenSim,
+    /// Shares the viewer's lineage.
+    SecondLife,
+}
+
+impl Habits {
+    const fn goes_round(self) -> bool {
+        !matches!(self, Self::OpenSim)
+    }
+
+    /// How many packets it remembers, when it does not go by RESENT.
+    const fn ring(self) -> Option<usize> {
+        match self {
+            Self::Firestorm | Self::SecondLife => None,
+            Self::Libomv => Some(1000),
+            Self::OpenSim => Some(1024),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -40,6 +61,10 @@ pub(super) struct Peer {
     /// Link-made copies are not the protocol's affair.
     serials: HashSet<u64>,
     pub(super) false_acks: Vec<u64>,
+    /// What each number stood for: it never stands for anything else.
+    firsts: HashSet<u32>,
+    contents: HashMap<u32, (MessageNumber, u64)>,
+    pub(super) mistaken: Vec<String>,
 }
 
 /// A message that an end has taken in.
@@ -64,13 +89,38 @@ impl Peer {
             told: None,
             serials: HashSet::new(),
             false_acks: Vec::new(),
+            firsts: HashSet::new(),
+            contents: HashMap::new(),
+            mistaken: Vec::new(),
         }
     }
 
+    /// The other end counts anew.
+    pub(super) fn other_end_is_new(&mut self) {
+        self.seen.clear();
+        self.ring.clear();
+        self.contents.clear();
+        self.firsts.clear();
+        self.told = None;
+        self.highest = SequenceNumber(0);
+    }
+
+    pub(super) fn forget_acks(&mut self) {
+        self.acks.clear();
+        self.acks_since = None;
+    }
+
+    /// An ack outside the counter, as OpenSimulator sends before a circuit exists.
+    pub(super) fn immediate_ack(acked: SequenceNumber) -> Vec<u8> {
+        let mut body = Vec::new();
+        PacketAck::write_ids(&[acked], &mut body);
+        encode_packet(PacketFlags(0), SequenceNumber(0), MessageNumber::PACKET_ACK, &body, &[], false)
+    }
+
     fn next(&mut self) -> SequenceNumber {
-        self.counter = match self.habits {
-            Habits::Viewer => SequenceNumber(self.counter).next().0,
-            Habits::Simulator => self.counter.wrapping_add(1),
+        self.counter = match self.habits.goes_round() {
+            true => SequenceNumber(self.counter).next().0,
+            false => self.counter.wrapping_add(1),
         };
         SequenceNumber(self.counter)
     }
@@ -86,16 +136,18 @@ impl Peer {
     ) -> Vec<u8> {
         let sequence = self.next();
         let flags = if reliable { PacketFlags::RELIABLE } else { PacketFlags(0) };
-        let mut datagram = encode_packet(flags, sequence, number, body, &[], false);
-        if reliable {
-            let unacked = Unacked { datagram: datagram.clone(), sent: now, chatter };
-            self.unacked.insert(sequence.0, unacked);
-        }
-        let ride = self.habits == Habits::Viewer && self.acks.len() <= 20 && datagram.len() < 1000;
+        let zerocode = reliable && number != MessageNumber::IMAGE_PACKET;
+        let mut datagram = encode_packet(flags, sequence, number, body, &[], zerocode);
+        let bare = datagram.clone();
+        let ride = self.habits.goes_round() && self.acks.len() <= 20 && datagram.len() < 1000;
         if ride && !self.acks.is_empty() {
             append_acks(&mut datagram, &self.acks);
             self.acks.clear();
             self.acks_since = None;
+        }
+        if reliable {
+            let copy = if self.habits == Habits::Libomv { datagram.clone() } else { bare };
+            self.unacked.insert(sequence.0, Unacked { datagram: copy, sent: now, chatter });
         }
         datagram
     }
@@ -122,7 +174,7 @@ impl Peer {
     /// Acks and copies that are due.
     pub(super) fn due(&mut self, now: Duration) -> Vec<Vec<u8>> {
         let mut out = Vec::new();
-        let delay = Duration::from_millis(if self.habits == Habits::Viewer { 100 } else { 500 });
+        let delay = Duration::from_millis(if self.habits.goes_round() { 100 } else { 500 });
         if self.acks_since.is_some_and(|since| now >= since + delay) {
             while !self.acks.is_empty() {
                 let mut body = Vec::new();
@@ -169,34 +221,55 @@ impl Peer {
         for id in packet.acks() {
             self.acknowledged(id, reached);
         }
-        if packet.number == MessageNumber::PACKET_ACK {
+        self.compare(&packet, &body);
+        // A copy that the line made of what the session then held comes under another name.
+        let is_first = packet.flags.contains(PacketFlags::RESENT) || self.firsts.insert(packet.sequence.0);
+        if self.habits == Habits::SecondLife && !is_first {
+            return None;
+        }
+        let is_ack = packet.number == MessageNumber::PACKET_ACK;
+        let reliable = packet.flags.contains(PacketFlags::RELIABLE);
+        let resent = packet.flags.contains(PacketFlags::RESENT);
+        if packet.sequence.is_after(self.highest) {
+            self.highest = packet.sequence;
+        }
+        if reliable && !self.acks.contains(&packet.sequence) {
+            self.acks.push(packet.sequence);
+            self.acks_since.get_or_insert(now);
+        }
+        let remembers = reliable || self.habits == Habits::Libomv;
+        let known = match self.habits.ring() {
+            None => reliable && !self.seen.insert(packet.sequence.0) && resent,
+            Some(_) => remembers && self.ring.contains(&packet.sequence.0),
+        };
+        if known {
+            return None;
+        }
+        if let Some(size) = self.habits.ring().filter(|_| remembers) {
+            self.ring.push_back(packet.sequence.0);
+            if self.ring.len() > size {
+                self.ring.pop_front();
+            }
+        }
+        if is_ack {
             for id in PacketAck::decode(&body).expect("acks").ids() {
                 self.acknowledged(id, reached);
             }
             return None;
         }
-        if packet.sequence.is_after(self.highest) {
-            self.highest = packet.sequence;
-        }
-        if packet.flags.contains(PacketFlags::RELIABLE) {
-            if !self.acks.contains(&packet.sequence) {
-                self.acks.push(packet.sequence);
-                self.acks_since.get_or_insert(now);
-            }
-            let resent = packet.flags.contains(PacketFlags::RESENT);
-            let known = match self.habits {
-                Habits::Viewer => !self.seen.insert(packet.sequence.0) && resent,
-                Habits::Simulator => self.ring.contains(&packet.sequence.0),
-            };
-            if known {
-                return None;
-            }
-            self.ring.push_back(packet.sequence.0);
-            if self.ring.len() > 1024 {
-                self.ring.pop_front();
-            }
-        }
         Some(Taken { number: packet.number, sequence: packet.sequence, body, zerocoded_len: datagram.len() })
+    }
+
+    fn compare(&mut self, packet: &Packet<'_>, body: &[u8]) {
+        let mut hasher = DefaultHasher::new();
+        (packet.number, body).hash(&mut hasher);
+        let content = (packet.number, hasher.finish());
+        let before = self.contents.insert(packet.sequence.0, content);
+        if let Some(before) = before.filter(|before| packet.sequence.0 != 0 && *before != content) {
+            let name = |(number, _): (MessageNumber, u64)| number.name().unwrap_or("chatter");
+            let (first, second) = (name(before), name(content));
+            self.mistaken.push(format!("{first} and {second} under number {}", packet.sequence.0));
+        }
     }
 
     fn acknowledged(&mut self, id: SequenceNumber, reached: &HashSet<u64>) {

@@ -23,8 +23,9 @@ pub(super) struct Simulator {
     outgoing: VecDeque<(MessageNumber, Vec<u8>)>,
     pub(super) executed: HashMap<u64, u32>,
     /// Transfers from an inventory, which pass no one else's hands.
-    pub(super) private: HashMap<Uuid, u32>,
-    pub(super) asked: HashMap<Uuid, u32>,
+    pub(super) private: HashMap<Uuid, Vec<Vec<u8>>>,
+    /// Pieces of transfers are as large as Second Life's; an empty one is the last where all are full.
+    pub(super) large_pieces: bool,
 }
 
 fn encoded<'a>(message: &impl MessageBody<'a>) -> Vec<u8> {
@@ -34,6 +35,10 @@ fn encoded<'a>(message: &impl MessageBody<'a>) -> Vec<u8> {
 }
 
 impl Simulator {
+    pub(super) fn new(large_pieces: bool) -> Self {
+        Self { large_pieces, ..Self::default() }
+    }
+
     pub(super) fn take(
         &mut self,
         number: MessageNumber,
@@ -48,8 +53,10 @@ impl Simulator {
         for request in asset_requests(number, body).unwrap() {
             match request {
                 UdpAssetRequest::Image(image) => {
-                    *self.asked.entry(image.image).or_default() += 1;
                     self.texture(image.image, image.discard, image.priority, image.packet, sequence, catalog);
+                }
+                UdpAssetRequest::Transfer(transfer) if transfer.asset().is_none() => {
+                    self.private.entry(transfer.transfer).or_default().push(body.to_vec());
                 }
                 UdpAssetRequest::Transfer(transfer) => self.transfer(&transfer, catalog),
             }
@@ -80,7 +87,8 @@ impl Simulator {
         if discard < 0 && priority == 0.0 {
             return;
         }
-        let Some(body) = catalog.get(&id).filter(|_| id != policy::MISSING_IMAGE.0) else {
+        // The picture for missing ones goes by the name of the one that is missing.
+        let Some(body) = catalog.get(&id).or_else(|| catalog.get(&policy::MISSING_IMAGE.0)) else {
             let message = ImageNotInDatabase { image: id };
             return self.outgoing.push_back((MessageNumber::IMAGE_NOT_IN_DATABASE, encoded(&message)));
         };
@@ -94,17 +102,18 @@ impl Simulator {
 
     fn transfer(&mut self, request: &TransferRequest<'_>, catalog: &Catalog) {
         let transfer = request.transfer;
-        let Some((id, _)) = request.asset() else {
-            *self.private.entry(transfer).or_default() += 1;
-            return;
-        };
-        let Some(body) = catalog.get(&id) else { return };
+        let Some(body) = request.asset().and_then(|(id, _)| catalog.get(&id)) else { return };
         let size = i32::try_from(body.len()).unwrap();
         let params = request.params;
         let info = TransferInfo { transfer, channel: 2, target: 0, status: 0, size, params };
         self.outgoing.push_back((MessageNumber::TRANSFER_INFO, encoded(&info)));
-        let count = body.len().div_ceil(600);
-        for (packet, data) in body.chunks(600).enumerate() {
+        let piece = if self.large_pieces { 1000 } else { 600 };
+        let mut pieces: Vec<&[u8]> = body.chunks(piece).collect();
+        if self.large_pieces && body.len().is_multiple_of(piece) {
+            pieces.push(&[]);
+        }
+        let count = pieces.len();
+        for (packet, data) in pieces.into_iter().enumerate() {
             let status = i32::from(packet + 1 == count);
             let packet = i32::try_from(packet).unwrap();
             let message = TransferPacket { transfer, channel: 2, packet, status, data: Variable2(data) };
@@ -117,7 +126,7 @@ impl Simulator {
         let mut out: Vec<_> = (0..4).filter_map(|_| self.outgoing.pop_front()).collect();
         let mut done = Vec::new();
         for (id, texture) in &mut self.textures {
-            let body = &catalog[id];
+            let body = catalog.get(id).unwrap_or_else(|| &catalog[&policy::MISSING_IMAGE.0]);
             let start = 600 + (texture.next as usize - 1) * 1000;
             if start >= body.len() {
                 done.push(*id);

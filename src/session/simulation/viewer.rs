@@ -6,6 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::{CHATTER, Catalog, Dice};
+use crate::asset::policy;
 use crate::lludp::assets::{ImageData, ImageNotInDatabase, ImagePacket, TransferInfo, TransferPacket};
 use crate::lludp::{ImageRequest, MessageBody, MessageNumber};
 
@@ -19,11 +20,22 @@ pub(super) struct Texture {
     requests: u32,
     heads: u32,
     progress: Duration,
+    /// 1 for a baked texture.
+    pub(super) kind: u8,
     pub(super) cancelled: bool,
     pub(super) missing: bool,
 }
 
 impl Texture {
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.cancelled && !self.missing && !self.is_whole()
+    }
+
+    /// What the ends knew of it may be forgotten: what has come may come again.
+    pub(super) fn may_come_again(&mut self) {
+        self.requests += 8;
+    }
+
     fn is_whole(&self) -> bool {
         self.size.is_some_and(|(_, packets)| self.parts.len() == usize::from(packets))
     }
@@ -49,6 +61,10 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.aborted && !self.is_whole()
+    }
+
     fn is_whole(&self) -> bool {
         self.last.is_some_and(|last| self.parts.len() == usize::try_from(last).unwrap() + 1)
             && self.size.is_some()
@@ -75,7 +91,7 @@ impl Viewer {
         texture.requests += 1;
         texture.progress = now;
         texture.cancelled = false;
-        ImageRequest { image: id, discard, priority, packet: texture.next_packet(), kind: 0 }
+        ImageRequest { image: id, discard, priority, packet: texture.next_packet(), kind: texture.kind }
     }
 
     pub(super) fn start_transfer(&mut self, now: Duration, transfer: Uuid, asset: Uuid) {
@@ -84,17 +100,10 @@ impl Viewer {
 
     /// Textures without progress, to be asked for again; and transfers that are to begin anew.
     pub(super) fn impatient(&mut self, now: Duration) -> (Vec<Uuid>, Vec<Uuid>) {
-        let waits = |texture: &Texture| {
-            !texture.cancelled
-                && !texture.missing
-                && !texture.is_whole()
-                && now >= texture.progress + PATIENCE
-        };
+        let waits = |texture: &Texture| texture.is_wanted() && now >= texture.progress + PATIENCE;
         let textures =
             self.textures.iter().filter(|(_, texture)| waits(texture)).map(|(id, _)| *id).collect();
-        let stuck = |transfer: &Transfer| {
-            !transfer.aborted && !transfer.is_whole() && now >= transfer.asked + 6 * PATIENCE
-        };
+        let stuck = |transfer: &Transfer| transfer.is_wanted() && now >= transfer.asked + 6 * PATIENCE;
         let transfers: Vec<Uuid> =
             self.transfers.iter().filter(|(_, transfer)| stuck(transfer)).map(|(id, _)| *id).collect();
         (textures, transfers)
@@ -137,7 +146,8 @@ impl Viewer {
         };
         texture.heads += 1;
         if texture.heads > texture.requests {
-            self.faults.push("more ImageData than requests".into());
+            let (heads, requests) = (texture.heads, texture.requests);
+            self.faults.push(format!("{heads} ImageData of {} for {requests} requests", head.image));
         }
         if head.data.0.len() != 600 && head.data.0.len() != head.size as usize {
             self.faults.push("ImageData that breaks a viewer".into());
@@ -181,7 +191,8 @@ impl Viewer {
         for (id, texture) in
             self.textures.iter().filter(|(_, texture)| !texture.cancelled && !texture.missing)
         {
-            if texture.body().as_ref() != catalog.get(id) {
+            let expected = catalog.get(id).or_else(|| catalog.get(&policy::MISSING_IMAGE.0));
+            if texture.body().as_ref() != expected {
                 let (held, size) = (texture.parts.len(), texture.size);
                 wrong.push(format!("texture {id} is not whole: {held} packets of {size:?}"));
             }
