@@ -58,6 +58,8 @@ pub(super) struct Peer {
     ring: VecDeque<u32>,
     highest: SequenceNumber,
     told: Option<SequenceNumber>,
+    /// What is older was acknowledged long ago, as its sender says.
+    forgotten: Option<SequenceNumber>,
     /// Link-made copies are not the protocol's affair.
     serials: HashSet<u64>,
     pub(super) false_acks: Vec<u64>,
@@ -87,6 +89,7 @@ impl Peer {
             ring: VecDeque::new(),
             highest: SequenceNumber(0),
             told: None,
+            forgotten: None,
             serials: HashSet::new(),
             false_acks: Vec::new(),
             firsts: HashSet::new(),
@@ -102,6 +105,7 @@ impl Peer {
         self.contents.clear();
         self.firsts.clear();
         self.told = None;
+        self.forgotten = None;
         self.highest = SequenceNumber(0);
     }
 
@@ -167,6 +171,7 @@ impl Peer {
         if let Some(before) = self.told.replace(oldest)
             && self.highest.is_after(before)
         {
+            self.forgotten = Some(before);
             self.seen.retain(|id| !before.is_after(SequenceNumber(*id)));
         }
     }
@@ -252,7 +257,11 @@ impl Peer {
             }
         }
         if is_ack {
-            for id in PacketAck::decode(&body).expect("acks").ids() {
+            let acks = PacketAck::decode(&body).expect("acks");
+            if acks.ids().len() == 0 {
+                self.mistaken.push(format!("nothing is acknowledged under number {}", packet.sequence.0));
+            }
+            for id in acks.ids() {
                 self.acknowledged(id, reached);
             }
             return None;
@@ -265,6 +274,10 @@ impl Peer {
         (packet.number, body).hash(&mut hasher);
         let content = (packet.number, hasher.finish());
         let before = self.contents.insert(packet.sequence.0, content);
+        let is_old = self.forgotten.is_some_and(|oldest| oldest.is_after(packet.sequence));
+        if is_old && before.is_some() && packet.flags.contains(PacketFlags::RESENT) {
+            self.mistaken.push(format!("number {} was sent again after its time", packet.sequence.0));
+        }
         if let Some(before) = before.filter(|before| packet.sequence.0 != 0 && *before != content) {
             let name = |(number, _): (MessageNumber, u64)| number.name().unwrap_or("chatter");
             let (first, second) = (name(before), name(content));
