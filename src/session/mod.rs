@@ -102,6 +102,8 @@ const ASSEMBLY_BYTES: usize = 128 << 20;
 const MAX_BAKED: usize = 16 * 1024;
 /// Lookups that wait for their answer.
 const MAX_LOOKUPS: usize = 64 * 1024;
+/// No wake follows another sooner.
+const WAKE_SPACING: Duration = Duration::from_millis(1);
 /// A lookup that was not answered by then never is.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(120);
 
@@ -518,6 +520,8 @@ impl Session {
                 self.common.wake_for(now, &region.traffic);
             }
         }
+        // What is still due could not be done; asking again at once would not change that.
+        self.common.wake_at = self.common.wake_at.map(|due| due.max(now + WAKE_SPACING));
     }
 
     /// The session is over: what it has learnt and not yet told comes out.
@@ -601,8 +605,6 @@ fn url<'n>(scalar: &'n Scalar<'_>) -> Option<(&'n TextPlace, String)> {
     (!url.is_empty()).then(|| (scalar.place(), url))
 }
 
-#[cfg(test)]
-mod simulation;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -39,7 +39,7 @@ pub enum Output {
         /// Whose it is.
         made: Made,
     },
-    /// Look for an asset, and tell [`Session::found`].
+    /// Look for an asset, and tell [`Session::found`](super::Session::found).
     Lookup {
         /// To be given back with the answer.
         ticket: Ticket,

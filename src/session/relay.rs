@@ -1,7 +1,7 @@
 //! What passes on one circuit: numbers and acks translated, packets of our own put between, others
 //! left out, so that neither end can tell.
 //!
-//! Each direction is a [`Lane`]. A lane knows what its sender calls its packets, which packets of
+//! Each direction is a lane. A lane knows what its sender calls its packets, which packets of
 //! ours its receiver has not acknowledged, which of its sender's packets we kept to ourselves, and
 //! which acks are to travel on it. A circuit on which nothing was injected forwards datagrams as
 //! they came.

@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 use super::login::{LoginFormat, LoginReply};
 use super::*;
 
+mod simulation;
+
 const CONFIG: SessionConfig = SessionConfig { hold: Duration::from_millis(40), wraps_at_24_bits: false };
 pub(super) const LOGIN: &str = include_str!("../../fixtures/login/hippo-reply.xml");
 pub(super) const NEIGHBOUR: &str = include_str!("../../fixtures/llsd/hippo-enable-and-establish.xml");

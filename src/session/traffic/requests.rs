@@ -231,6 +231,8 @@ impl Traffic {
             let cancels = matches!(ask, Ask::Cancel(_));
             let Some(download) = self.downloads.get(id) else { continue };
             let ours = match download.stage {
+                // An end that was held is no end of what was asked for since.
+                Stage::Looking if cancels => !download.forwarded,
                 Stage::Looking => return Decision::Wait,
                 Stage::Asked | Stage::Passing => false,
                 // The simulator hears of an end when it has heard of the beginning.

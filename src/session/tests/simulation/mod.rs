@@ -11,15 +11,15 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
 
-use super::login::{LoginFormat, LoginReply};
-use super::mutation::{Rule, with_broken};
-use super::tests::{HOME, LOGIN, NEIGHBOUR, NEXT, Shell, VIEWER, use_circuit_code};
-use super::*;
+use super::{HOME, LOGIN, NEIGHBOUR, NEXT, Shell, VIEWER, use_circuit_code};
 use crate::asset::policy;
 use crate::asset::{Asset, AssetId, AssetSource};
 use crate::lludp::assets::{TransferAbort, TransferRequest, request_image};
 use crate::lludp::circuit::{CompletePingCheck, StartPingCheck};
 use crate::lludp::{ImageRequest, SequenceNumber, Variable2};
+use crate::session::login::{LoginFormat, LoginReply};
+use crate::session::mutation::{Rule, with_broken};
+use crate::session::*;
 use peer::{Habits, Peer};
 use scenes::{Scene, Script};
 use simulator::Simulator;
