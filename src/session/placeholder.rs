@@ -139,6 +139,24 @@ impl Placeholders {
         }
     }
 
+    /// The simulator can no longer say. Textures of which no two are the same are learnt; the next one
+    /// has it asked anew.
+    pub(super) fn unanswered(&mut self, simulator: SocketAddrV4, outputs: &mut VecDeque<Output>) {
+        if !matches!(self.by_host.get(simulator.ip()), Some(State::Asking { .. })) {
+            return;
+        }
+        let Some(State::Asking { waiting, .. }) = self.by_host.remove(simulator.ip()) else { return };
+        let mut copies: HashMap<Digest, u32> = HashMap::new();
+        let digests: Vec<Digest> = waiting.iter().map(|texture| Digest::of(&texture.bytes)).collect();
+        digests.iter().for_each(|digest| *copies.entry(*digest).or_default() += 1);
+        for (texture, digest) in waiting.into_iter().zip(digests) {
+            self.waiting_bytes -= texture.bytes.len();
+            // What comes under several names may be what stands for missing ones.
+            let several = copies.get(&digest).is_some_and(|copies| *copies > 1);
+            outputs.push_back(judged(texture, several.then_some(digest)));
+        }
+    }
+
     fn settle(&mut self, before: Option<State>, digest: Option<Digest>, outputs: &mut VecDeque<Output>) {
         let Some(State::Asking { waiting, .. }) = before else { return };
         for texture in waiting {
@@ -156,7 +174,8 @@ impl Placeholders {
         let hosts: Vec<_> =
             self.by_host.iter().filter(|(_, state)| overdue(state)).map(|(host, _)| *host).collect();
         for host in hosts {
-            self.absent(SocketAddrV4::new(host, 0), outputs);
+            self.unanswered(SocketAddrV4::new(host, 0), outputs);
+            self.by_host.insert(host, State::Absent);
         }
     }
 }

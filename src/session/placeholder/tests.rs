@@ -91,3 +91,14 @@ fn other_kinds_have_no_such_picture() {
     bench.placeholders.judge(bench.now, SIMULATOR, kind, id(1), bytes, &mut bench.outputs);
     assert_eq!(bench.taken(), (vec![id(1)], 0));
 }
+
+#[test]
+fn what_comes_under_several_names_is_not_learnt_when_the_simulator_never_says() {
+    let mut bench = Bench::new();
+    bench.judge(id(1), b"blank");
+    bench.judge(id(2), b"a texture");
+    bench.judge(id(3), b"blank");
+    bench.placeholders.unanswered(SIMULATOR, &mut bench.outputs);
+    assert_eq!(bench.taken(), (vec![id(2)], 2));
+    assert_eq!(bench.judge(id(4), b"another"), Verdict::LookUp, "it is asked anew");
+}

@@ -101,7 +101,7 @@ impl Traffic {
         let (kind, asset, probing) = (download.kind, download.asset, download.stage == Stage::Probing);
         if probing {
             self.forget(around, id);
-            return around.placeholders.absent(around.simulator, around.outputs);
+            return around.placeholders.unanswered(around.simulator, around.outputs);
         }
         self.end_delivery(around, owner);
         self.downloads.give_up(around.now, kind, asset);

@@ -288,6 +288,13 @@ impl World {
                     }
                 }
                 Output::Learned { id, bytes, .. } => {
+                    // Where a circuit ends before its simulator has said what it sends in place of missing
+                    // textures, one such picture cannot be told from a texture.
+                    let circuit_ended = !matches!(self.script.scene, Scene::Calm | Scene::Teleport);
+                    let stands_in = self.catalog.get(&policy::MISSING_IMAGE.0) == Some(&bytes.to_vec());
+                    if stands_in && circuit_ended && id != policy::MISSING_IMAGE {
+                        continue;
+                    }
                     let body = self.catalog.get(&id.0);
                     assert!(body.is_some_and(|body| body == &bytes), "{id:?} was learnt wrongly");
                     assert!(!self.baked.contains(&id.0), "a baked texture was learnt");
@@ -674,14 +681,16 @@ fn a_seed_always_plays_the_same() {
     }
 }
 
-/// The seeds notice each rule of relaying that is broken on purpose, but for two: that a packet we
-/// keep is not acknowledged nobody sees, since its copy is; and that OldestUnacked leaves ours out
-/// matters only to one that is lost for longer than two pings.
+/// The seeds notice each rule of relaying that is broken on purpose, but for three: that a packet we
+/// keep is not acknowledged, or that acks on it get lost, nobody sees, since its copy is acknowledged
+/// and copies bring the acks again; and that OldestUnacked leaves ours out matters only to one that
+/// is lost for longer than two pings. The model of the relay notices these too.
 #[test]
 fn no_rule_can_be_broken_unnoticed() {
     let unnoticed: Vec<Rule> = Rule::ALL
         .into_iter()
         .filter(|rule| (0..60).all(|seed| with_broken(*rule, || play(seed)).0.is_empty()))
         .collect();
-    assert_eq!(unnoticed, [Rule::OldestUnackedCoversOurs, Rule::SwallowedIsAcked]);
+    let may_be = [Rule::OldestUnackedCoversOurs, Rule::SwallowedIsAcked, Rule::RidingAcksAreDelivered];
+    assert!(unnoticed.iter().all(|rule| may_be.contains(rule)), "{unnoticed:?}");
 }
