@@ -160,11 +160,13 @@ impl World {
     }
 
     fn new_viewer_end(&mut self, habits: Habits) {
+        self.circuits[0].viewer_since = self.fresh_name();
         self.circuits[0].viewer_end = Peer::new(habits, 1);
         self.forget_promises();
     }
 
     fn new_simulator_end(&mut self, habits: Habits) {
+        self.circuits[0].simulator_since = self.fresh_name();
         let here = &mut self.circuits[0];
         here.simulator_end = Peer::new(habits, 1);
         here.simulator = Simulator::new(here.simulator.large_pieces);
