@@ -6,38 +6,26 @@
 //! which acks are to travel on it. A circuit on which nothing was injected forwards datagrams as
 //! they came.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::hash::{DefaultHasher, Hasher};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::mutation::{Rule, broken};
-use super::sequence::{CounterWidth, Original, SequenceMap};
+use super::sequence::{CounterWidth, Original};
 use crate::lludp::circuit::{PacketAck, StartPingCheck};
 use crate::lludp::{
     MessageBody, MessageNumber, Packet, PacketFlags, SequenceNumber, append_acks, encode_packet,
     set_sequence, strip_acks,
 };
 
+mod lane;
+
+use lane::{ACK_BATCH, ACK_DELAY, Lane, MAX_HOLES, MAX_KEPT, Outstanding, fingerprint};
+
 /// A packet of ours that is not acknowledged is sent again after this.
 /// Source: Second Life viewer, indra/llmessage/llcircuit.cpp: max(1 s, 5 x ping).
 pub const RESEND_AFTER: Duration = Duration::from_secs(1);
 /// How often a packet of ours is sent before the receiver is taken for deaf.
 pub const MAX_SENDS: u32 = 16;
-/// Acks of ours wait this long for company.
-const ACK_DELAY: Duration = Duration::from_millis(50);
-/// And go at once when there are this many.
-const ACK_BATCH: usize = 50;
-/// The most acks that wait; more are left to the sender's next copy.
-const MAX_WAITING_ACKS: usize = 1024;
-/// Packets kept from their receiver are remembered this long: longer than any sender resends.
-const KEPT_REMEMBERED: Duration = Duration::from_secs(120);
-/// And at most this many; past it every packet is forwarded.
-const MAX_KEPT: usize = 8192;
-/// Unused numbers kept for acks of ours.
-const MAX_HOLES: usize = 64;
-/// A number that lies farther back than this is no longer used.
-const MAX_HOLE_AGE: i32 = 1024;
-
 /// The way a datagram goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -70,14 +58,6 @@ pub enum Fate {
     GivenUp(Owner),
 }
 
-#[derive(Debug)]
-struct Outstanding {
-    owner: Owner,
-    datagram: Vec<u8>,
-    sent: Instant,
-    sends: u32,
-}
-
 /// What was decided on a packet of the sender that is not simply forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
@@ -88,20 +68,6 @@ pub enum Kept {
     /// It went on without the blocks that are in the set, which may be none; copies go on in the
     /// same way, whatever has come to be known since.
     Edited(BlockSet),
-}
-
-#[derive(Debug)]
-struct KeptPacket {
-    what: Kept,
-    /// Tells a copy from another packet under the same number, after a restart that went unnoticed.
-    message: u64,
-    last_seen: Instant,
-}
-
-fn fingerprint(packet: &Packet<'_>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(packet.raw_body);
-    hasher.finish()
 }
 
 /// Which blocks of a message are meant.
@@ -120,91 +86,6 @@ impl BlockSet {
     #[must_use]
     pub fn contains(&self, block: usize) -> bool {
         self.0.get(block / 64).is_some_and(|word| word >> (block % 64) & 1 == 1)
-    }
-}
-
-/// One direction.
-#[derive(Debug)]
-struct Lane {
-    map: SequenceMap,
-    /// By number on the wire.
-    outstanding: BTreeMap<u32, Outstanding>,
-    /// By the sender's number.
-    kept: HashMap<u32, KeptPacket>,
-    kept_order: VecDeque<(u32, Instant)>,
-    /// Numbers on the wire that their packets never used.
-    holes: VecDeque<SequenceNumber>,
-    /// Those that acks of ours have taken: a copy that the line made of a packet leaves no second one.
-    filled: VecDeque<SequenceNumber>,
-    /// Acks to go this way, as the receiver knows the numbers.
-    acks: Vec<SequenceNumber>,
-    acks_since: Option<Instant>,
-}
-
-impl Lane {
-    fn new(width: CounterWidth) -> Self {
-        Self {
-            map: SequenceMap::new(width),
-            outstanding: BTreeMap::new(),
-            kept: HashMap::new(),
-            kept_order: VecDeque::new(),
-            holes: VecDeque::new(),
-            filled: VecDeque::new(),
-            acks: Vec::new(),
-            acks_since: None,
-        }
-    }
-
-    fn acknowledge(&mut self, now: Instant, id: SequenceNumber) {
-        if self.acks.len() < MAX_WAITING_ACKS && !self.acks.contains(&id) {
-            self.acks.push(id);
-            self.acks_since.get_or_insert(now);
-        }
-    }
-
-    /// A number for an unreliable packet of ours: one that nobody used, or a new one.
-    fn spare_number(&mut self, now: Instant) -> Option<SequenceNumber> {
-        let top = self.map.highest().map(|highest| self.map.to_wire(highest))?;
-        while let Some(hole) = self.holes.pop_back() {
-            if top.distance_from(hole) < MAX_HOLE_AGE {
-                self.filled.truncate(MAX_HOLES - 1);
-                self.filled.push_front(hole);
-                return Some(hole);
-            }
-        }
-        self.map.inject(now)
-    }
-
-    fn keep(&mut self, now: Instant, packet: &Packet<'_>, what: Kept) {
-        let original = packet.sequence.0;
-        let kept = KeptPacket { what, message: fingerprint(packet), last_seen: now };
-        if self.kept.insert(original, kept).is_none() {
-            self.kept_order.push_back((original, now));
-        }
-    }
-
-    fn forget_kept(&mut self, now: Instant) {
-        while let Some((original, since)) = self.kept_order.front().copied() {
-            if now.saturating_duration_since(since) < KEPT_REMEMBERED {
-                break;
-            }
-            self.kept_order.pop_front();
-            // A copy may have come since, and the sender may still send another.
-            match self.kept.get(&original) {
-                Some(kept) if now.saturating_duration_since(kept.last_seen) < KEPT_REMEMBERED => {
-                    self.kept_order.push_back((original, kept.last_seen));
-                }
-                _ => drop(self.kept.remove(&original)),
-            }
-        }
-    }
-
-    /// When the next of this lane's timers is due.
-    fn next_due(&self) -> Option<Instant> {
-        let resend = self.outstanding.values().map(|packet| packet.sent + RESEND_AFTER).min();
-        let acks =
-            self.acks_since.map(|since| if self.acks.len() >= ACK_BATCH { since } else { since + ACK_DELAY });
-        resend.into_iter().chain(acks).min()
     }
 }
 

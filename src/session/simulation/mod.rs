@@ -9,11 +9,14 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use bytes::Bytes;
+
 use super::login::{LoginFormat, LoginReply};
 use super::mutation::{Rule, with_broken};
 use super::tests::{HOME, LOGIN, NEIGHBOUR, NEXT, Shell, VIEWER, use_circuit_code};
 use super::*;
 use crate::asset::policy;
+use crate::asset::{Asset, AssetId, AssetSource};
 use crate::lludp::assets::{TransferAbort, TransferRequest, request_image};
 use crate::lludp::circuit::{CompletePingCheck, StartPingCheck};
 use crate::lludp::{ImageRequest, SequenceNumber, Variable2};
