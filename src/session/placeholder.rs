@@ -139,6 +139,19 @@ impl Placeholders {
         }
     }
 
+    /// The circuit is over, or counts anew, before the simulator has said: what waits may be the picture itself, and
+    /// the next texture asks anew.
+    pub(super) fn unanswered(&mut self, simulator: SocketAddrV4, outputs: &mut VecDeque<Output>) {
+        if matches!(self.by_host.get(simulator.ip()), Some(State::Asking { .. }))
+            && let Some(State::Asking { waiting, .. }) = self.by_host.remove(simulator.ip())
+        {
+            for texture in waiting {
+                self.waiting_bytes -= texture.bytes.len();
+                outputs.push_back(Output::Unlearnt);
+            }
+        }
+    }
+
     fn settle(&mut self, before: Option<State>, digest: Option<Digest>, outputs: &mut VecDeque<Output>) {
         let Some(State::Asking { waiting, .. }) = before else { return };
         for texture in waiting {

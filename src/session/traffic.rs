@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::assembly::Budget;
 use super::delivery::Deliveries;
-use super::downloads::{Answer, Download, DownloadId, Downloads};
+use super::downloads::{Answer, Download, DownloadId, Downloads, Stage};
 use super::placeholder::Placeholders;
 use super::relay::{Direction, Relay};
 use super::sequence::CounterWidth;
@@ -256,6 +256,9 @@ impl Traffic {
         self.deliveries.clear();
         self.relay.silence();
         for id in self.downloads.ids() {
+            if self.downloads.get(id).is_some_and(|download| download.stage == Stage::Probing) {
+                around.placeholders.unanswered(around.simulator, around.outputs);
+            }
             self.forget(around, id);
         }
     }

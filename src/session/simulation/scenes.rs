@@ -130,6 +130,7 @@ impl World {
             }
             Scene::ViewerCountsAnew => {
                 self.new_viewer_end(habits.0);
+                self.circuits[0].simulator_since = self.fresh_name();
                 self.circuits[0].simulator_end.other_end_is_new();
                 self.circuits[0].simulator_end.forget_acks();
                 self.reopen();

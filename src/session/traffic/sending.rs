@@ -90,7 +90,8 @@ impl Traffic {
         let Some((id, download)) = self.downloads.owned(owner) else { return };
         download.stage = Stage::Done;
         download.touch(around.now);
-        if !download.forwarded {
+        // A request that still waits for others must go on without this one.
+        if !download.forwarded && !self.held.iter().any(|held| held.names(id)) {
             self.forget(around, id);
         }
     }
@@ -101,7 +102,7 @@ impl Traffic {
         let (kind, asset, probing) = (download.kind, download.asset, download.stage == Stage::Probing);
         if probing {
             self.forget(around, id);
-            return around.placeholders.absent(around.simulator, around.outputs);
+            return around.placeholders.unanswered(around.simulator, around.outputs);
         }
         self.end_delivery(around, owner);
         self.downloads.give_up(around.now, kind, asset);
