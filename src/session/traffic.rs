@@ -74,6 +74,9 @@ pub(super) struct Traffic {
     closing: bool,
     /// The first `UseCircuitCode`'s number, and when the last one passed.
     opened: Option<(SequenceNumber, Instant)>,
+    /// Since when the simulator may be about to begin anew: until it speaks, nothing of ours is sent
+    /// under numbers that it may use itself.
+    awaiting_simulator: Option<Instant>,
     /// When a `UseCircuitCode` passed after which the simulator may begin anew.
     may_restart: Option<(Instant, SequenceNumber)>,
 }
@@ -89,6 +92,7 @@ impl Traffic {
             paced: None,
             closing: false,
             opened: None,
+            awaiting_simulator: None,
             may_restart: None,
         }
     }
@@ -103,6 +107,7 @@ impl Traffic {
                 self.relay.restart_outgoing();
                 self.held.clear();
                 self.may_restart = self.relay.highest(Direction::ToViewer).map(|highest| (now, highest));
+                self.awaiting_simulator = Some(now);
                 self.opened = Some((packet.sequence, now));
                 return;
             }
@@ -184,6 +189,7 @@ impl Traffic {
         datagram: &[u8],
     ) -> Route {
         self.note_restart(around.now, packet);
+        self.awaiting_simulator = None;
         self.relay.observe(Direction::ToViewer, packet);
         let swallowed = Answer::is(packet.number) && self.answer(around, packet);
         let route = if swallowed {
@@ -231,13 +237,20 @@ impl Traffic {
         self.pump(around);
     }
 
+    fn is_awaiting_simulator(&self, now: Instant) -> bool {
+        self.awaiting_simulator.is_some_and(|since| now.saturating_duration_since(since) < LINE_COPY)
+    }
+
     /// When [`Self::wake`] has something to do.
     pub(super) fn next_wake(&self, now: Instant) -> Option<Instant> {
         let held = self.held.iter().map(|held| held.until).min();
-        let room = self.relay.outstanding(Direction::ToViewer) < self.window && !self.closing;
+        let room = self.relay.outstanding(Direction::ToViewer) < self.window
+            && !self.closing
+            && !self.is_awaiting_simulator(now);
         let paced =
             (room && self.deliveries.is_waiting()).then(|| self.paced.map_or(now, |due| due.max(now)));
-        self.relay.next_due().into_iter().chain(held).chain(paced).min()
+        let resumes = self.awaiting_simulator.map(|since| since + LINE_COPY).filter(|end| *end > now);
+        self.relay.next_due().into_iter().chain(held).chain(paced).chain(resumes).min()
     }
 
     /// Lets time pass.

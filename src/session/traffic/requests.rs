@@ -26,6 +26,12 @@ pub(super) struct Held {
     pub(super) until: Instant,
 }
 
+impl Held {
+    pub(super) fn names(&self, id: DownloadId) -> bool {
+        self.blocks.iter().any(|ask| matches!(ask, Ask::Wanted(wanted) if wanted.id == id))
+    }
+}
+
 /// What is known of a request that comes.
 pub(super) enum Copy {
     /// Nothing.

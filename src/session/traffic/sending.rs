@@ -58,7 +58,10 @@ impl Traffic {
     }
 
     fn may_send(&mut self, now: Instant) -> bool {
-        if self.closing || self.relay.outstanding(Direction::ToViewer) >= self.window {
+        if self.closing
+            || self.is_awaiting_simulator(now)
+            || self.relay.outstanding(Direction::ToViewer) >= self.window
+        {
             return false;
         }
         let earliest = now.checked_sub(CREDIT).unwrap_or(now);
@@ -90,7 +93,8 @@ impl Traffic {
         let Some((id, download)) = self.downloads.owned(owner) else { return };
         download.stage = Stage::Done;
         download.touch(around.now);
-        if !download.forwarded {
+        // A request that still waits for others must go on without this one.
+        if !download.forwarded && !self.held.iter().any(|held| held.names(id)) {
             self.forget(around, id);
         }
     }

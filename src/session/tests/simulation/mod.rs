@@ -94,6 +94,9 @@ struct Circuit {
     simulator: Simulator,
     viewer_open: bool,
     simulator_open: bool,
+    /// What was sent before is not heard by ends that have begun anew.
+    viewer_since: u64,
+    simulator_since: u64,
     /// Chatter that both ends were to exchange, and what the other end of each has.
     to_viewer: HashSet<u64>,
     to_simulator: HashSet<u64>,
@@ -176,6 +179,8 @@ impl World {
                 simulator: Simulator::new(second_life),
                 viewer_open: open,
                 simulator_open: open,
+                viewer_since: 0,
+                simulator_since: 0,
                 to_viewer: HashSet::new(),
                 to_simulator: HashSet::new(),
                 private: HashMap::new(),
@@ -358,7 +363,7 @@ impl World {
     fn viewer_hears(&mut self, circuit: usize, name: u64, datagram: &[u8]) {
         let now = self.now;
         let here = &mut self.circuits[circuit];
-        if !here.viewer_open {
+        if !here.viewer_open || name < here.viewer_since {
             return;
         }
         let Some(taken) = here.viewer_end.receive(now, name, datagram, &self.reached) else { return };
@@ -380,7 +385,7 @@ impl World {
     fn simulator_hears(&mut self, circuit: usize, name: u64, datagram: &[u8]) {
         let now = self.now;
         let here = &mut self.circuits[circuit];
-        if !here.simulator_open {
+        if !here.simulator_open || name < here.simulator_since {
             return;
         }
         assert!(datagram.len() <= 1201, "{} bytes", datagram.len());
@@ -687,10 +692,11 @@ fn a_seed_always_plays_the_same() {
 /// is lost for longer than two pings. The model of the relay notices these too.
 #[test]
 fn no_rule_can_be_broken_unnoticed() {
+    let may_be = [Rule::OldestUnackedCoversOurs, Rule::SwallowedIsAcked, Rule::RidingAcksAreDelivered];
     let unnoticed: Vec<Rule> = Rule::ALL
         .into_iter()
+        .filter(|rule| !may_be.contains(rule))
         .filter(|rule| (0..60).all(|seed| with_broken(*rule, || play(seed)).0.is_empty()))
         .collect();
-    let may_be = [Rule::OldestUnackedCoversOurs, Rule::SwallowedIsAcked, Rule::RidingAcksAreDelivered];
-    assert!(unnoticed.iter().all(|rule| may_be.contains(rule)), "{unnoticed:?}");
+    assert!(unnoticed.is_empty(), "{unnoticed:?}");
 }

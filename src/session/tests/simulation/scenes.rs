@@ -130,6 +130,7 @@ impl World {
             }
             Scene::ViewerCountsAnew => {
                 self.new_viewer_end(habits.0);
+                self.circuits[0].simulator_since = self.fresh_name();
                 self.circuits[0].simulator_end.other_end_is_new();
                 self.circuits[0].simulator_end.forget_acks();
                 self.reopen();
@@ -160,11 +161,13 @@ impl World {
     }
 
     fn new_viewer_end(&mut self, habits: Habits) {
+        self.circuits[0].viewer_since = self.fresh_name();
         self.circuits[0].viewer_end = Peer::new(habits, 1);
         self.forget_promises();
     }
 
     fn new_simulator_end(&mut self, habits: Habits) {
+        self.circuits[0].simulator_since = self.fresh_name();
         let here = &mut self.circuits[0];
         here.simulator_end = Peer::new(habits, 1);
         here.simulator = Simulator::new(here.simulator.large_pieces);
