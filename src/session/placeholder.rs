@@ -15,7 +15,7 @@ use super::Output;
 use crate::asset::{AssetId, AssetKind, Digest, policy};
 
 /// A simulator that has not answered by then has no such picture.
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// Bytes of textures that wait; beyond them the oldest are not learnt.
 const MAX_WAITING_BYTES: usize = 64 << 20;
 /// Hosts kept track of.

@@ -52,7 +52,11 @@ impl Traffic {
         }
         let probing = download.stage == Stage::Probing;
         let wanted = download.viewer_waits;
-        self.forget(around, id);
+        if probing && !wanted {
+            self.end_probe(id);
+        } else {
+            self.forget(around, id);
+        }
         if probing {
             around.placeholders.absent(around.simulator, around.outputs);
         }
@@ -84,13 +88,20 @@ impl Traffic {
             Stage::Probing => {
                 let wanted = download.viewer_waits;
                 let found = Found { asset: Asset::of(bytes), source: AssetSource::Grid };
-                if wanted && self.serve(id, found) {
-                    return;
+                if !wanted || !self.serve(id, found) {
+                    self.end_probe(id);
                 }
-                self.forget(around, id);
             }
             Stage::Passing => self.forget(around, id),
             Stage::Looking | Stage::Asked | Stage::Serving | Stage::Done => {}
+        }
+    }
+
+    /// The simulator has answered us, or will not. What it still sends of that stays here: the viewer
+    /// never asked.
+    pub(super) fn end_probe(&mut self, id: DownloadId) {
+        if let Some(download) = self.downloads.get(id) {
+            download.stage = Stage::Done;
         }
     }
 
@@ -99,21 +110,28 @@ impl Traffic {
         let image = policy::MISSING_IMAGE.0;
         let request = ImageRequest { image, discard: 0, priority: 1.0, packet: 0, kind: 0 };
         let Ask::Wanted(wanted) = Ask::image(&request) else { return };
-        if self.closing || around.viewer.is_none() || self.downloads.get(wanted.id).is_some() {
+        let known = self.downloads.get(wanted.id);
+        let in_progress = known.is_some_and(|download| download.stage != Stage::Done);
+        if self.closing || around.viewer.is_none() || in_progress {
             // The viewer has asked for it: its answer will do.
             return;
         }
+        self.forget(around, wanted.id);
         let Some(download) = self.downloads.start(around.now, &wanted, Stage::Probing) else { return };
         download.forwarded = true;
         let owner = download.owner;
         let (agent, session) = around.identity;
         let body = request_image(agent, session, &[request]);
         let number = MessageNumber::REQUEST_IMAGE;
-        if let Some(datagram) =
-            self.relay.inject(around.now, Direction::ToSimulator, owner, number, &body, false)
-        {
-            let simulator = around.simulator;
-            around.outputs.push_back(Output::ToSimulator { simulator, datagram, made: Made::Injected });
+        match self.relay.inject(around.now, Direction::ToSimulator, owner, number, &body, false) {
+            Some(datagram) => {
+                let simulator = around.simulator;
+                around.outputs.push_back(Output::ToSimulator { simulator, datagram, made: Made::Injected });
+            }
+            None => {
+                self.forget(around, wanted.id);
+                around.placeholders.unanswered(around.simulator, around.outputs);
+            }
         }
     }
 }

@@ -104,7 +104,7 @@ impl Traffic {
         let Some((id, download)) = self.downloads.owned(owner) else { return };
         let (kind, asset, probing) = (download.kind, download.asset, download.stage == Stage::Probing);
         if probing {
-            self.forget(around, id);
+            self.end_probe(id);
             return around.placeholders.unanswered(around.simulator, around.outputs);
         }
         self.end_delivery(around, owner);
