@@ -121,6 +121,11 @@ impl Placeholders {
         if let Some(digest) = digest {
             self.known(host, digest, outputs);
         }
+        self.is_asking(host)
+    }
+
+    /// Whether the simulator is still to say.
+    pub(super) fn is_asking(&self, host: Ipv4Addr) -> bool {
         matches!(self.by_host.get(&host), Some(State::Asking { .. }))
     }
 

@@ -105,7 +105,11 @@ impl Traffic {
         let (kind, asset, probing) = (download.kind, download.asset, download.stage == Stage::Probing);
         if probing {
             self.end_probe(id);
-            return around.placeholders.unanswered(around.simulator, around.outputs);
+            // Asked again as long as textures wait for the answer.
+            if around.placeholders.is_asking(*around.simulator.ip()) {
+                self.probe(around);
+            }
+            return;
         }
         self.end_delivery(around, owner);
         self.downloads.give_up(around.now, kind, asset);
