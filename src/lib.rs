@@ -4,7 +4,7 @@
 //!  layer 3  cli, telemetry, config          the program: arguments, files, logs
 //!  layer 2  replay, proxy, cache, support   shells that do I/O; support: what they share
 //!  layer 1  session, fetch                  state machines; no socket, no clock, no file
-//!  layer 0  lludp, xmlrpc, asset, llsd, xml, grid, redact
+//!  layer 0  wire, lludp, xmlrpc, asset, llsd, xml, grid, redact
 //!                                           vocabulary and codecs; bytes in, values out
 //! ```
 //!
@@ -25,5 +25,6 @@ pub mod replay;
 pub mod session;
 pub mod support;
 pub mod telemetry;
+pub mod wire;
 pub mod xml;
 pub mod xmlrpc;
