@@ -2,5 +2,6 @@
 
 pub mod counters_file;
 pub mod metrics;
+pub mod pin;
 pub mod prometheus;
 pub mod status;

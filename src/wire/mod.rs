@@ -111,6 +111,12 @@ pub fn proof(proof_key: &[u8; 32], bytes: &[u8]) -> [u8; 32] {
     *blake3::keyed_hash(proof_key, bytes).as_bytes()
 }
 
+/// A proof as it stands in JSON: 64 hexadecimal digits.
+#[must_use]
+pub fn proof_from_text(text: &str) -> Option<[u8; 32]> {
+    unhex(text)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -1,0 +1,367 @@
+//! The proxy's side of the shared cache service: reads, lookups, attestations and uploads over QUIC,
+//! or over HTTPS where UDP is blocked. Decides nothing about when to ask; that is `fetch`.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::asset::{AssetId, AssetKey, AssetKind, Digest};
+use crate::grid::GridId;
+use crate::redact::Redacted;
+use crate::wire::frame::{Call, Codec, Found, Reply, Verdict};
+use crate::wire::{self, OriginHash, groups};
+
+pub mod address;
+mod http;
+mod quic;
+mod tls;
+
+use address::ServerAddress;
+use http::HttpLink;
+use quic::QuicLink;
+
+/// How long the other face is used after QUIC has failed, at first and at most.
+const QUIC_AWAY: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
+
+/// Why a call brought no answer. Being told "no" is an answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// No connection, or one that broke.
+    #[error("the cache service cannot be reached")]
+    Unreachable,
+    /// The system gives us no UDP socket.
+    #[error("this system gives no UDP socket for QUIC")]
+    NoEndpoint,
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up")]
+    Tls,
+    /// The answer is not in our language.
+    #[error("the cache service answers in an unknown language; is it a rezcache node?")]
+    Garbled,
+    /// Not now.
+    #[error("the cache service is busy")]
+    Busy {
+        /// When to come again.
+        retry_after: Duration,
+    },
+    /// It says no.
+    #[error("the cache service refuses: {status} {reason}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// Its words.
+        reason: String,
+        /// When it may be different.
+        retry_after: Option<Duration>,
+    },
+    /// The bytes are not those of the digest.
+    #[error("the cache service sent bytes that do not match their digest")]
+    WrongBytes,
+}
+
+impl CallError {
+    /// Whether the service itself is at fault or away, not this one request.
+    #[must_use]
+    pub const fn is_failure(&self) -> bool {
+        !matches!(self, Self::Refused { .. } | Self::Busy { .. })
+    }
+}
+
+/// Which face answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Face {
+    /// QUIC.
+    Quic,
+    /// HTTP over TLS or plain.
+    Http,
+}
+
+/// A service.
+pub struct ServiceClient {
+    address: ServerAddress,
+    token: Redacted<String>,
+    quic: Option<QuicLink>,
+    http: HttpLink,
+    away: Mutex<Away>,
+}
+
+/// Since when QUIC is not used, and how long that holds.
+#[derive(Default)]
+struct Away {
+    until: Option<Instant>,
+    pause: Duration,
+}
+
+impl ServiceClient {
+    /// A client of this service. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn new(address: ServerAddress, token: Option<String>) -> Result<Self, CallError> {
+        let quic = if address.tls { Some(QuicLink::new(address.clone())?) } else { None };
+        let http = HttpLink::new(&address)?;
+        let token = Redacted::new(token.unwrap_or_default());
+        Ok(Self { address, token, quic, http, away: Mutex::default() })
+    }
+
+    /// Where the service is.
+    #[must_use]
+    pub const fn address(&self) -> &ServerAddress {
+        &self.address
+    }
+
+    /// The face that the next call uses.
+    #[must_use]
+    pub fn face(&self) -> Face {
+        let away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        match &self.quic {
+            Some(_) if away.until.is_none_or(|until| Instant::now() >= until) => Face::Quic,
+            _ => Face::Http,
+        }
+    }
+
+    fn quic_failed(&self) {
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        away.pause = (away.pause * 2).clamp(QUIC_AWAY[0], QUIC_AWAY[1]);
+        away.until = Some(Instant::now() + away.pause);
+    }
+
+    fn quic_works(&self) {
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        *away = Away::default();
+    }
+
+    /// Asks for an asset, or for the groups of it that cover `range`. `None`: the service has none.
+    /// Returns with the header; the bytes are read from the body.
+    ///
+    /// # Errors
+    /// When there is no answer, or a refusal.
+    pub async fn read(
+        &self,
+        key: &AssetKey,
+        origin: Option<OriginHash>,
+        range: Option<(u64, u64)>,
+    ) -> Result<Option<FoundBody>, CallError> {
+        let call = Call::Read { key: key.clone(), origin, range, head_only: false };
+        let (reply, body) = self.call(call, None).await?;
+        match reply {
+            Reply::Found(found) if found.total <= key.kind.max_bytes() => {
+                Ok(Some(FoundBody { found, body, state: Progress::Start }))
+            }
+            Reply::Absent => Ok(None),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Which of these the service has.
+    ///
+    /// # Errors
+    /// When there is no answer, or a refusal.
+    pub async fn lookup(
+        &self,
+        grid: &GridId,
+        origin: Option<OriginHash>,
+        assets: Vec<(AssetKind, AssetId)>,
+    ) -> Result<Vec<Option<(u64, Digest)>>, CallError> {
+        let number = assets.len();
+        match self.call(Call::Lookup { grid: grid.clone(), origin, assets }, None).await?.0 {
+            Reply::Sizes(sizes) if sizes.len() == number => Ok(sizes),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Says that an origin delivered these bytes.
+    ///
+    /// # Errors
+    /// When there is no answer, or a refusal.
+    pub async fn attest(
+        &self,
+        key: &AssetKey,
+        origin: Option<OriginHash>,
+        digest: Digest,
+        bytes: &[u8],
+    ) -> Result<Verdict, CallError> {
+        let proof_key = wire::proof_key(self.principal(), key, digest);
+        let proof = wire::proof(&proof_key, bytes);
+        let call = Call::Attest { key: key.clone(), origin, digest, proof };
+        match self.call(call, None).await?.0 {
+            Reply::Upload(verdict) => Ok(verdict),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Uploads a body, packed as `codec` says.
+    ///
+    /// # Errors
+    /// When there is no answer, or a refusal.
+    pub async fn put(
+        &self,
+        key: &AssetKey,
+        origin: Option<OriginHash>,
+        digest: Digest,
+        codec: Codec,
+        body: Bytes,
+    ) -> Result<Verdict, CallError> {
+        let call = Call::Put { key: key.clone(), origin, digest, codec, length: body.len() as u64 };
+        match self.call(call, Some(body)).await?.0 {
+            Reply::Upload(verdict) => Ok(verdict),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// The name that proofs are made for: the token's subject.
+    #[must_use]
+    pub fn principal(&self) -> &str {
+        ""
+    }
+
+    async fn call(&self, call: Call, body: Option<Bytes>) -> Result<(Reply, Body), CallError> {
+        if let (Face::Quic, Some(quic)) = (self.face(), &self.quic) {
+            let chunks = body.clone().map(|body| vec![body]);
+            match quic.call(self.token.reveal(), call.clone(), chunks.as_deref()).await {
+                Ok((reply, stream)) => {
+                    self.quic_works();
+                    return Ok((reply, Body::Quic(stream)));
+                }
+                Err(CallError::Unreachable | CallError::NoEndpoint) => self.quic_failed(),
+                Err(other) => return Err(other),
+            }
+        }
+        let (reply, body) = self.http.call(self.token.reveal(), call, body).await?;
+        Ok((reply, Body::Http(body)))
+    }
+}
+
+fn unexpected(reply: Reply) -> CallError {
+    match reply {
+        Reply::Busy { retry_after_ms } => {
+            CallError::Busy { retry_after: Duration::from_millis(retry_after_ms.into()) }
+        }
+        Reply::Refused { status, retry_after_s, reason } => CallError::Refused {
+            status,
+            reason,
+            retry_after: (retry_after_s > 0).then(|| Duration::from_secs(retry_after_s.into())),
+        },
+        _ => CallError::Garbled,
+    }
+}
+
+enum Body {
+    Quic(quinn::RecvStream),
+    Http(hyper::body::Incoming),
+}
+
+impl Body {
+    /// The next bytes as they come, at most `limit` of them; `None` at the end.
+    async fn next(&mut self, limit: usize) -> Result<Option<Bytes>, CallError> {
+        match self {
+            Self::Quic(stream) => {
+                let chunk = stream.read_chunk(limit, true).await.map_err(|_| CallError::Unreachable)?;
+                Ok(chunk.map(|chunk| chunk.bytes))
+            }
+            Self::Http(body) => loop {
+                let Some(frame) = http_body_util::BodyExt::frame(body).await else { return Ok(None) };
+                if let Ok(data) = frame.map_err(|_| CallError::Unreachable)?.into_data() {
+                    return Ok(Some(data));
+                }
+            },
+        }
+    }
+}
+
+enum Progress {
+    Start,
+    Groups { groups: groups::Groups, next: u64, rest: BytesMut },
+    Done,
+}
+
+/// An asset that was found, of which only checked bytes come out.
+pub struct FoundBody {
+    found: Found,
+    body: Body,
+    state: Progress,
+}
+
+impl FoundBody {
+    /// What the service says it is.
+    #[must_use]
+    pub const fn found(&self) -> &Found {
+        &self.found
+    }
+
+    /// The next checked bytes, in order from [`Found::first`] on; `None` after the last.
+    ///
+    /// # Errors
+    /// When the body breaks off or its bytes are not those of the digest.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
+        match &mut self.state {
+            Progress::Done => Ok(None),
+            Progress::Start if !self.found.grouped => {
+                let mut whole = BytesMut::new();
+                let length = usize::try_from(self.found.length).map_err(|_| CallError::Garbled)?;
+                self.fill(&mut whole, length).await?;
+                self.state = Progress::Done;
+                let whole = whole.freeze();
+                if self.found.length != self.found.total || Digest::of(&whole) != self.found.digest {
+                    return Err(CallError::WrongBytes);
+                }
+                Ok(Some(whole))
+            }
+            Progress::Start => {
+                let count =
+                    usize::try_from(groups::count(self.found.total)).map_err(|_| CallError::Garbled)?;
+                let mut rest = BytesMut::new();
+                self.fill(&mut rest, count * 32).await?;
+                let hashes = rest
+                    .split_to(count * 32)
+                    .chunks_exact(32)
+                    .filter_map(|hash| hash.try_into().ok())
+                    .collect();
+                let groups = groups::Groups::verified(hashes, self.found.total, self.found.digest)
+                    .ok_or(CallError::WrongBytes)?;
+                if self.found.first % groups::GROUP_BYTES as u64 != 0 {
+                    return Err(CallError::Garbled);
+                }
+                let next = self.found.first / groups::GROUP_BYTES as u64;
+                self.state = Progress::Groups { groups, next, rest };
+                self.group().await
+            }
+            Progress::Groups { .. } => self.group().await,
+        }
+    }
+
+    async fn group(&mut self) -> Result<Option<Bytes>, CallError> {
+        let Progress::Groups { groups, next, mut rest } = std::mem::replace(&mut self.state, Progress::Done)
+        else {
+            return Ok(None);
+        };
+        let end = self.found.first + self.found.length;
+        let start = next * groups::GROUP_BYTES as u64;
+        if start >= end {
+            return Ok(None);
+        }
+        let length = usize::try_from((end - start).min(groups::GROUP_BYTES as u64)).unwrap_or(0);
+        self.fill(&mut rest, length).await?;
+        let group = rest.split_to(length).freeze();
+        if !groups.check(next, &group) {
+            return Err(CallError::WrongBytes);
+        }
+        self.state = Progress::Groups { groups, next: next + 1, rest };
+        Ok(Some(group))
+    }
+
+    /// Reads until `buffer` holds `length` bytes.
+    async fn fill(&mut self, buffer: &mut BytesMut, length: usize) -> Result<(), CallError> {
+        while buffer.len() < length {
+            let bytes = self.body.next(256 << 10).await?.ok_or(CallError::Unreachable)?;
+            buffer.extend_from_slice(&bytes);
+        }
+        if !self.found.grouped && buffer.len() > length {
+            return Err(CallError::Garbled);
+        }
+        Ok(())
+    }
+}
