@@ -1,0 +1,324 @@
+//! Which content of an asset is served to whom: the rules of publication, as pure functions over
+//! what was attested. One liar publishes nothing; a lying region changes nothing for the visitors of
+//! another; a quorum of liars is corrected by honest readers, or by the operator at once.
+
+use std::collections::HashSet;
+
+use crate::asset::Digest;
+
+mod record;
+
+pub use record::{Attestation, Content, MAX_ATTESTATIONS, MAX_CONTENTS, Record, Tag};
+
+/// What the operator says of a grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Whether anything of it is published beyond trusted tenants.
+    pub publish: bool,
+    /// Principals from distinct networks that make a quorum; at least 1.
+    pub confirmations: usize,
+    /// One operator runs every asset host and simulator: what one of them says holds for all.
+    pub central: bool,
+}
+
+/// By how many principals a digest must lead another that has reached the quorum too.
+const DISPUTE_LEAD: usize = 3;
+
+/// Who reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reader {
+    /// The reader's tenant, when its members believe one another.
+    pub trusted_tenant: Option<Tag>,
+    /// Where the bytes would else come from.
+    pub origin: Option<Tag>,
+}
+
+/// What a reader is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The content.
+    pub digest: Digest,
+    /// Its size.
+    pub size: u64,
+    /// Others say otherwise: the reader should let the grid win, compare and attest.
+    pub verify: bool,
+}
+
+/// What becomes of an attestation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It made the content served to more readers than before.
+    Published,
+    /// It waits for more.
+    Waiting {
+        /// The body is wanted.
+        want_body: bool,
+    },
+    /// It said nothing new.
+    Known,
+    /// Other content stands under this name, or this attester said something else before.
+    Conflict,
+    /// The asset was taken down.
+    TakenDown,
+    /// The proof does not show possession.
+    NoProof,
+}
+
+/// Takes an attestation. With `proven` its proof was checked against the stored body, or the body
+/// itself came with it.
+pub fn attest(
+    record: &mut Record,
+    digest: Digest,
+    attestation: Attestation,
+    policy: Policy,
+    now: u64,
+) -> Verdict {
+    if record.taken_down {
+        return Verdict::TakenDown;
+    }
+    let same_voice =
+        |known: &Attestation| known.attester == attestation.attester && known.origin == attestation.origin;
+    let elsewhere = record
+        .contents
+        .iter()
+        .any(|content| content.digest != digest && content.attestations.iter().any(same_voice));
+    if elsewhere {
+        // Its first word stands; changing one's mind is nobody's proof.
+        record.conflicts = record.conflicts.saturating_add(1);
+        return Verdict::Conflict;
+    }
+    let before = reach(record, digest, policy, now);
+    let contradicts = record.contents.iter().any(|content| content.digest != digest && content.stored);
+    let Some(content) = content_mut(record, digest) else {
+        record.conflicts = record.conflicts.saturating_add(1);
+        return Verdict::Conflict;
+    };
+    let known = content
+        .attestations
+        .iter()
+        .any(|known| known.attester == attestation.attester && known.origin == attestation.origin);
+    let trusted = attestation.trusted || attestation.vouch;
+    if known {
+        let want_body = !content.stored && wants_body(content, trusted, policy);
+        return if content.stored { Verdict::Known } else { Verdict::Waiting { want_body } };
+    }
+    if content.attestations.len() < MAX_ATTESTATIONS {
+        content.attestations.push(attestation);
+    }
+    let (stored, want_body) = (content.stored, wants_body(content, trusted, policy));
+    if contradicts {
+        record.conflicts = record.conflicts.saturating_add(1);
+    } else {
+        record.conflicts = 0;
+    }
+    let after = reach(record, digest, policy, now);
+    if stored && after > before {
+        return Verdict::Published;
+    }
+    if !stored {
+        return Verdict::Waiting { want_body };
+    }
+    if contradicts && after == 0 { Verdict::Conflict } else { Verdict::Waiting { want_body: false } }
+}
+
+/// The body of a content is in the store. Proofs that could not be checked before are checked now by
+/// `is_proof(key, proof)`; wrong ones take their attestation with them.
+pub fn body_arrived(
+    record: &mut Record,
+    digest: Digest,
+    size: u64,
+    is_proof: impl Fn(&[u8; 32], &[u8; 32]) -> bool,
+    policy: Policy,
+    now: u64,
+) -> Verdict {
+    if record.taken_down {
+        return Verdict::TakenDown;
+    }
+    let Some(content) = record.contents.iter_mut().find(|content| content.digest == digest) else {
+        return Verdict::Conflict;
+    };
+    let news = !content.stored;
+    content.stored = true;
+    content.size = size;
+    content.attestations.retain_mut(|attestation| match attestation.unproven.take() {
+        Some((key, proof)) => is_proof(&key, &proof),
+        None => true,
+    });
+    match (news, reach(record, digest, policy, now)) {
+        (false, _) => Verdict::Known,
+        (true, 0) => Verdict::Waiting { want_body: false },
+        (true, _) => Verdict::Published,
+    }
+}
+
+/// What a reader is served; nothing when nobody, or nobody who counts, has said what the asset is.
+#[must_use]
+pub fn answer(record: &Record, reader: Reader, policy: Policy, now: u64) -> Option<Served> {
+    if record.taken_down {
+        return None;
+    }
+    let own = reader.trusted_tenant.and_then(|tenant| {
+        let believed = |attestation: &Attestation| attestation.trusted && attestation.tenant == tenant;
+        chosen(record, reader.origin, Policy { confirmations: 1, ..policy }, now, &believed)
+    });
+    let digest = match own {
+        Some(digest) => digest,
+        None if policy.publish => match chosen(record, reader.origin, policy, now, &|_| true) {
+            Some(digest) => digest,
+            None => return None,
+        },
+        None => return None,
+    };
+    let content = record.contents.iter().find(|content| content.digest == digest)?;
+    Some(Served { digest, size: content.size, verify: record.conflicts > 0 })
+}
+
+/// Strikes out attestations; what loses its quorum by that is served no longer. Whether any was there.
+pub fn distrust(record: &mut Record, liar: &dyn Fn(&Attestation) -> bool) -> bool {
+    let mut any = false;
+    for content in &mut record.contents {
+        let before = content.attestations.len();
+        content.attestations.retain(|attestation| !liar(attestation));
+        any |= content.attestations.len() != before;
+    }
+    record.contents.retain(|content| content.stored || !content.attestations.is_empty());
+    if any {
+        record.conflicts = 0;
+    }
+    any
+}
+
+/// Whether the body of a content is wanted: a tenant's own at once, a stranger's when a second
+/// principal has said the same.
+fn wants_body(content: &Content, trusted: bool, policy: Policy) -> bool {
+    if content.stored {
+        return false;
+    }
+    let all: Vec<_> = content.attestations.iter().collect();
+    trusted || (policy.publish && (policy.confirmations <= 1 || voices(&all) >= 2))
+}
+
+/// The place of a content in the record. `None` when too many are known.
+fn content_mut(record: &mut Record, digest: Digest) -> Option<&mut Content> {
+    let place = record.contents.iter().position(|content| content.digest == digest);
+    let place = match place {
+        Some(place) => place,
+        None => {
+            if record.contents.len() >= MAX_CONTENTS {
+                // A lone voice without a body makes room; what is stored or confirmed does not.
+                let weak = record.contents.iter().position(|content| {
+                    let all: Vec<_> = content.attestations.iter().collect();
+                    !content.stored && voices(&all) < 2
+                })?;
+                record.contents.remove(weak);
+            }
+            record.contents.push(Content { digest, size: 0, stored: false, attestations: Vec::new() });
+            record.contents.len().checked_sub(1)?
+        }
+    };
+    record.contents.get_mut(place)
+}
+
+/// To how many scopes a content is served: each origin with a quorum, and the grid.
+fn reach(record: &Record, digest: Digest, policy: Policy, now: u64) -> usize {
+    let origins: HashSet<Option<Tag>> = record
+        .contents
+        .iter()
+        .flat_map(|content| content.attestations.iter().map(|attestation| attestation.origin))
+        .chain([None])
+        .collect();
+    let tenants: HashSet<Option<Tag>> = record
+        .contents
+        .iter()
+        .flat_map(|content| content.attestations.iter())
+        .map(|attestation| attestation.trusted.then_some(attestation.tenant))
+        .chain([None])
+        .collect();
+    let served = |tenant: &Option<Tag>, origin: &Option<Tag>| {
+        let reader = Reader { trusted_tenant: *tenant, origin: *origin };
+        answer(record, reader, policy, now).is_some_and(|served| served.digest == digest)
+    };
+    tenants.iter().map(|tenant| origins.iter().filter(|origin| served(tenant, origin)).count()).sum()
+}
+
+/// The content for a reader who would get the bytes from `origin`, of those that are `believed`.
+fn chosen(
+    record: &Record,
+    origin: Option<Tag>,
+    policy: Policy,
+    now: u64,
+    believed: &dyn Fn(&Attestation) -> bool,
+) -> Option<Digest> {
+    let through: Option<Choice> = origin.and_then(|origin| {
+        choose(
+            record,
+            policy,
+            now,
+            &|attestation| believed(attestation) && (attestation.origin == Some(origin) || attestation.vouch),
+            &|_| true,
+        )
+    });
+    let choice = match through {
+        Some(choice) => choice,
+        None => choose(record, policy, now, believed, &|attestations| is_grid_wide(attestations, policy))?,
+    };
+    match choice {
+        Choice::One(digest) => Some(digest),
+        Choice::Disputed => None,
+    }
+}
+
+enum Choice {
+    One(Digest),
+    Disputed,
+}
+
+/// The digest that has a quorum among `counted` attestations which satisfy `scope`; of several the
+/// one that leads clearly.
+fn choose(
+    record: &Record,
+    policy: Policy,
+    now: u64,
+    counted: &dyn Fn(&Attestation) -> bool,
+    scope: &dyn Fn(&[&Attestation]) -> bool,
+) -> Option<Choice> {
+    let mut candidates: Vec<(bool, usize, Digest)> = Vec::new();
+    for content in record.contents.iter().filter(|content| content.stored) {
+        let valid = |attestation: &&Attestation| {
+            attestation.unproven.is_none() && attestation.counts_from <= now && counted(attestation)
+        };
+        let attestations: Vec<&Attestation> = content.attestations.iter().filter(valid).collect();
+        let vouched = attestations.iter().any(|attestation| attestation.vouch);
+        let voices = voices(&attestations);
+        if vouched || (voices >= policy.confirmations.max(1) && scope(&attestations)) {
+            candidates.push((vouched, voices, content.digest));
+        }
+    }
+    candidates.sort_by(|one, other| other.cmp(one));
+    match candidates.as_slice() {
+        [] => None,
+        [(_, _, only)] => Some(Choice::One(*only)),
+        [first, second, ..] => {
+            let clear = (first.0 && !second.0)
+                || (first.0 == second.0 && first.1 >= second.1.saturating_add(DISPUTE_LEAD));
+            Some(if clear { Choice::One(first.2) } else { Choice::Disputed })
+        }
+    }
+}
+
+/// Principals that count: distinct, and from distinct networks.
+fn voices(attestations: &[&Attestation]) -> usize {
+    let attesters: HashSet<Tag> = attestations.iter().map(|attestation| attestation.attester).collect();
+    let networks: HashSet<Tag> = attestations.iter().map(|attestation| attestation.network).collect();
+    attesters.len().min(networks.len())
+}
+
+fn is_grid_wide(attestations: &[&Attestation], policy: Policy) -> bool {
+    let origins: HashSet<Tag> = attestations.iter().filter_map(|attestation| attestation.origin).collect();
+    let hosted: Vec<&Attestation> =
+        attestations.iter().copied().filter(|attestation| attestation.asset_host).collect();
+    policy.central || origins.len() >= 2 || voices(&hosted) >= policy.confirmations.max(1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,285 @@
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+use proptest::prelude::*;
+
+use super::{
+    Attestation, Policy, Reader, Record, Served, Tag, Verdict, answer, attest, body_arrived, distrust,
+};
+use crate::asset::Digest;
+
+const PUBLIC: Policy = Policy { publish: true, confirmations: 2, central: false };
+const NOW: u64 = 1_000_000;
+
+fn tag(number: u32) -> Tag {
+    let mut tag = [0; 16];
+    tag[..4].copy_from_slice(&number.to_be_bytes());
+    tag
+}
+
+fn content(number: u8) -> Digest {
+    Digest([number; 32])
+}
+
+/// Principal `who`, of its own network and tenant, says what `origin` delivered.
+fn word(who: u32, origin: u32) -> Attestation {
+    Attestation {
+        attester: tag(who),
+        network: tag(1000 + who),
+        tenant: tag(0),
+        origin: Some(tag(2000 + origin)),
+        at: NOW,
+        counts_from: NOW,
+        trusted: false,
+        vouch: false,
+        asset_host: false,
+        unproven: None,
+    }
+}
+
+fn at(origin: u32) -> Reader {
+    Reader { trusted_tenant: None, origin: Some(tag(2000 + origin)) }
+}
+
+/// Attests and uploads as a proxy does.
+fn say(record: &mut Record, digest: u8, attestation: Attestation, policy: Policy) -> Verdict {
+    match attest(record, content(digest), attestation, policy, NOW) {
+        Verdict::Waiting { want_body: true } => {
+            body_arrived(record, content(digest), u64::from(digest), |_, _| true, policy, NOW)
+        }
+        other => other,
+    }
+}
+
+fn served(record: &Record, reader: Reader) -> Option<u8> {
+    answer(record, reader, PUBLIC, NOW).map(|Served { digest, .. }| digest.0[0])
+}
+
+#[test]
+fn two_strangers_publish_where_they_were() {
+    let mut record = Record::default();
+    assert_eq!(
+        attest(&mut record, content(1), word(1, 1), PUBLIC, NOW),
+        Verdict::Waiting { want_body: false }
+    );
+    assert_eq!(
+        attest(&mut record, content(1), word(1, 1), PUBLIC, NOW),
+        Verdict::Waiting { want_body: false }
+    );
+    assert_eq!(served(&record, at(1)), None);
+    assert_eq!(
+        attest(&mut record, content(1), word(2, 1), PUBLIC, NOW),
+        Verdict::Waiting { want_body: true }
+    );
+    assert_eq!(served(&record, at(1)), None, "nothing without a body");
+    assert_eq!(body_arrived(&mut record, content(1), 7, |_, _| true, PUBLIC, NOW), Verdict::Published);
+    assert_eq!(
+        answer(&record, at(1), PUBLIC, NOW),
+        Some(Served { digest: content(1), size: 7, verify: false })
+    );
+    assert_eq!(served(&record, at(2)), None, "another region");
+    assert_eq!(served(&record, Reader::default()), None, "nobody knows from where");
+    assert_eq!(attest(&mut record, content(1), word(2, 1), PUBLIC, NOW), Verdict::Known);
+    // A second origin makes it the grid's.
+    assert_eq!(attest(&mut record, content(1), word(3, 2), PUBLIC, NOW), Verdict::Published);
+    assert_eq!((served(&record, at(9)), served(&record, Reader::default())), (Some(1), Some(1)));
+    let unlisted = Policy { publish: false, ..PUBLIC };
+    assert_eq!(answer(&record, at(1), unlisted, NOW), None, "a grid that is not in the operator's list");
+}
+
+#[test]
+fn one_network_or_one_principal_is_one_voice() {
+    let mut record = Record::default();
+    for who in 1..20 {
+        let same_network = Attestation { network: tag(7), ..word(who, who) };
+        say(&mut record, 1, same_network, PUBLIC);
+        say(&mut record, 1, Attestation { attester: tag(99), ..word(who, who) }, PUBLIC);
+    }
+    let lone = |attestation: Attestation| {
+        let mut record = Record::default();
+        for who in 1..20 {
+            say(&mut record, 1, Attestation { origin: word(who, who).origin, ..attestation.clone() }, PUBLIC);
+        }
+        served(&record, at(1))
+    };
+    assert_eq!(lone(word(1, 1)), None);
+}
+
+#[test]
+fn a_trusted_tenant_serves_itself_at_once_and_nobody_else() {
+    let mut record = Record::default();
+    let own = Attestation { trusted: true, tenant: tag(5), ..word(1, 1) };
+    assert_eq!(say(&mut record, 1, own, PUBLIC), Verdict::Published);
+    let member = Reader { trusted_tenant: Some(tag(5)), ..at(1) };
+    assert_eq!(served(&record, member), Some(1));
+    assert_eq!(answer(&record, member, Policy { publish: false, ..PUBLIC }, NOW).unwrap().digest, content(1));
+    assert_eq!(served(&record, Reader { trusted_tenant: Some(tag(6)), ..at(1) }), None);
+    assert_eq!(served(&record, at(1)), None);
+}
+
+#[test]
+fn vouching_and_asset_hosts_and_central_grids_reach_the_whole_grid() {
+    let mut record = Record::default();
+    assert_eq!(say(&mut record, 1, Attestation { vouch: true, ..word(1, 1) }, PUBLIC), Verdict::Published);
+    assert_eq!(served(&record, at(9)), Some(1));
+
+    let mut record = Record::default();
+    for who in 1..=2 {
+        say(&mut record, 1, Attestation { asset_host: true, ..word(who, 1) }, PUBLIC);
+    }
+    assert_eq!(served(&record, at(9)), Some(1));
+
+    let mut record = Record::default();
+    let central = Policy { central: true, ..PUBLIC };
+    for who in 1..=2 {
+        say(&mut record, 1, word(who, 1), central);
+    }
+    assert_eq!(answer(&record, at(9), central, NOW).unwrap().digest, content(1));
+}
+
+#[test]
+fn a_lie_of_one_changes_nothing_however_often_it_is_told() {
+    let mut record = Record::default();
+    say(&mut record, 1, word(1, 1), PUBLIC);
+    say(&mut record, 1, word(2, 1), PUBLIC);
+    for lie in 0..10_000u32 {
+        let verdict = say(&mut record, 2 + (lie % 200) as u8, word(66, 1), PUBLIC);
+        assert_ne!(verdict, Verdict::Published);
+        assert_eq!(served(&record, at(1)), Some(1));
+        assert!(record.encode().len() < 32 << 10);
+    }
+    let now = answer(&record, at(1), PUBLIC, NOW).unwrap();
+    assert!(now.verify, "readers are asked to look for themselves");
+    say(&mut record, 1, word(3, 1), PUBLIC);
+}
+
+#[test]
+fn a_quorum_of_liars_is_corrected_by_honest_readers_or_the_operator() {
+    let mut record = Record::default();
+    for liar in 1..=2 {
+        say(&mut record, 9, word(liar, 1), PUBLIC);
+    }
+    assert_eq!(served(&record, at(1)), Some(9), "two principals of two networks");
+    say(&mut record, 1, word(10, 1), PUBLIC);
+    assert!(answer(&record, at(1), PUBLIC, NOW).unwrap().verify);
+    say(&mut record, 1, word(11, 1), PUBLIC);
+    assert_eq!(served(&record, at(1)), None, "disputed");
+    for honest in 12..=14 {
+        say(&mut record, 1, word(honest, 1), PUBLIC);
+    }
+    assert_eq!(served(&record, at(1)), Some(1), "five against two");
+
+    let mut record = Record::default();
+    for liar in 1..=2 {
+        say(&mut record, 9, word(liar, 1), PUBLIC);
+    }
+    assert!(distrust(&mut record, &|attestation| attestation.attester == tag(1)));
+    assert_eq!(served(&record, at(1)), None);
+    assert!(!distrust(&mut record, &|attestation| attestation.attester == tag(1)));
+}
+
+#[test]
+fn a_region_lies_to_its_own_visitors_only() {
+    let mut record = Record::default();
+    say(&mut record, 1, word(1, 1), PUBLIC);
+    say(&mut record, 1, word(2, 1), PUBLIC);
+    for liar in 10..30 {
+        say(&mut record, 9, word(liar, 2), PUBLIC);
+        assert_eq!(served(&record, at(1)), Some(1));
+    }
+    assert_eq!(served(&record, at(2)), Some(9), "their own region is theirs");
+    // With a second region of their own they reach the grid, but still not region 1.
+    for liar in 40..60 {
+        say(&mut record, 9, word(liar, 3), PUBLIC);
+        assert_eq!(served(&record, at(1)), Some(1));
+    }
+}
+
+#[test]
+fn whoever_cannot_prove_possession_has_said_nothing() {
+    let mut record = Record::default();
+    let unproven = |who: u32| Attestation { unproven: Some(([who as u8; 32], [0; 32])), ..word(who, 1) };
+    attest(&mut record, content(1), unproven(1), PUBLIC, NOW);
+    attest(&mut record, content(1), unproven(2), PUBLIC, NOW);
+    let verdict = body_arrived(&mut record, content(1), 5, |key, _| key[0] == 2, PUBLIC, NOW);
+    assert_eq!(verdict, Verdict::Waiting { want_body: false });
+    assert_eq!(served(&record, at(1)), None);
+    assert_eq!(say(&mut record, 1, word(3, 1), PUBLIC), Verdict::Published);
+}
+
+#[test]
+fn enrolled_principals_count_after_a_day() {
+    let mut record = Record::default();
+    let fresh = |who| Attestation { counts_from: NOW + 86_400, ..word(who, 1) };
+    say(&mut record, 1, fresh(1), PUBLIC);
+    say(&mut record, 1, fresh(2), PUBLIC);
+    assert_eq!(served(&record, at(1)), None);
+    assert!(answer(&record, at(1), PUBLIC, NOW + 86_400).is_some());
+}
+
+#[test]
+fn what_was_taken_down_stays_down() {
+    let mut record = Record::default();
+    say(&mut record, 1, Attestation { vouch: true, ..word(1, 1) }, PUBLIC);
+    record.taken_down = true;
+    assert_eq!(served(&record, at(1)), None);
+    assert_eq!(say(&mut record, 1, word(2, 1), PUBLIC), Verdict::TakenDown);
+}
+
+fn attestations() -> impl Strategy<Value = (u8, Attestation)> {
+    (1u8..6, 0u32..40, 0u32..4, any::<[bool; 4]>()).prop_map(|(digest, who, origin, [a, b, c, d])| {
+        let attestation = Attestation {
+            trusted: a && b,
+            tenant: tag(who % 3),
+            asset_host: b && c,
+            unproven: d.then_some(([1; 32], [2; 32])),
+            ..word(who, origin)
+        };
+        (digest, attestation)
+    })
+}
+
+proptest! {
+    #[test]
+    fn records_are_read_as_they_are_written(words in prop::collection::vec(attestations(), 0..80), at in any::<prop::sample::Index>()) {
+        let mut record = Record::default();
+        for (digest, attestation) in words {
+            say(&mut record, digest, attestation, PUBLIC);
+        }
+        let bytes = record.encode();
+        prop_assert_eq!(Record::decode(&bytes), Some(record));
+        prop_assert_eq!(Record::decode(&bytes[..at.index(bytes.len())]), None);
+    }
+
+    #[test]
+    fn anything_may_stand_in_a_catalog(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let mut bytes = bytes;
+        if let Some(first) = bytes.first_mut() {
+            *first = 1;
+        }
+        let _ = Record::decode(&bytes);
+    }
+
+    /// Whatever others say through other origins: with a quorum of its own a region keeps its word.
+    #[test]
+    fn other_regions_never_change_an_answer(words in prop::collection::vec(attestations(), 0..120)) {
+        let mut record = Record::default();
+        say(&mut record, 1, word(100, 50), PUBLIC);
+        say(&mut record, 1, word(101, 50), PUBLIC);
+        for (digest, attestation) in words {
+            say(&mut record, digest, attestation, PUBLIC);
+            prop_assert_eq!(served(&record, at(50)), Some(1));
+        }
+    }
+
+    /// A single principal, from wherever, through any origins: no stranger is ever served.
+    #[test]
+    fn a_single_principal_publishes_nothing(words in prop::collection::vec(attestations(), 0..60)) {
+        let mut record = Record::default();
+        for (digest, attestation) in words {
+            let lone = Attestation { attester: tag(1), trusted: false, ..attestation };
+            say(&mut record, digest, lone, PUBLIC);
+            for origin in 0..4 {
+                prop_assert_eq!(served(&record, at(origin)), None);
+            }
+        }
+    }
+}
