@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  layer 3  cli, telemetry, config          the program: arguments, files, logs
-//!  layer 2  replay, proxy, client, cache, support   shells that do I/O; support: what they share
+//!  layer 2  replay, proxy, client, cache, catalog, store, support   shells that do I/O; support: what they share
 //!  layer 1  session, publication, fetch                  state machines; no socket, no clock, no file
 //!  layer 0  wire, lludp, xmlrpc, asset, llsd, xml, grid, redact
 //!                                           vocabulary and codecs; bytes in, values out
@@ -13,6 +13,7 @@
 
 pub mod asset;
 pub mod cache;
+pub mod catalog;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -25,6 +26,7 @@ pub mod publication;
 pub mod redact;
 pub mod replay;
 pub mod session;
+pub mod store;
 pub mod support;
 pub mod telemetry;
 pub mod wire;

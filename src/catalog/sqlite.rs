@@ -1,0 +1,338 @@
+//! The catalog on SQLite, the embedded default. Several processes of one host may share the file.
+//!
+//! One thread writes, and takes several waiting changes into one transaction; reads have connections of
+//! their own. Creation and migration run under an exclusive lock on a file beside, since processes that
+//! open a new database at the same moment collide even with a busy timeout.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use tokio::sync::oneshot;
+
+use super::{Answer, BlobHash, Catalog, CatalogError, Change, Decide, KeyHash, Revocation, RevokedKind, Row};
+
+const VERSION: i64 = 1;
+const BUSY: Duration = Duration::from_secs(5);
+/// Changes that wait for the writer.
+const QUEUE: usize = 1024;
+/// Changes in one transaction.
+const BATCH: usize = 64;
+/// Connections kept for reading.
+const READERS: usize = 4;
+
+type Job = Box<dyn FnOnce(&Connection) -> rusqlite::Result<()> + Send>;
+
+/// A change that waits for the writer; `done` learns how its transaction ended.
+struct Waiting {
+    job: Job,
+    done: oneshot::Sender<Result<(), CatalogError>>,
+}
+
+/// The catalog in a file, or in memory.
+pub struct SqliteCatalog {
+    place: Place,
+    writer: std::sync::mpsc::SyncSender<Waiting>,
+    readers: Arc<Mutex<Vec<Connection>>>,
+    /// A database in memory lives as long as a connection to it.
+    _anchor: Mutex<Connection>,
+}
+
+#[derive(Clone)]
+enum Place {
+    File(PathBuf),
+    Memory(String),
+}
+
+impl Place {
+    fn connect(&self) -> rusqlite::Result<Connection> {
+        let connection = match self {
+            Self::File(path) => Connection::open(path)?,
+            Self::Memory(name) => Connection::open(format!("file:{name}?mode=memory&cache=shared"))?,
+        };
+        connection.busy_timeout(BUSY)?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        Ok(connection)
+    }
+}
+
+impl SqliteCatalog {
+    /// Opens the catalog in a file, and makes it if there is none.
+    ///
+    /// # Errors
+    /// When the file cannot be used, or is of a newer version.
+    pub fn open(path: &Path) -> Result<Self, CatalogError> {
+        let io = |error: std::io::Error| CatalogError::Failed(format!("{}: {error}", path.display()));
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).map_err(io)?;
+        }
+        let lock = File::create(path.with_extension("lock")).map_err(io)?;
+        lock.lock().map_err(io)?;
+        let opened = Self::start(Place::File(path.to_owned()));
+        drop(lock);
+        opened
+    }
+
+    /// A catalog that ends with the process.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn in_memory() -> Result<Self, CatalogError> {
+        Self::start(Place::Memory(format!("rezcache-{:032x}", rand::random::<u128>())))
+    }
+
+    fn start(place: Place) -> Result<Self, CatalogError> {
+        let mut connection = place.connect().map_err(failed)?;
+        if matches!(place, Place::File(_)) {
+            connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+        }
+        migrate(&mut connection)?;
+        let anchor = place.connect().map_err(failed)?;
+        let (writer, waiting) = std::sync::mpsc::sync_channel(QUEUE);
+        std::thread::Builder::new()
+            .name("catalog".into())
+            .spawn(move || write(connection, &waiting))
+            .map_err(|error| CatalogError::Failed(error.to_string()))?;
+        Ok(Self { place, writer, readers: Arc::default(), _anchor: Mutex::new(anchor) })
+    }
+
+    async fn read_with<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, CatalogError> {
+        let (place, readers) = (self.place.clone(), Arc::clone(&self.readers));
+        let reading = tokio::task::spawn_blocking(move || {
+            let kept = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let connection = match kept {
+                Some(connection) => connection,
+                None => place.connect()?,
+            };
+            let answer = query(&connection)?;
+            let mut readers = readers.lock().unwrap_or_else(PoisonError::into_inner);
+            if readers.len() < READERS {
+                readers.push(connection);
+            }
+            Ok(answer)
+        });
+        match reading.await {
+            Ok(answer) => answer.map_err(failed),
+            Err(_) => Err(CatalogError::Failed("a query broke off".into())),
+        }
+    }
+
+    async fn write_with<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, CatalogError> {
+        let (done, ended) = oneshot::channel();
+        let (result, told) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            let value = change(connection)?;
+            // Whoever does not wait any more does not need it.
+            let _ = result.send(value);
+            Ok(())
+        });
+        self.writer
+            .try_send(Waiting { job, done })
+            .map_err(|_| CatalogError::Unavailable("too many changes are waiting".into()))?;
+        ended.await.map_err(|_| CatalogError::Unavailable("the writer has ended".into()))??;
+        told.await.map_err(|_| CatalogError::Failed("a change broke off".into()))
+    }
+}
+
+fn failed(error: rusqlite::Error) -> CatalogError {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
+            CatalogError::Unavailable(error.to_string())
+        }
+        _ => CatalogError::Failed(error.to_string()),
+    }
+}
+
+fn migrate(connection: &mut Connection) -> Result<(), CatalogError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    let found: i64 =
+        transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    if found > VERSION {
+        return Err(CatalogError::Version { found, known: VERSION });
+    }
+    if found < 1 {
+        transaction.execute_batch(include_str!("sqlite.sql")).map_err(failed)?;
+        transaction.pragma_update(None, "user_version", VERSION).map_err(failed)?;
+    }
+    transaction.commit().map_err(failed)
+}
+
+/// The writer's thread: ends when the catalog is dropped.
+fn write(mut connection: Connection, waiting: &std::sync::mpsc::Receiver<Waiting>) {
+    while let Ok(first) = waiting.recv() {
+        let mut batch = vec![first];
+        batch.extend(waiting.try_iter().take(BATCH - 1));
+        run(&mut connection, batch);
+    }
+}
+
+/// Runs changes in one transaction. One that fails takes back only its own.
+fn run(connection: &mut Connection, batch: Vec<Waiting>) {
+    let mut ends = Vec::with_capacity(batch.len());
+    let outcome = (|| {
+        let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for Waiting { job, done } in batch {
+            let savepoint = transaction.savepoint()?;
+            let result = job(&savepoint);
+            if result.is_ok() {
+                savepoint.commit()?;
+            }
+            ends.push((done, result.map_err(failed)));
+        }
+        transaction.commit()
+    })();
+    let broken = outcome.err().map(|error| error.to_string());
+    for (done, result) in ends {
+        let result = match &broken {
+            None => result,
+            Some(error) => Err(CatalogError::Unavailable(error.clone())),
+        };
+        let _ = done.send(result);
+    }
+}
+
+fn find(connection: &Connection, key: &KeyHash) -> rusqlite::Result<Option<Row>> {
+    connection
+        .prepare_cached("select record, last_use_day from asset where key = ?1")?
+        .query_row([&key[..]], |row| Ok(Row { record: row.get(0)?, last_use_day: row.get(1)? }))
+        .optional()
+}
+
+fn hash(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<[u8; 32]> {
+    row.get(column)
+}
+
+impl Catalog for SqliteCatalog {
+    fn read(&self, keys: Vec<KeyHash>) -> Answer<'_, Vec<Option<Row>>> {
+        Box::pin(self.read_with(move |connection| keys.iter().map(|key| find(connection, key)).collect()))
+    }
+
+    fn update(&self, key: KeyHash, day: u32, mut decide: Decide) -> Answer<'_, ()> {
+        Box::pin(self.write_with(move |connection| {
+            let old = find(connection, &key)?;
+            let Change { record: Some(record), blobs } = decide(old.as_ref().map(|row| &row.record[..]))
+            else {
+                return Ok(());
+            };
+            connection
+                .prepare_cached(
+                    "insert into asset (key, record, last_use_day) values (?1, ?2, ?3)
+                     on conflict (key) do update set record = ?2",
+                )?
+                .execute(params![&key[..], record, day])?;
+            connection.prepare_cached("delete from named where key = ?1")?.execute([&key[..]])?;
+            let mut name =
+                connection.prepare_cached("insert or ignore into named (blob, key) values (?1, ?2)")?;
+            for blob in blobs {
+                name.execute([&blob[..], &key[..]])?;
+            }
+            Ok(())
+        }))
+    }
+
+    fn touch(&self, uses: Vec<(KeyHash, u32)>) -> Answer<'_, ()> {
+        Box::pin(self.write_with(move |connection| {
+            let mut touch = connection
+                .prepare_cached("update asset set last_use_day = ?2 where key = ?1 and last_use_day < ?2")?;
+            for (key, day) in uses {
+                touch.execute(params![&key[..], day])?;
+            }
+            Ok(())
+        }))
+    }
+
+    fn keys_of_blob(&self, blob: BlobHash) -> Answer<'_, Vec<KeyHash>> {
+        Box::pin(self.read_with(move |connection| {
+            let mut query = connection.prepare_cached("select key from named where blob = ?1")?;
+            query.query_map([&blob[..]], |row| hash(row, 0))?.collect()
+        }))
+    }
+
+    fn scan(&self, after: Option<KeyHash>, limit: u32) -> Answer<'_, Vec<(KeyHash, Row)>> {
+        Box::pin(self.read_with(move |connection| {
+            let mut query = connection.prepare_cached(
+                "select key, record, last_use_day from asset where key > ?1 order by key limit ?2",
+            )?;
+            let after = after.map_or(Vec::new(), |key| key.to_vec());
+            query
+                .query_map(params![after, limit], |row| {
+                    Ok((hash(row, 0)?, Row { record: row.get(1)?, last_use_day: row.get(2)? }))
+                })?
+                .collect()
+        }))
+    }
+
+    fn revoke(&self, kind: RevokedKind, value: String, at: u64) -> Answer<'_, ()> {
+        Box::pin(self.write_with(move |connection| {
+            connection.execute(
+                "insert into revocation (kind, value, at) values (?1, ?2, ?3)
+                 on conflict (kind, value) do nothing",
+                params![kind as u8, value, i64::try_from(at).unwrap_or(i64::MAX)],
+            )?;
+            Ok(())
+        }))
+    }
+
+    fn revocations(&self, after: i64) -> Answer<'_, Vec<Revocation>> {
+        Box::pin(self.read_with(move |connection| {
+            let mut query = connection.prepare_cached(
+                "select sequence, kind, value from revocation where sequence > ?1 order by sequence",
+            )?;
+            query
+                .query_map([after], |row| {
+                    let kind = match row.get::<_, u8>(1)? {
+                        0 => RevokedKind::Token,
+                        1 => RevokedKind::Subject,
+                        _ => RevokedKind::Tenant,
+                    };
+                    Ok(Revocation { sequence: row.get(0)?, kind, value: row.get(2)? })
+                })?
+                .collect()
+        }))
+    }
+
+    fn audit(&self, at: u64, action: String, detail: String) -> Answer<'_, ()> {
+        Box::pin(self.write_with(move |connection| {
+            let at = i64::try_from(at).unwrap_or(i64::MAX);
+            connection.execute(
+                "insert into audit (at, action, detail) values (?1, ?2, ?3)",
+                params![at, action, detail],
+            )?;
+            Ok(())
+        }))
+    }
+
+    fn lease(&self, name: [u8; 32], window: u64, want: u64, limit: u64) -> Answer<'_, u64> {
+        Box::pin(self.write_with(move |connection| {
+            let window = i64::try_from(window).unwrap_or(i64::MAX);
+            let used: Option<i64> = connection
+                .prepare_cached("select used from lease where name = ?1 and window = ?2")?
+                .query_row(params![&name[..], window], |row| row.get(0))
+                .optional()?;
+            let used = u64::try_from(used.unwrap_or(0)).unwrap_or(0);
+            let given = want.min(limit.saturating_sub(used));
+            connection
+                .prepare_cached(
+                    "insert into lease (name, window, used) values (?1, ?2, ?3)
+                     on conflict (name, window) do update set used = used + ?3",
+                )?
+                .execute(params![&name[..], window, i64::try_from(given).unwrap_or(0)])?;
+            connection
+                .prepare_cached("delete from lease where name = ?1 and window < ?2")?
+                .execute(params![&name[..], window])?;
+            Ok(given)
+        }))
+    }
+
+    fn engine(&self) -> &'static str {
+        "sqlite"
+    }
+}
