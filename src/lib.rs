@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  layer 3  cli, telemetry, config          the program: arguments, files, logs
-//!  layer 2  replay, proxy, client, cache, catalog, store, support   shells that do I/O; support: what they share
+//!  layer 2  replay, proxy, client, cache, node, catalog, store, support   shells that do I/O; support: what they share
 //!  layer 1  session, publication, fetch                  state machines; no socket, no clock, no file
 //!  layer 0  wire, lludp, xmlrpc, asset, llsd, xml, grid, redact
 //!                                           vocabulary and codecs; bytes in, values out
@@ -21,6 +21,7 @@ pub mod fetch;
 pub mod grid;
 pub mod llsd;
 pub mod lludp;
+pub mod node;
 pub mod proxy;
 pub mod publication;
 pub mod redact;

@@ -23,7 +23,7 @@ pub(super) fn run(settings: &Settings) -> anyhow::Result<Outcome> {
 }
 
 fn summary(settings: &Settings) -> String {
-    let Settings { file, data_dir, log_format, verbose, proxy, replay, .. } = settings;
+    let Settings { file, data_dir, log_format, verbose, proxy, replay, serve, .. } = settings;
     let path = |path: Option<&Path>| path.map_or_else(|| "none".into(), |path| path.display().to_string());
     let control = proxy.control.map_or_else(|| "off".into(), |control| control.to_string());
     let format = match log_format {
@@ -64,6 +64,14 @@ fn summary(settings: &Settings) -> String {
         replay.passes,
         path(replay.save.as_deref()),
         replay.realtime,
+    );
+    let _ = write!(
+        text,
+        "serve.listen       {}\nserve.store        {}\nserve.open_access  {}\nserve.plain_http   {}\n",
+        serve.listen,
+        serve.store.as_deref().unwrap_or("in data_dir"),
+        serve.open_access,
+        serve.plain_http,
     );
     text
 }

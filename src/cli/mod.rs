@@ -4,6 +4,7 @@ mod check_config;
 mod instructions;
 mod proxy;
 mod replay;
+mod serve;
 mod status;
 
 use std::ffi::OsString;
@@ -34,6 +35,8 @@ enum Command {
     Proxy(proxy::Arguments),
     /// Replay captured sessions through the real proxy and compare every byte
     Replay(replay::Arguments),
+    /// Run a node of the shared cache, for a home, a classroom or a grid
+    Serve(serve::Arguments),
     /// Show what a running proxy has done
     Status(status::Arguments),
     /// Check the configuration and show what it comes to
@@ -78,12 +81,13 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
     let Cli { common, command } = cli;
     let mut flags = Flags { common, ..Flags::default() };
     let usual = match &command {
-        Command::Proxy(_) => LevelFilter::INFO,
+        Command::Proxy(_) | Command::Serve(_) => LevelFilter::INFO,
         _ => LevelFilter::WARN,
     };
     match &command {
         Command::Proxy(arguments) => flags.proxy = arguments.flags.clone(),
         Command::Replay(arguments) => flags.replay = arguments.flags.clone(),
+        Command::Serve(arguments) => flags.serve = arguments.flags.clone(),
         Command::Status(arguments) => flags.proxy.control = arguments.control.clone(),
         Command::CheckConfig(arguments) => {
             (flags.proxy, flags.replay) = (arguments.proxy.clone(), arguments.replay.clone());
@@ -96,6 +100,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         match command {
             Command::Proxy(_) => proxy::run(settings).await,
             Command::Replay(arguments) => replay::run(arguments, settings).await,
+            Command::Serve(_) => serve::run(settings).await,
             Command::Status(arguments) => status::run(&arguments, &settings).await,
             Command::CheckConfig(_) => check_config::run(&settings),
         }

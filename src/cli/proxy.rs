@@ -86,7 +86,7 @@ fn explain(error: StartError, remembered: &[SocketAddr], data_dir: &Path) -> any
 
 /// Ctrl-C, and where there is such a thing SIGTERM. Listens from when it is made, so that nobody who
 /// has read that the proxy is running kills it by asking it to end.
-struct StopSignal {
+pub(super) struct StopSignal {
     #[cfg(unix)]
     signals: [tokio::signal::unix::Signal; 2],
     #[cfg(windows)]
@@ -94,7 +94,7 @@ struct StopSignal {
 }
 
 impl StopSignal {
-    fn listen() -> io::Result<Self> {
+    pub(super) fn listen() -> io::Result<Self> {
         #[cfg(unix)]
         {
             use tokio::signal::unix::{SignalKind, signal};
@@ -104,7 +104,7 @@ impl StopSignal {
         Ok(Self { pressed: tokio::signal::windows::ctrl_c()? })
     }
 
-    async fn given(mut self) {
+    pub(super) async fn given(mut self) {
         #[cfg(unix)]
         {
             let [interrupt, terminate] = &mut self.signals;

@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use crate::support::addresses::is_public;
+
 /// What a service listens on unless it is told.
 pub const DEFAULT_PORT: u16 = 8443;
 
@@ -85,17 +87,6 @@ impl ServerAddress {
             format!("[{}]:{}", self.host, self.port)
         } else {
             format!("{}:{}", self.host, self.port)
-        }
-    }
-}
-
-/// Whether an address is neither loopback nor of a private network.
-#[must_use]
-pub fn is_public(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(v4) => !(v4.is_loopback() || v4.is_private() || v4.is_link_local() || v4.is_unspecified()),
-        IpAddr::V6(v6) => {
-            !(v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local() || v6.is_unspecified())
         }
     }
 }

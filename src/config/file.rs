@@ -24,6 +24,20 @@ pub(super) struct FileValues {
     pub(super) save: Option<Value>,
     pub(super) link: Option<Value>,
     pub(super) realtime: Option<Value>,
+    pub(super) serve: ServeValues,
+}
+
+/// The `[serve]` table.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ServeValues {
+    pub(super) listen: Option<Value>,
+    pub(super) store: Option<Value>,
+    pub(super) key_file: Option<Value>,
+    pub(super) certificate: Option<Value>,
+    pub(super) certificate_key: Option<Value>,
+    pub(super) open_access: Option<Value>,
+    pub(super) plain_http: Option<Value>,
+    pub(super) memory_size: Option<Value>,
 }
 
 /// One `[[grid]]` table.
@@ -66,6 +80,19 @@ pub(super) fn read(path: &Path, text: &str, check: &mut Checker) -> FileValues {
         values.link = replay.scalar("link", check);
         values.realtime = replay.scalar("realtime", check);
         replay.finish(check);
+    }
+    if let Some(mut serve) = root.section("serve", check) {
+        values.serve = ServeValues {
+            listen: serve.scalar("listen", check),
+            store: serve.scalar("store", check),
+            key_file: serve.scalar("key_file", check),
+            certificate: serve.scalar("certificate", check),
+            certificate_key: serve.scalar("certificate_key", check),
+            open_access: serve.scalar("open_access", check),
+            plain_http: serve.scalar("plain_http", check),
+            memory_size: serve.scalar("memory_size", check),
+        };
+        serve.finish(check);
     }
     for mut grid in root.sections("grid", check) {
         values.grids.push(GridValues {

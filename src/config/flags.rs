@@ -116,3 +116,45 @@ pub struct ReplayFlags {
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "REZCACHE_REALTIME", hide_env_values = true)]
     pub realtime: Option<bool>,
 }
+
+/// Flags of `serve`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ServeFlags {
+    /// Address of the node, the same port for QUIC and HTTPS [default: 127.0.0.1:8443]
+    #[arg(
+        id = "serve_listen",
+        long = "listen",
+        value_name = "ADDRESS:PORT",
+        env = "REZCACHE_SERVE_LISTEN",
+        hide_env_values = true
+    )]
+    pub listen: Option<String>,
+    /// Where the sealed assets are: file:///DIR, memory: or s3://BUCKET/PREFIX [default: DATA-DIR/store]
+    #[arg(long, value_name = "URL", env = "REZCACHE_STORE", hide_env_values = true)]
+    pub store: Option<String>,
+    /// The file with the keys of the store; made for an empty store. Back it up [default: STORE.key beside
+    /// a directory]
+    #[arg(long, value_name = "FILE", env = "REZCACHE_KEY_FILE", hide_env_values = true)]
+    pub key_file: Option<PathBuf>,
+    /// Certificate chain in PEM form; one is made, and its pin printed, when there is none
+    #[arg(long, value_name = "FILE", env = "REZCACHE_CERTIFICATE", hide_env_values = true)]
+    pub certificate: Option<PathBuf>,
+    /// Private key of the certificate in PEM form
+    #[arg(long, value_name = "FILE", env = "REZCACHE_CERTIFICATE_KEY", hide_env_values = true)]
+    pub certificate_key: Option<PathBuf>,
+    /// Trust everybody on this private network to read and to write
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "REZCACHE_OPEN_ACCESS", hide_env_values = true)]
+    pub open_access: Option<bool>,
+    /// Plain HTTP only: no TLS, and no QUIC
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "REZCACHE_PLAIN_HTTP", hide_env_values = true)]
+    pub plain_http: Option<bool>,
+    /// The most assets in memory may take [default: 256MiB]
+    #[arg(
+        id = "serve_memory_size",
+        long = "memory-size",
+        value_name = "SIZE",
+        env = "REZCACHE_SERVE_MEMORY_SIZE",
+        hide_env_values = true
+    )]
+    pub memory_size: Option<String>,
+}

@@ -5,6 +5,7 @@
 mod file;
 mod flags;
 pub mod ports;
+mod serve;
 pub mod token;
 mod value;
 
@@ -12,7 +13,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-pub use flags::{CommonFlags, ControlFlag, ProxyFlags, ReplayFlags};
+pub use flags::{CommonFlags, ControlFlag, ProxyFlags, ReplayFlags, ServeFlags};
+pub use serve::{DEFAULT_SERVE_LISTEN, ServeSettings};
 pub use value::LogFormat;
 
 use crate::proxy::{DISK_PATIENCE, GridConfig, ProxyConfig};
@@ -46,6 +48,8 @@ pub struct Settings {
     pub proxy: ProxySettings,
     /// For `replay`.
     pub replay: ReplaySettings,
+    /// For `serve`.
+    pub serve: ServeSettings,
 }
 
 /// What `proxy` needs; ports beyond the first are assigned by [`ports`].
@@ -106,6 +110,8 @@ pub struct Flags {
     pub proxy: ProxyFlags,
     /// Of `replay`.
     pub replay: ReplayFlags,
+    /// Of `serve`.
+    pub serve: ServeFlags,
 }
 
 /// Everything that is wrong, in the order of flags, file lines and consequences.
@@ -191,6 +197,7 @@ fn resolve(
     let verbose = if common.verbose > 0 { common.verbose } else { in_file.unwrap_or(0) };
     let proxy = proxy(&flags.proxy, file, path.as_deref(), check);
     let replay = replay(&flags.replay, file, path.as_deref(), check);
+    let serve = serve::resolve(&flags.serve, &file.serve, path.as_deref(), check);
     let data_dir = data_dir_given.clone().or(default_data_dir);
     if data_dir.is_none() {
         check.add(true, "this system names no folder for data; name one with --data-dir".into());
@@ -203,6 +210,7 @@ fn resolve(
         verbose,
         proxy: proxy?,
         replay: replay?,
+        serve: serve?,
     })
 }
 

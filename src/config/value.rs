@@ -158,6 +158,16 @@ pub(super) fn loopback(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
+/// An address to listen on.
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write it as 127.0.0.1:8443".into())
+}
+
+/// Whether only a private network or this machine reaches an address.
+pub(super) fn is_private(ip: std::net::IpAddr) -> bool {
+    !ip.is_unspecified() && !crate::support::addresses::is_public(ip)
+}
+
 pub(super) fn control(text: &str) -> Result<Option<SocketAddr>, String> {
     if text == "off" { Ok(None) } else { loopback(text).map(Some) }
 }

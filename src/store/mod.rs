@@ -3,4 +3,5 @@
 
 pub mod blobs;
 pub mod keys;
+pub mod records;
 pub mod sealed;

@@ -1,5 +1,6 @@
 //! What the shells of layer 2 share.
 
+pub mod addresses;
 pub mod counters_file;
 pub mod metrics;
 pub mod pin;

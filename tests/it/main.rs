@@ -18,6 +18,7 @@ mod proxy_faults;
 mod proxy_http;
 mod proxy_udp;
 mod secrets_in_logs;
+mod service;
 mod support;
 mod tls;
 mod udp_assets;

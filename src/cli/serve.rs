@@ -1,0 +1,56 @@
+//! `rezcache serve`: a node of the shared cache service.
+
+use std::io::Write as _;
+
+use clap::Args;
+
+use super::proxy::StopSignal;
+use super::{Outcome, print};
+use crate::config::{LogFormat, ServeFlags, Settings};
+use crate::node::Node;
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) flags: ServeFlags,
+}
+
+pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
+    let Settings { serve, log_format, data_dir, .. } = settings;
+    let config = serve.into_config(&data_dir);
+    let loopback = config.listen.ip().is_loopback();
+    let (store, plain) = (config.store.clone(), config.plain_http);
+    let node = Node::start(config).await?;
+    let stop = StopSignal::listen()?;
+    let scheme = if plain { "http" } else { "https" };
+    let pin = node.pin().map_or(String::new(), |pin| format!("#pin={pin}"));
+    // The node goes on when nobody reads this.
+    let _ = print(&match log_format {
+        LogFormat::Json => {
+            let ready = serde_json::json!({
+                "listening": node.address().to_string(), "faces": node.faces(), "pin": node.pin(),
+            });
+            format!("{ready}\n")
+        }
+        LogFormat::Text => {
+            let mut text = format!(
+                "rezcache serves the cache in {store}\n  rezcache proxy --cache-server '{scheme}://{}{pin}'\n",
+                node.address()
+            );
+            if loopback {
+                text.push_str(
+                    "only programs on this machine reach it; for your home or classroom: rezcache serve \
+                     --listen YOUR-PRIVATE-ADDRESS:8443 --open-access\n",
+                );
+            }
+            text
+        }
+    });
+    tokio::select! {
+        () = stop.given() => {}
+        () = node.asked_to_go() => {}
+    }
+    let _ = writeln!(std::io::stderr(), "finishing what runs");
+    node.stop().await;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,46 @@
+//! What a node is told.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::grid::GridId;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Where both faces listen; port 0 takes any.
+    pub listen: SocketAddr,
+    /// The blob store's address.
+    pub store: String,
+    /// The SQLite catalog's file; `None` keeps it in memory.
+    pub catalog: Option<PathBuf>,
+    /// The key file.
+    pub key_file: PathBuf,
+    /// Certificate chain and key in PEM form; without, one is made beside the key file.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// No TLS, and no QUIC.
+    pub plain_http: bool,
+    /// All callers are one trusted tenant.
+    pub open_access: bool,
+    /// Connections from public addresses are refused.
+    pub private_only: bool,
+    /// Principals that make a quorum.
+    pub confirmations: usize,
+    /// What is published beyond trusted tenants.
+    pub grids: Vec<GridPolicy>,
+    /// The most bytes the hot tier may take.
+    pub memory_bytes: u64,
+}
+
+/// A grid in the operator's list.
+#[derive(Clone, Debug)]
+pub struct GridPolicy {
+    /// Which.
+    pub id: GridId,
+    /// Whether others than trusted tenants are served.
+    pub publish: bool,
+    /// One operator runs all of it.
+    pub central: bool,
+    /// Hosts whose word holds for the whole grid.
+    pub asset_hosts: Vec<String>,
+}

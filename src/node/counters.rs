@@ -1,0 +1,135 @@
+//! What a node counts.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use serde_json::{Map, Value};
+
+macro_rules! counts {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal),+ $(,)?) => {
+        /// A number that only grows.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub(super) enum Count { $($(#[doc = $doc])+ $variant),+ }
+
+        const ALL: &[(Count, &str, &str)] =
+            &[$((Count::$variant, $name, concat!($($doc),+).trim_ascii())),+];
+    };
+}
+
+counts! {
+    /// Connections that came in.
+    Connections = "connections",
+    /// Requests for an asset.
+    Reads = "reads",
+    /// Requests that were answered with the asset.
+    Hits = "hits",
+    /// Batched lookups.
+    Lookups = "lookups",
+    /// Attestations.
+    Attestations = "attestations",
+    /// Bodies uploaded.
+    Bodies = "bodies",
+    /// Contents that became visible to more readers.
+    Publications = "publications",
+    /// Attestations that contradict what is known.
+    Conflicts = "conflicts",
+    /// Requests refused.
+    Refused = "refused",
+    /// Requests that could not be read.
+    Malformed = "malformed",
+    /// Bytes of bodies received.
+    BytesIn = "bytes_in",
+    /// Bytes of assets sent.
+    BytesOut = "bytes_out",
+    /// Blobs that the catalog names and the store does not hold.
+    BlobsMissing = "blobs_missing",
+    /// Blobs that could not be opened.
+    BlobsDamaged = "blobs_damaged",
+    /// Assets taken down.
+    TakenDown = "taken_down",
+}
+
+/// The counters.
+pub(super) struct Counters {
+    values: Vec<AtomicU64>,
+    running: AtomicU64,
+    requests: AtomicU64,
+    started: Instant,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            values: ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+            running: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            started: Instant::now(),
+        }
+    }
+}
+
+impl Counters {
+    pub(super) fn count(&self, what: Count) {
+        self.add(what, 1);
+    }
+
+    pub(super) fn add(&self, what: Count, number: u64) {
+        if let Some(value) = self.values.get(what as usize) {
+            value.fetch_add(number, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn get(&self, what: Count) -> u64 {
+        self.values.get(what as usize).map_or(0, |value| value.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn entered(&self) {
+        self.running.fetch_add(1, Ordering::AcqRel);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request has ended; whether it was the last one.
+    pub(super) fn left(&self) -> bool {
+        self.running.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    pub(super) fn running(&self) -> u64 {
+        self.running.load(Ordering::Acquire)
+    }
+
+    /// Requests per second since the start.
+    pub(super) fn rate(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed) / self.started.elapsed().as_secs().max(1)
+    }
+
+    /// Hits in 1,000 reads, as a fraction.
+    pub(super) fn hit_ratio(&self) -> f64 {
+        let thousandths = self.get(Count::Hits).saturating_mul(1000) / self.get(Count::Reads).max(1);
+        f64::from(u32::try_from(thousandths).unwrap_or(u32::MAX)) / 1000.0
+    }
+
+    pub(super) fn all(&self) -> Value {
+        let numbers = ALL.iter().map(|(what, name, _)| ((*name).to_owned(), Value::from(self.get(*what))));
+        Value::Object(numbers.collect::<Map<_, _>>())
+    }
+
+    pub(super) fn prometheus(&self, hot_bytes: u64) -> String {
+        let mut text = String::new();
+        for (what, name, help) in ALL {
+            // Writing to a String cannot fail.
+            let _ = write!(
+                text,
+                "# HELP rezcache_node_{name}_total {help}\n# TYPE rezcache_node_{name}_total counter\n\
+                 rezcache_node_{name}_total {}\n",
+                self.get(*what)
+            );
+        }
+        let gauges = [("requests_running", self.running()), ("hot_bytes", hot_bytes)];
+        for (name, value) in gauges {
+            let _ = writeln!(text, "# TYPE rezcache_node_{name} gauge\nrezcache_node_{name} {value}");
+        }
+        text
+    }
+}

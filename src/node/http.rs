@@ -1,0 +1,584 @@
+//! The HTTP face: HTTP/1.1 and HTTP/2, with TLS or plain, for other tools, for networks that block
+//! UDP, and as the proxy's fallback. The paths and what they answer are in `openapi.json`.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{
+    ACCEPT_RANGES, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
+    CONTENT_RANGE, CONTENT_TYPE, ETAG, HOST, HeaderName, HeaderValue, ORIGIN, RANGE, RETRY_AFTER,
+};
+use http::{Method, Request, Response, StatusCode, request};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+use uuid::Uuid;
+
+use super::refusal::Refusal;
+use super::service::{Answer, Caller, Service, Victim};
+use super::stopped;
+use crate::asset::range::{ContentRange, RangeAnswer, RangeRequest};
+use crate::asset::{AssetId, AssetKey, AssetKind};
+use crate::grid::GridId;
+use crate::wire;
+use crate::wire::frame::{Call, Codec, Reply, Verdict};
+use crate::wire::{DigestText, MAX_LOOKUP, OriginHash};
+
+/// The origin that the bytes would else come from, in 32 hexadecimal digits.
+pub(crate) const REZCACHE_ORIGIN: HeaderName = HeaderName::from_static("rezcache-origin");
+/// The digest of an uploaded body, unpacked.
+pub(crate) const REZCACHE_DIGEST: HeaderName = HeaderName::from_static("rezcache-digest");
+/// On an answer: other content was attested too; let the grid win, compare, attest.
+pub(crate) const REZCACHE_VERIFY: HeaderName = HeaderName::from_static("rezcache-verify");
+
+const MAX_CONNECTIONS: usize = 20_000;
+/// A head that is not whole by then, or an idle connection.
+const HEAD_PATIENCE: Duration = Duration::from_secs(60);
+/// A handshake that is not through by then.
+const TLS_PATIENCE: Duration = Duration::from_secs(10);
+/// A body that stands still for so long is given up.
+const STALL: Duration = Duration::from_secs(10);
+/// JSON bodies: 256 lookups take some 20 kB.
+const MAX_JSON_BYTES: usize = 64 << 10;
+/// A grid's name is a host name with a port.
+const MAX_GRID_BYTES: usize = 255;
+
+type Body = Full<Bytes>;
+
+/// What a connection needs to know.
+#[derive(Clone)]
+pub(super) struct Face {
+    pub(super) service: Arc<Service>,
+    /// `None`: plain.
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) local: SocketAddr,
+}
+
+/// Serves until `stop` turns true; then every answer asks its connection to close.
+pub(super) async fn serve(listener: TcpListener, face: Face, mut stop: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stopping| *stopping) => break,
+        };
+        let Ok((stream, peer)) = accepted else {
+            // Out of descriptors, or the peer is gone already: neither ends the listener.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        if !face.service.admits_connection(peer.ip()) {
+            continue;
+        }
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+        let (face, stop) = (face.clone(), stop.clone());
+        tokio::spawn(async move {
+            connection(stream, peer, face, stop).await;
+            drop(place);
+        });
+    }
+    face.service.idle().await;
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, face: Face, stop: watch::Receiver<bool>) {
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let service = {
+        let face = face.clone();
+        service_fn(move |request| {
+            let face = face.clone();
+            async move { Ok::<_, Infallible>(answer(request, peer, &face).await) }
+        })
+    };
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(64 << 10);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(256)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(8 << 20)
+        .max_send_buf_size(1 << 20)
+        .max_header_list_size(16 << 10)
+        .keep_alive_interval(Duration::from_secs(30));
+    match face.tls {
+        None => {
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                _ = connection.as_mut() => {}
+                () = stopped(stop) => {
+                    connection.as_mut().graceful_shutdown();
+                    let _ = connection.await;
+                }
+            }
+        }
+        Some(acceptor) => {
+            let Ok(Ok(stream)) = tokio::time::timeout(TLS_PATIENCE, acceptor.accept(stream)).await else {
+                return;
+            };
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                _ = connection.as_mut() => {}
+                () = stopped(stop) => {
+                    connection.as_mut().graceful_shutdown();
+                    let _ = connection.await;
+                }
+            }
+        }
+    }
+}
+
+async fn answer(request: Request<Incoming>, peer: SocketAddr, face: &Face) -> Response<Body> {
+    let head = *request.method() == Method::HEAD;
+    let mut response = match Asked::of(request.method(), request.uri().path()) {
+        Err(refusal) => problem(&refusal),
+        Ok(asked) => match admitted(&request, face) {
+            Err(refusal) => problem(&refusal),
+            Ok(()) => route(request, asked, peer, face).await.unwrap_or_else(|refusal| problem(&refusal)),
+        },
+    };
+    if face.service.is_draining() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if head {
+        *response.body_mut() = Full::default();
+    }
+    response
+}
+
+/// Requests that a web page could have caused are refused, and odd ones that hyper lets through.
+fn admitted(request: &Request<Incoming>, face: &Face) -> Result<(), Refusal> {
+    let headers = request.headers();
+    if headers.contains_key(ORIGIN)
+        || headers.get("sec-fetch-site").is_some_and(|site| site != "none" && site != "same-origin")
+    {
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "requests of web pages are not served here"));
+    }
+    if request.version() < http::Version::HTTP_2 {
+        let mut hosts = headers.get_all(HOST).iter();
+        let (Some(host), None) = (hosts.next(), hosts.next()) else {
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "exactly one Host header is needed"));
+        };
+        // On loopback a name that leads here may be a web page's; a public node has a name of its own.
+        let literal = host.to_str().ok().is_some_and(|host| {
+            let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+            name.eq_ignore_ascii_case("localhost")
+                || name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok()
+        });
+        if face.local.ip().is_loopback() && !literal {
+            return Err(Refusal::new(
+                StatusCode::FORBIDDEN,
+                "this address must be used by its literal address",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What a path and a method ask for.
+enum Asked {
+    Asset { key: AssetKey, method: Method },
+    Attest { key: AssetKey },
+    Content { digest: crate::asset::Digest },
+    Lookup,
+    Drain,
+    Report,
+    Metrics,
+    Health,
+    Ready,
+    OpenApi,
+}
+
+impl Asked {
+    fn of(method: &Method, path: &str) -> Result<Self, Refusal> {
+        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        let get = &[Method::GET, Method::HEAD][..];
+        let post = &[Method::POST][..];
+        let (asked, methods) = match parts.as_slice() {
+            ["v1", "grids", grid, "assets", kind, id] => {
+                let key = key(grid, kind, id)?;
+                let methods = &[Method::GET, Method::HEAD, Method::PUT, Method::DELETE][..];
+                (Self::Asset { key, method: method.clone() }, methods)
+            }
+            ["v1", "grids", grid, "assets", kind, id, "attest"] => {
+                (Self::Attest { key: key(grid, kind, id)? }, post)
+            }
+            ["v1", "contents", digest] => {
+                let digest = DigestText::parse(digest)
+                    .ok_or(Refusal::new(StatusCode::BAD_REQUEST, "the path holds no digest"))?;
+                (Self::Content { digest }, &[Method::DELETE][..])
+            }
+            ["v1", "lookup"] => (Self::Lookup, post),
+            ["v1", "node", "drain"] => (Self::Drain, post),
+            ["v1", "node"] => (Self::Report, get),
+            ["metrics"] => (Self::Metrics, get),
+            ["healthz"] => (Self::Health, get),
+            ["readyz"] => (Self::Ready, get),
+            ["openapi.json"] => (Self::OpenApi, get),
+            _ => return Err(Refusal::new(StatusCode::NOT_FOUND, "there is nothing at this path")),
+        };
+        if methods.contains(method) {
+            Ok(asked)
+        } else {
+            Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method"))
+        }
+    }
+}
+
+fn key(grid: &str, kind: &str, id: &str) -> Result<AssetKey, Refusal> {
+    let wrong = Refusal::new(StatusCode::BAD_REQUEST, "the path names no grid, kind and UUID");
+    let grid = decoded(grid).filter(|grid| is_grid(grid)).ok_or(wrong.clone())?;
+    let kind = AssetKind::ALL
+        .into_iter()
+        .find(|known| known.name() == kind)
+        .ok_or(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not a kind of asset that is shared"))?;
+    let id = (id.len() == 36).then(|| Uuid::try_parse(id).ok()).flatten().ok_or(wrong)?;
+    Ok(AssetKey { grid: GridId::new(&grid), kind, id: AssetId(id) })
+}
+
+/// A lower-case authority, as [`GridId`] says.
+fn is_grid(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= MAX_GRID_BYTES
+        && name
+            .bytes()
+            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b':' | b'[' | b']'))
+}
+
+/// Undoes percent-encoding. `None` when it is broken or not text.
+fn decoded(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let mut digit = || char::from(bytes.next()?).to_digit(16);
+            out.push(u8::try_from(digit()? << 4 | digit()?).ok()?);
+        } else {
+            out.push(byte);
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
+async fn route(
+    request: Request<Incoming>,
+    asked: Asked,
+    peer: SocketAddr,
+    face: &Face,
+) -> Result<Response<Body>, Refusal> {
+    let service = &face.service;
+    match asked {
+        Asked::Health => return Ok(word(StatusCode::OK, "ok")),
+        Asked::Ready => {
+            return Ok(match service.is_ready().await {
+                true => word(StatusCode::OK, "ready"),
+                false => word(StatusCode::SERVICE_UNAVAILABLE, "busy"),
+            });
+        }
+        Asked::OpenApi => {
+            let mut response = made(StatusCode::OK, include_str!("openapi.json").into());
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            return Ok(response);
+        }
+        _ => {}
+    }
+    let draining = Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "this node is going; ask another", 1);
+    let _running = service.begin().ok_or(draining)?;
+    let (parts, body) = request.into_parts();
+    let secure = face.tls.is_some() || peer.ip().to_canonical().is_loopback();
+    let caller = service.authenticate(bearer(&parts)?, peer.ip(), secure).await?;
+    match asked {
+        Asked::Asset { key, method } => match method {
+            Method::PUT => put(service, &caller, key, &parts, body).await,
+            Method::DELETE => take_down(service, &caller, Victim::Key(key), &parts).await,
+            _ => read(service, &caller, key, &parts).await,
+        },
+        Asked::Content { digest } => take_down(service, &caller, Victim::Content(digest), &parts).await,
+        Asked::Attest { key } => attest(service, &caller, key, &whole_json(body).await?).await,
+        Asked::Lookup => lookup(service, &caller, &whole_json(body).await?).await,
+        Asked::Drain => {
+            service.drain(&caller)?;
+            Ok(word(StatusCode::ACCEPTED, "draining"))
+        }
+        Asked::Report => Ok(json_answer(StatusCode::OK, &service.report(&caller).await?)),
+        Asked::Metrics => {
+            let mut response = made(StatusCode::OK, service.metrics(&caller)?.into());
+            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            Ok(response)
+        }
+        Asked::Health | Asked::Ready | Asked::OpenApi => Ok(word(StatusCode::OK, "ok")),
+    }
+}
+
+fn bearer(parts: &request::Parts) -> Result<Option<&str>, Refusal> {
+    let Some(value) = parts.headers.get(AUTHORIZATION) else { return Ok(None) };
+    let token = value.to_str().ok().and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    token
+        .map(Some)
+        .ok_or(Refusal::new(StatusCode::UNAUTHORIZED, "the Authorization header is no bearer token"))
+}
+
+fn origin(parts: &request::Parts) -> Result<Option<OriginHash>, Refusal> {
+    let Some(value) = parts.headers.get(REZCACHE_ORIGIN) else { return Ok(None) };
+    let hash = value.to_str().ok().and_then(OriginHash::parse);
+    hash.map(Some)
+        .ok_or(Refusal::new(StatusCode::BAD_REQUEST, "Rezcache-Origin is not 32 hexadecimal digits"))
+}
+
+async fn read(
+    service: &Service,
+    caller: &Caller,
+    key: AssetKey,
+    parts: &request::Parts,
+) -> Result<Response<Body>, Refusal> {
+    let head_only = parts.method == Method::HEAD;
+    let kind = key.kind;
+    let call = Call::Read { key, origin: origin(parts)?, range: None, head_only };
+    let Answer { reply, body } = service.perform(caller, &call).await;
+    let found = match reply {
+        Reply::Found(found) => found,
+        Reply::Absent => return Err(Refusal::new(StatusCode::NOT_FOUND, "no such asset")),
+        other => return Err(refusal_of(&other)),
+    };
+    let whole: Bytes = body.into_iter().last().unwrap_or_default();
+    let range = RangeRequest::parse(parts.headers.get(RANGE).map(HeaderValue::as_bytes));
+    let (status, content_range, length) = match range.answer(found.total) {
+        RangeAnswer::Part(part) => {
+            (StatusCode::PARTIAL_CONTENT, ContentRange::of(part, found.total), part.len())
+        }
+        RangeAnswer::Whole => (StatusCode::OK, None, found.total),
+    };
+    let bytes = match range.answer(found.total) {
+        RangeAnswer::Part(part) if !head_only => {
+            let index = |offset| usize::try_from(offset).unwrap_or(usize::MAX).min(whole.len());
+            whole.slice(index(part.start)..index(part.end))
+        }
+        _ => whole,
+    };
+    let mut response = Response::new(Full::new(bytes));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind.content_type()));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    let quoted = |text: String| HeaderValue::from_str(&text).ok();
+    headers.extend(quoted(format!("\"{}\"", DigestText(found.digest))).map(|tag| (ETAG, tag)));
+    headers.extend(
+        content_range.and_then(|range| quoted(range.to_string())).map(|range| (CONTENT_RANGE, range)),
+    );
+    if found.verify {
+        headers.insert(REZCACHE_VERIFY, HeaderValue::from_static("1"));
+    }
+    Ok(response)
+}
+
+async fn put(
+    service: &Service,
+    caller: &Caller,
+    key: AssetKey,
+    parts: &request::Parts,
+    mut body: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    let header = |name| parts.headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default());
+    let digest = header(REZCACHE_DIGEST)
+        .and_then(DigestText::parse)
+        .ok_or(Refusal::new(StatusCode::BAD_REQUEST, "Rezcache-Digest is missing or no digest"))?;
+    let codec = match header(CONTENT_ENCODING) {
+        None | Some("identity") => Codec::Raw,
+        Some("lz4") => Codec::Lz4,
+        Some(_) => return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "packed in an unknown way")),
+    };
+    let length = header(CONTENT_LENGTH)
+        .and_then(|length| length.parse().ok())
+        .ok_or(Refusal::new(StatusCode::LENGTH_REQUIRED, "Content-Length is needed"))?;
+    let call = Call::Put { key, origin: origin(parts)?, digest, codec, length };
+    let permit = service.admit_body(caller, &call).await?;
+    let slow = Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body came too slowly or not whole");
+    let mut whole = BytesMut::new();
+    loop {
+        let frame = tokio::time::timeout(STALL, body.frame()).await.map_err(|_| slow.clone())?;
+        let Some(frame) = frame else { break };
+        if let Ok(data) = frame.map_err(|_| slow.clone())?.into_data() {
+            if (whole.len() + data.len()) as u64 > length {
+                return Err(slow);
+            }
+            whole.extend_from_slice(&data);
+        }
+    }
+    if whole.len() as u64 != length {
+        return Err(slow);
+    }
+    verdict_answer(&service.put(caller, &call, whole.freeze(), permit).await.reply)
+}
+
+async fn attest(
+    service: &Service,
+    caller: &Caller,
+    key: AssetKey,
+    body: &Value,
+) -> Result<Response<Body>, Refusal> {
+    let wrong = |what| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, what);
+    let text = |name: &str| body.get(name).and_then(Value::as_str);
+    let digest = text("digest").and_then(DigestText::parse).ok_or(wrong("digest is missing or no digest"))?;
+    let proof = text("proof")
+        .and_then(wire::proof_from_text)
+        .ok_or(wrong("proof is missing or not 64 hexadecimal digits"))?;
+    let call = Call::Attest { key, origin: json_origin(body)?, digest, proof };
+    verdict_answer(&service.perform(caller, &call).await.reply)
+}
+
+fn json_origin(body: &Value) -> Result<Option<OriginHash>, Refusal> {
+    match body.get("origin") {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => value
+            .as_str()
+            .and_then(OriginHash::parse)
+            .map(Some)
+            .ok_or(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "origin is not 32 hexadecimal digits")),
+    }
+}
+
+fn verdict_answer(reply: &Reply) -> Result<Response<Body>, Refusal> {
+    let Reply::Upload(verdict) = reply else { return Err(refusal_of(reply)) };
+    let (status, state, want_body) = match verdict {
+        Verdict::Published => (StatusCode::CREATED, "published", false),
+        Verdict::Waiting { want_body } => (StatusCode::ACCEPTED, "waiting", *want_body),
+        Verdict::Known => (StatusCode::OK, "known", false),
+        Verdict::Conflict => {
+            return Err(Refusal::new(StatusCode::CONFLICT, "other content is known under this name"));
+        }
+    };
+    Ok(json_answer(status, &json!({ "state": state, "want_body": want_body })))
+}
+
+async fn lookup(service: &Service, caller: &Caller, body: &Value) -> Result<Response<Body>, Refusal> {
+    let wrong = |what| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, what);
+    let grid = body.get("grid").and_then(Value::as_str).filter(|grid| is_grid(grid));
+    let grid = GridId::new(grid.ok_or(wrong("grid is missing or no grid's name"))?);
+    let list = body.get("assets").and_then(Value::as_array).ok_or(wrong("assets is not a list"))?;
+    if list.len() > MAX_LOOKUP {
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "at most 256 assets in one lookup"));
+    }
+    let mut assets = Vec::with_capacity(list.len());
+    for entry in list {
+        let text = |name: &str| entry.get(name).and_then(Value::as_str).unwrap_or_default();
+        let key = key(grid.as_str(), text("kind"), text("id"))
+            .map_err(|_| wrong("each asset needs a kind and an id"))?;
+        assets.push((key.kind, key.id));
+    }
+    let call = Call::Lookup { grid, origin: json_origin(body)?, assets };
+    let Answer { reply, .. } = service.perform(caller, &call).await;
+    let (Reply::Sizes(sizes), Call::Lookup { assets, .. }) = (&reply, &call) else {
+        return Err(refusal_of(&reply));
+    };
+    let rows: Vec<Value> = assets
+        .iter()
+        .zip(sizes)
+        .map(|((kind, id), size)| match size {
+            None => json!({ "kind": kind, "id": id.0, "hit": false }),
+            Some((size, digest)) => {
+                json!({ "kind": kind, "id": id.0, "hit": true, "size": size, "digest": DigestText(*digest).to_string() })
+            }
+        })
+        .collect();
+    Ok(json_answer(StatusCode::OK, &json!({ "assets": rows })))
+}
+
+async fn take_down(
+    service: &Service,
+    caller: &Caller,
+    victim: Victim,
+    parts: &request::Parts,
+) -> Result<Response<Body>, Refusal> {
+    let query = parts.uri.query().unwrap_or_default();
+    let dry_run = query.split('&').any(|part| matches!(part, "dry_run" | "dry_run=1" | "dry_run=true"));
+    let names = service.take_down(caller, victim, dry_run).await?;
+    Ok(json_answer(StatusCode::OK, &json!({ "assets": names, "dry_run": dry_run })))
+}
+
+async fn whole_json(mut body: Incoming) -> Result<Value, Refusal> {
+    let mut whole = BytesMut::new();
+    let broken = || Refusal::new(StatusCode::BAD_REQUEST, "the body is not JSON, or came too slowly");
+    loop {
+        let frame = tokio::time::timeout(STALL, body.frame()).await.map_err(|_| broken())?;
+        let Some(frame) = frame else { break };
+        if let Ok(data) = frame.map_err(|_| broken())?.into_data() {
+            if whole.len() + data.len() > MAX_JSON_BYTES {
+                return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long"));
+            }
+            whole.extend_from_slice(&data);
+        }
+    }
+    serde_json::from_slice(&whole).map_err(|_| broken())
+}
+
+/// The same refusal that the QUIC face sends as a frame.
+fn refusal_of(reply: &Reply) -> Refusal {
+    match reply {
+        Reply::Busy { retry_after_ms } => {
+            Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "not now", retry_after_ms.div_ceil(1000))
+        }
+        Reply::Refused { status, retry_after_s, reason } => Refusal {
+            status: StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            reason: reason.clone().into(),
+            retry_after_s: *retry_after_s,
+        },
+        _ => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the node contradicts itself"),
+    }
+}
+
+fn problem(refusal: &Refusal) -> Response<Body> {
+    let title = refusal.status.canonical_reason().unwrap_or("error");
+    let body = json!({
+        "type": "about:blank", "title": title, "status": refusal.status.as_u16(), "detail": refusal.reason,
+    });
+    let mut response = json_answer(refusal.status, &body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if refusal.retry_after_s > 0 {
+        headers.insert(RETRY_AFTER, HeaderValue::from(refusal.retry_after_s));
+    }
+    if refusal.status == StatusCode::UNAUTHORIZED {
+        headers.insert(http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, PUT, POST, DELETE"));
+    }
+    response
+}
+
+fn json_answer(status: StatusCode, body: &Value) -> Response<Body> {
+    let mut response = made(status, body.to_string().into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn word(status: StatusCode, text: &'static str) -> Response<Body> {
+    made(status, Bytes::from_static(text.as_bytes()))
+}
+
+fn made(status: StatusCode, body: Bytes) -> Response<Body> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,209 @@
+//! A node of the shared cache service: stateless before its stores, one set of functions behind two
+//! faces.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::catalog::{Catalog, CatalogError, SqliteCatalog};
+use crate::store::blobs::{Blobs, StoreError};
+use crate::store::keys::{KeyError, KeyRing};
+
+mod config;
+mod counters;
+mod hot;
+mod http;
+mod quic;
+mod refusal;
+mod service;
+mod tls;
+
+pub use config::{GridPolicy, NodeConfig};
+use service::Service;
+pub use tls::IdentityError;
+
+/// How long a going node waits for its requests.
+const DRAIN: Duration = Duration::from_secs(600);
+/// How often what is written in batches is written.
+const FLUSH: Duration = Duration::from_secs(10);
+
+/// A running node.
+pub struct Node {
+    address: SocketAddr,
+    pin: Option<String>,
+    service: Arc<Service>,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    /// Without: UDP is not to be had, and only HTTP is served.
+    quic: bool,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The port cannot be opened.
+    #[error(
+        "cannot listen on {address}: {source}; is another node running? choose another port with --listen"
+    )]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Everybody could read and write.
+    #[error(
+        "{0} is reachable by others: give --token-keys FILE, or --open-access to trust everybody on a private network"
+    )]
+    Open(SocketAddr),
+    /// The blob store fails.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The catalog fails.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The keys are missing or wrong.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+impl Node {
+    /// Opens stores and faces and starts serving.
+    ///
+    /// # Errors
+    /// When a store, the keys, the certificate or the port cannot be used.
+    pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
+        let loopback = config.listen.ip().is_loopback();
+        if !loopback && !config.open_access {
+            return Err(StartError::Open(config.listen));
+        }
+        let blobs = Blobs::open(&config.store)?;
+        let ring = match KeyRing::read(&config.key_file) {
+            Err(KeyError::Missing { .. }) if blobs.is_empty().await? => {
+                tracing::warn!(file = %config.key_file.display(), "made a key file; back it up: without it the store cannot be read");
+                KeyRing::create(&config.key_file)?
+            }
+            known => known?,
+        };
+        blobs.check_keys(&ring).await?;
+        let abilities = blobs.probe().await?;
+        let catalog: Arc<dyn Catalog> = match &config.catalog {
+            Some(path) => Arc::new(SqliteCatalog::open(path)?),
+            None => Arc::new(SqliteCatalog::in_memory()?),
+        };
+        let identity = match (&config.certificate, config.plain_http) {
+            (_, true) => None,
+            (Some((chain, key)), false) => Some(tls::Identity::read(chain, key)?),
+            (None, false) => Some(tls::Identity::read_or_make(&config.key_file.with_extension("crt"))?),
+        };
+        let (listener, endpoint, address) = listen(config.listen, identity.as_ref()).await?;
+        let service = Arc::new(Service::new(config, catalog, blobs, ring, abilities));
+        let (stop, stopping) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        let acceptor = match &identity {
+            Some(identity) => Some(TlsAcceptor::from(Arc::new(identity.tcp()?))),
+            None => None,
+        };
+        let face = http::Face { service: Arc::clone(&service), tls: acceptor, local: address };
+        tasks.spawn(http::serve(listener, face, stopping.clone()));
+        let quic = endpoint.is_some();
+        if let Some(endpoint) = endpoint {
+            tasks.spawn(quic::serve(endpoint, Arc::clone(&service), stopping.clone()));
+        }
+        let flushed = Arc::clone(&service);
+        let stopping_too = stopping.clone();
+        tasks.spawn(async move {
+            let mut end = std::pin::pin!(stopped(stopping_too));
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(FLUSH) => flushed.flush().await,
+                    () = end.as_mut() => return,
+                }
+            }
+        });
+        let pin = identity.map(|identity| identity.pin().to_owned());
+        Ok(Self { address, pin, service, stop, tasks, quic })
+    }
+
+    /// Where both faces listen.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How clients recognise this node; `None` when it speaks no TLS.
+    #[must_use]
+    pub fn pin(&self) -> Option<&str> {
+        self.pin.as_deref()
+    }
+
+    /// The faces by name.
+    #[must_use]
+    pub fn faces(&self) -> Vec<&'static str> {
+        match (&self.pin, self.quic) {
+            (None, _) => vec!["http"],
+            (Some(_), true) => vec!["quic", "https"],
+            (Some(_), false) => vec!["https"],
+        }
+    }
+
+    /// Resolves when an operator has asked the node to go.
+    pub async fn asked_to_go(&self) {
+        self.service.drain_asked.notified().await;
+    }
+
+    /// Refuses new requests, lets the running ones end, and returns.
+    pub async fn stop(mut self) {
+        self.service.close();
+        self.stop.send_replace(true);
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN, all).await.is_err() {
+            self.tasks.shutdown().await;
+        }
+        self.service.flush().await;
+    }
+}
+
+/// Resolves when the node goes.
+async fn stopped(mut stopping: watch::Receiver<bool>) {
+    // A sender that is gone has stopped too.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+/// Opens both faces on one port number.
+async fn listen(
+    address: SocketAddr,
+    identity: Option<&tls::Identity>,
+) -> Result<(TcpListener, Option<quinn::Endpoint>, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    // With port 0 the system chooses one for TCP, which may be taken for UDP.
+    for _ in 0..16 {
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let local = listener.local_addr().map_err(failed)?;
+        let Some(identity) = identity else { return Ok((listener, None, local)) };
+        match quic::bind(local, identity) {
+            Ok(endpoint) => return Ok((listener, Some(endpoint), local)),
+            Err(quic::BindError::Identity(error)) => return Err(error.into()),
+            Err(quic::BindError::Io(error)) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                if address.port() != 0 {
+                    return Err(failed(error));
+                }
+            }
+            Err(error) => {
+                // No UDP here, as in some containers: clients go on over HTTPS.
+                tracing::warn!(%error, "the QUIC face cannot be opened; only HTTPS is served");
+                return Ok((listener, None, local));
+            }
+        }
+    }
+    Err(failed(std::io::ErrorKind::AddrInUse.into()))
+}

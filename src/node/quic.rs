@@ -1,0 +1,231 @@
+//! The QUIC face: one stream per request, one header frame each way, the body to the stream's end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, TransportConfig, VarInt};
+use tokio::sync::{Semaphore, watch};
+
+use super::refusal::Refusal;
+use super::service::{Answer, Caller, Service};
+use super::tls::{Identity, IdentityError};
+use crate::wire::frame::{Call, MAX_HEADER_BYTES, Request};
+
+/// A proxy opens one connection; a classroom behind one address some dozens.
+const MAX_CONNECTIONS: usize = 20_000;
+/// Beyond this many open connections new ones must prove that their address is theirs.
+const RETRY_ABOVE: usize = 200;
+/// Requests in flight on one connection.
+const MAX_STREAMS: u32 = 256;
+/// A header that has not come by then never will.
+const HEADER_PATIENCE: Duration = Duration::from_secs(10);
+/// A body that stands still for so long is given up.
+const STALL: Duration = Duration::from_secs(10);
+/// Without a packet for so long a connection is gone. Longer than a laptop takes to change networks.
+const IDLE: Duration = Duration::from_secs(90);
+
+/// Code of a connection closed because the node goes.
+const GOING: VarInt = VarInt::from_u32(1);
+
+/// Opens the face's socket.
+///
+/// # Errors
+/// When the certificate cannot be used or the port cannot be opened.
+pub(super) fn bind(address: SocketAddr, identity: &Identity) -> Result<Endpoint, BindError> {
+    let crypto = QuicServerConfig::try_from(identity.quic()?).map_err(|_| BindError::Suite)?;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    config.transport_config(Arc::new(transport())).max_incoming(1024).migration(true);
+    Ok(Endpoint::server(config, address)?)
+}
+
+/// Why the face does not open.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BindError {
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The TLS library lacks QUIC's first cipher.
+    #[error("TLS offers no cipher for QUIC")]
+    Suite,
+    /// The port cannot be opened.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+fn transport() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(MAX_STREAMS.into())
+        .max_concurrent_uni_streams(0u8.into())
+        .datagram_receive_buffer_size(None)
+        .stream_receive_window((2u32 << 20).into())
+        .receive_window((16u32 << 20).into())
+        .send_window(16 << 20)
+        .max_idle_timeout(IDLE.try_into().ok());
+    transport
+}
+
+/// Serves until `stop` turns true; what runs then may end until `drained`.
+pub(super) async fn serve(endpoint: Endpoint, service: Arc<Service>, mut stop: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let incoming = tokio::select! {
+            incoming = endpoint.accept() => incoming,
+            _ = stop.wait_for(|stopping| *stopping) => break,
+        };
+        let Some(incoming) = incoming else { return };
+        if !service.admits_connection(incoming.remote_address().ip()) {
+            incoming.refuse();
+            continue;
+        }
+        // A sender who cannot be reached at its address is not worth a handshake under load.
+        if endpoint.open_connections() > RETRY_ABOVE && !incoming.remote_address_validated() {
+            let _ = incoming.retry();
+            continue;
+        }
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        let service = Arc::clone(&service);
+        tokio::spawn(async move {
+            connection(incoming, &service).await;
+            drop(place);
+        });
+    }
+    // Requests that are running may end; the caller bounds how long that takes.
+    endpoint.set_server_config(None);
+    service.idle().await;
+    endpoint.close(GOING, b"the node goes");
+    let _ = tokio::time::timeout(Duration::from_secs(2), endpoint.wait_idle()).await;
+}
+
+async fn connection(incoming: Incoming, service: &Arc<Service>) {
+    let Ok(connecting) = incoming.accept() else { return };
+    // What comes with the first packet is answered before the handshake ends.
+    let Ok((connection, established)) = connecting.into_0rtt() else { return };
+    let (done, early) = watch::channel(true);
+    let watched = async move {
+        established.await;
+        done.send_replace(false);
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = watched => {}
+        () = streams(&connection, service, &early) => {}
+    }
+}
+
+async fn streams(connection: &Connection, service: &Arc<Service>, early: &watch::Receiver<bool>) {
+    // The token shown last on this connection; requests without one are by the same caller.
+    let caller: Arc<std::sync::Mutex<Option<Caller>>> = Arc::default();
+    while let Ok((send, receive)) = connection.accept_bi().await {
+        let (service, caller, early) = (Arc::clone(service), Arc::clone(&caller), early.clone());
+        let peer = connection.remote_address();
+        tokio::spawn(async move {
+            // Whoever asked and is gone needs no answer.
+            let _ = stream(send, receive, peer, &service, &caller, early).await;
+        });
+    }
+}
+
+enum Gone {
+    Peer,
+}
+
+impl<E: std::error::Error> From<E> for Gone {
+    fn from(_: E) -> Self {
+        Self::Peer
+    }
+}
+
+async fn stream(
+    mut send: SendStream,
+    mut receive: RecvStream,
+    peer: SocketAddr,
+    service: &Arc<Service>,
+    known: &std::sync::Mutex<Option<Caller>>,
+    mut early: watch::Receiver<bool>,
+) -> Result<(), Gone> {
+    let Some(_running) = service.begin() else {
+        return answer(
+            &mut send,
+            Answer::from(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "draining", 1)),
+        )
+        .await;
+    };
+    let header = tokio::time::timeout(HEADER_PATIENCE, header(&mut receive)).await?;
+    let Some(request) = header.and_then(|frame| Request::decode(&frame)) else {
+        service.note_malformed();
+        let refusal = Refusal::new(StatusCode::BAD_REQUEST, "no request of rezcache/1");
+        return answer(&mut send, refusal.into()).await;
+    };
+    if !matches!(request.call, Call::Read { .. } | Call::Lookup { .. }) {
+        // Early data may be a replay of somebody's recording: it may read, and change nothing.
+        let _ = early.wait_for(|early| !*early).await;
+    }
+    let remembered = || known.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let token = request.token.reveal().as_str();
+    let caller = match (token.is_empty(), remembered()) {
+        (true, Some(caller)) => Ok(caller),
+        _ => service.authenticate(Some(token).filter(|token| !token.is_empty()), peer.ip(), true).await,
+    };
+    let caller = match caller {
+        Ok(caller) => caller,
+        Err(refusal) => return answer(&mut send, refusal.into()).await,
+    };
+    *known.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(caller.clone());
+    let answered = match &request.call {
+        Call::Put { length, .. } => match service.admit_body(&caller, &request.call).await {
+            Err(refusal) => refusal.into(),
+            Ok(permit) => match body(&mut receive, *length).await {
+                Some(bytes) => service.put(&caller, &request.call, bytes, permit).await,
+                None => {
+                    Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body came too slowly or not whole").into()
+                }
+            },
+        },
+        _ => service.perform(&caller, &request.call).await,
+    };
+    answer(&mut send, answered).await
+}
+
+async fn header(receive: &mut RecvStream) -> Option<Vec<u8>> {
+    let mut length = [0; 4];
+    receive.read_exact(&mut length).await.ok()?;
+    let length =
+        usize::try_from(u32::from_be_bytes(length)).ok().filter(|length| *length <= MAX_HEADER_BYTES)?;
+    let mut frame = vec![0; length];
+    receive.read_exact(&mut frame).await.ok()?;
+    Some(frame)
+}
+
+async fn body(receive: &mut RecvStream, length: u64) -> Option<Bytes> {
+    let length = usize::try_from(length).ok()?;
+    let mut whole = BytesMut::new();
+    while let Some(chunk) =
+        tokio::time::timeout(STALL, receive.read_chunk(256 << 10, true)).await.ok()?.ok()?
+    {
+        if whole.len() + chunk.bytes.len() > length {
+            return None;
+        }
+        whole.extend_from_slice(&chunk.bytes);
+    }
+    (whole.len() == length).then(|| whole.freeze())
+}
+
+async fn answer(send: &mut SendStream, answer: Answer) -> Result<(), Gone> {
+    let header = answer.reply.encode();
+    let mut head = BytesMut::with_capacity(4 + header.len());
+    head.extend_from_slice(&u32::try_from(header.len())?.to_be_bytes());
+    head.extend_from_slice(&header);
+    let mut chunks = vec![head.freeze()];
+    chunks.extend(answer.body);
+    send.write_all_chunks(&mut chunks).await?;
+    send.finish()?;
+    Ok(())
+}

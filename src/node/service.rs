@@ -1,0 +1,792 @@
+//! What a node does, whichever face it is asked through.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::{Value, json};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::config::{GridPolicy, NodeConfig};
+use super::counters::{Count, Counters};
+use super::hot::{HotTier, Known};
+use super::refusal::Refusal;
+use crate::asset::validate::{self, Valid};
+use crate::asset::{AssetKey, AssetKind, Digest};
+use crate::catalog::{Catalog, Change, KeyHash};
+use crate::grid::{GridId, Origin};
+use crate::publication::{self, Attestation, Policy, Reader, Record, Tag, Verdict};
+use crate::store::blobs::{Abilities, Blobs};
+use crate::store::keys::KeyRing;
+use crate::store::{records, sealed};
+use crate::support::addresses::is_public;
+use crate::wire::frame::{self, Call, Codec, Found, Reply};
+use crate::wire::groups::{self, GROUP_BYTES, GroupHash};
+use crate::wire::{self, OriginHash, WHOLE_BYTES};
+
+/// What bodies being uploaded may hold in memory, all together.
+const UPLOAD_BUDGET_KIB: usize = 256 << 10;
+/// How long a record read from the catalog is believed. Take-downs reach every node within this.
+const RECORD_FRESH: Duration = Duration::from_secs(5);
+/// Opening more than this leaves the async threads.
+const OPEN_ASIDE_BYTES: usize = 256 << 10;
+
+/// Whoever asks, after its token was checked.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    /// The token's subject; empty where no tokens are asked for.
+    pub(super) principal: Arc<str>,
+    /// Its tenant.
+    pub(super) tenant: Arc<str>,
+    /// The tenant's members believe one another.
+    pub(super) trusted: bool,
+    /// What it may do.
+    pub(super) rights: Rights,
+    /// Where it comes from, cut to /24 or /48.
+    pub(super) network: IpAddr,
+    /// Loopback may look at the node itself.
+    pub(super) local: bool,
+}
+
+/// What a caller may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)]
+pub(super) struct Rights {
+    /// Read assets.
+    pub(super) read: bool,
+    /// Attest and upload.
+    pub(super) write: bool,
+    /// Publish alone.
+    pub(super) vouch: bool,
+    /// See the load report and the metrics.
+    pub(super) observe: bool,
+    /// Take down, drain.
+    pub(super) admin: bool,
+}
+
+/// What is taken down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Victim {
+    /// One asset, whatever its content.
+    Key(AssetKey),
+    /// Every asset of a content.
+    Content(Digest),
+}
+
+/// A reply with the body that follows it.
+pub(super) struct Answer {
+    pub(super) reply: Reply,
+    pub(super) body: Vec<Bytes>,
+}
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Self {
+        Self { reply, body: Vec::new() }
+    }
+}
+
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Self {
+        Reply::from(refusal).into()
+    }
+}
+
+/// A content in the hot tier.
+pub(super) struct Content {
+    pub(super) digest: Digest,
+    pub(super) bytes: Bytes,
+    groups: OnceLock<Vec<GroupHash>>,
+}
+
+impl Content {
+    fn new(digest: Digest, bytes: Bytes) -> Self {
+        Self { digest, bytes, groups: OnceLock::new() }
+    }
+
+    fn group_hashes(&self) -> Bytes {
+        self.groups.get_or_init(|| groups::of(&self.bytes)).concat().into()
+    }
+}
+
+/// Leave to send a body.
+pub(super) struct BodyPermit(#[allow(dead_code)] OwnedSemaphorePermit);
+
+/// A request in progress; the node does not end before it.
+pub(super) struct Running(Arc<Service>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.0.counters.left() {
+            self.0.quiet.notify_waiters();
+        }
+    }
+}
+
+/// The node's functions.
+pub(super) struct Service {
+    config: NodeConfig,
+    pub(super) catalog: Arc<dyn Catalog>,
+    blobs: Blobs,
+    ring: KeyRing,
+    abilities: Abilities,
+    hot: HotTier,
+    pub(super) counters: Counters,
+    uploads: Arc<Semaphore>,
+    draining: AtomicBool,
+    quiet: Notify,
+    started: Instant,
+    touched: Mutex<Vec<(KeyHash, u32)>>,
+    pub(super) drain_asked: Notify,
+}
+
+impl Service {
+    pub(super) fn new(
+        config: NodeConfig,
+        catalog: Arc<dyn Catalog>,
+        blobs: Blobs,
+        ring: KeyRing,
+        abilities: Abilities,
+    ) -> Self {
+        Self {
+            hot: HotTier::new(config.memory_bytes),
+            config,
+            catalog,
+            blobs,
+            ring,
+            abilities,
+            counters: Counters::default(),
+            uploads: Arc::new(Semaphore::new(UPLOAD_BUDGET_KIB)),
+            draining: AtomicBool::new(false),
+            quiet: Notify::new(),
+            started: Instant::now(),
+            touched: Mutex::default(),
+            drain_asked: Notify::new(),
+        }
+    }
+
+    /// Whether a connection from this address is served at all.
+    pub(super) fn admits_connection(&self, from: IpAddr) -> bool {
+        self.counters.count(Count::Connections);
+        // Without tokens the network is what keeps strangers out.
+        !self.config.private_only || !is_public(from)
+    }
+
+    /// Begins a request; `None` once the node is going.
+    pub(super) fn begin(self: &Arc<Self>) -> Option<Running> {
+        self.counters.entered();
+        let running = Running(Arc::clone(self));
+        (!self.is_draining()).then_some(running)
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Takes no new requests from now on.
+    pub(super) fn close(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until no request runs.
+    pub(super) async fn idle(&self) {
+        loop {
+            let quiet = self.quiet.notified();
+            if self.counters.running() == 0 {
+                return;
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(200), quiet).await;
+        }
+    }
+
+    pub(super) fn note_malformed(&self) {
+        self.counters.count(Count::Malformed);
+    }
+
+    /// Who makes a request. Without token keys everybody who can reach the node is one tenant.
+    pub(super) async fn authenticate(
+        &self,
+        token: Option<&str>,
+        from: IpAddr,
+        secure: bool,
+    ) -> Result<Caller, Refusal> {
+        let _ = secure;
+        if token.is_some() && !self.config.open_access {
+            return Err(Refusal::new(StatusCode::UNAUTHORIZED, "the token is not valid here"));
+        }
+        let local = from.to_canonical().is_loopback();
+        Ok(Caller {
+            principal: Arc::from(""),
+            tenant: Arc::from("open"),
+            trusted: true,
+            rights: Rights { read: true, write: true, observe: true, vouch: false, admin: local },
+            network: network_of(from),
+            local,
+        })
+    }
+
+    /// Everything but bodies and take-downs.
+    pub(super) async fn perform(&self, caller: &Caller, call: &Call) -> Answer {
+        let answered = match call {
+            Call::Read { key, origin, range, head_only } => {
+                self.read(caller, key, *origin, *range, *head_only).await
+            }
+            Call::Lookup { grid, origin, assets } => self.lookup(caller, grid, *origin, assets).await,
+            Call::Attest { key, origin, digest, proof } => {
+                self.attest(caller, key, *origin, *digest, *proof).await
+            }
+            Call::Put { .. } => Err(Refusal::new(StatusCode::LENGTH_REQUIRED, "the body is missing")),
+        };
+        answered.unwrap_or_else(|refusal| {
+            self.counters.count(Count::Refused);
+            refusal.into()
+        })
+    }
+
+    async fn read(
+        &self,
+        caller: &Caller,
+        key: &AssetKey,
+        origin: Option<OriginHash>,
+        range: Option<(u64, u64)>,
+        head_only: bool,
+    ) -> Result<Answer, Refusal> {
+        if !caller.rights.read {
+            return Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not read"));
+        }
+        self.counters.count(Count::Reads);
+        let hash = self.key_hash(key);
+        let Some(record) = self.records(&[hash]).await?.into_iter().next().flatten() else {
+            return Ok(Reply::Absent.into());
+        };
+        let reader = self.reader(caller, &hash, origin);
+        let Some(served) = publication::answer(&record, reader, self.policy(&key.grid), now()) else {
+            return Ok(Reply::Absent.into());
+        };
+        let found = |first, length, grouped| Found {
+            digest: served.digest,
+            total: served.size,
+            first,
+            length,
+            grouped,
+            verify: served.verify,
+        };
+        if head_only {
+            return Ok(Reply::Found(found(0, 0, false)).into());
+        }
+        let Some(content) = self.content(served.digest).await? else {
+            // The catalog names a blob that is not there: the scrub tells; the reader has the grid.
+            self.counters.count(Count::BlobsMissing);
+            return Ok(Reply::Absent.into());
+        };
+        self.counters.count(Count::Hits);
+        self.touch(hash);
+        let total = content.bytes.len() as u64;
+        let answer = match range {
+            Some((first, end)) if total > WHOLE_BYTES => {
+                let group = GROUP_BYTES as u64;
+                let first = first.min(total.saturating_sub(1)) / group * group;
+                let end = end.min(total).max(first + 1).div_ceil(group).saturating_mul(group).min(total);
+                let index = |offset| usize::try_from(offset).unwrap_or(usize::MAX).min(content.bytes.len());
+                let slice = content.bytes.slice(index(first)..index(end));
+                Answer {
+                    reply: Reply::Found(found(first, end - first, true)),
+                    body: vec![content.group_hashes(), slice],
+                }
+            }
+            _ if total > WHOLE_BYTES => Answer {
+                reply: Reply::Found(found(0, total, true)),
+                body: vec![content.group_hashes(), content.bytes.clone()],
+            },
+            _ => Answer { reply: Reply::Found(found(0, total, false)), body: vec![content.bytes.clone()] },
+        };
+        self.counters.add(Count::BytesOut, answer.body.last().map_or(0, Bytes::len) as u64);
+        Ok(answer)
+    }
+
+    async fn lookup(
+        &self,
+        caller: &Caller,
+        grid: &GridId,
+        origin: Option<OriginHash>,
+        assets: &[(AssetKind, crate::asset::AssetId)],
+    ) -> Result<Answer, Refusal> {
+        if !caller.rights.read {
+            return Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not read"));
+        }
+        self.counters.count(Count::Lookups);
+        let hashes: Vec<KeyHash> = assets
+            .iter()
+            .map(|(kind, id)| self.key_hash(&AssetKey { grid: grid.clone(), kind: *kind, id: *id }))
+            .collect();
+        let records = self.records(&hashes).await?;
+        let policy = self.policy(grid);
+        let sizes = hashes
+            .iter()
+            .zip(records)
+            .map(|(hash, record)| {
+                let record = record?;
+                let served = publication::answer(&record, self.reader(caller, hash, origin), policy, now())?;
+                Some((served.size, served.digest))
+            })
+            .collect();
+        Ok(Reply::Sizes(sizes).into())
+    }
+
+    async fn attest(
+        &self,
+        caller: &Caller,
+        key: &AssetKey,
+        origin: Option<OriginHash>,
+        digest: Digest,
+        proof: [u8; 32],
+    ) -> Result<Answer, Refusal> {
+        self.may_write(caller)?;
+        self.counters.count(Count::Attestations);
+        let hash = self.key_hash(key);
+        let proof_key = wire::proof_key(&caller.principal, key, digest);
+        let stored =
+            self.records(&[hash]).await?.into_iter().flatten().any(|record| {
+                record.contents.iter().any(|content| content.digest == digest && content.stored)
+            });
+        let mut attestation = self.attestation(caller, key, &hash, origin);
+        if stored && let Some(content) = self.content(digest).await? {
+            if wire::proof(&proof_key, &content.bytes) != proof {
+                return Err(no_proof());
+            }
+        } else {
+            attestation.unproven = Some((proof_key, proof));
+        }
+        let verdict = self.change(key, hash, digest, move |record, policy, now| {
+            publication::attest(record, digest, attestation.clone(), policy, now)
+        });
+        self.answer_verdict(verdict.await?)
+    }
+
+    /// Whether a body may come, before any of it is read.
+    pub(super) async fn admit_body(&self, caller: &Caller, call: &Call) -> Result<BodyPermit, Refusal> {
+        self.may_write(caller)?;
+        let Call::Put { key, length, .. } = call else {
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "no body is expected"));
+        };
+        if *length > key.kind.max_bytes() {
+            return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "larger than any asset of this kind"));
+        }
+        // Twice: packed and unpacked.
+        let kib = u32::try_from(length.div_ceil(512).max(1)).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.uploads).try_acquire_many_owned(kib);
+        permit
+            .map(BodyPermit)
+            .map_err(|_| Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "too many uploads", 2))
+    }
+
+    /// Takes a body.
+    pub(super) async fn put(&self, caller: &Caller, call: &Call, body: Bytes, permit: BodyPermit) -> Answer {
+        let answered = match call {
+            Call::Put { key, origin, digest, codec, .. } => {
+                self.take(caller, key, *origin, *digest, *codec, body).await
+            }
+            _ => Err(Refusal::new(StatusCode::BAD_REQUEST, "no body is expected")),
+        };
+        drop(permit);
+        answered.unwrap_or_else(|refusal| {
+            self.counters.count(Count::Refused);
+            refusal.into()
+        })
+    }
+
+    async fn take(
+        &self,
+        caller: &Caller,
+        key: &AssetKey,
+        origin: Option<OriginHash>,
+        digest: Digest,
+        codec: Codec,
+        body: Bytes,
+    ) -> Result<Answer, Refusal> {
+        self.counters.count(Count::Bodies);
+        self.counters.add(Count::BytesIn, body.len() as u64);
+        let kind = key.kind;
+        let checked = tokio::task::spawn_blocking(move || unpacked(kind, digest, codec, body)).await;
+        let bytes = checked.map_err(|_| Refusal::unavailable())??;
+        let hash = self.key_hash(key);
+        // The body shows possession better than any proof.
+        let attestation = self.attestation(caller, key, &hash, origin);
+        let verdict = self
+            .change(key, hash, digest, move |record, policy, now| {
+                publication::attest(record, digest, attestation.clone(), policy, now)
+            })
+            .await?;
+        if verdict != (Verdict::Waiting { want_body: true }) {
+            return self.answer_verdict(verdict);
+        }
+        // The blob first: a record must never name what is not there.
+        let name = self.ring.blob_name(digest);
+        let (ring, plain) = (self.ring.clone(), bytes.clone());
+        let try_lz4 = matches!(kind, AssetKind::Animation | AssetKind::Material);
+        let sealed = tokio::task::spawn_blocking(move || {
+            sealed::seal(&ring, &name, digest, &plain, try_lz4, rand::random())
+        });
+        let sealed = sealed.await.map_err(|_| Refusal::unavailable())?.map_err(|_| Refusal::unavailable())?;
+        self.blobs.put(&name, sealed).await.map_err(|error| {
+            tracing::warn!(%error, "a blob cannot be stored");
+            Refusal::unavailable()
+        })?;
+        let content = Arc::new(Content::new(digest, bytes));
+        let proofs = Arc::clone(&content);
+        let verdict = self
+            .change(key, hash, digest, move |record, policy, now| {
+                let is_proof = |key: &[u8; 32], proof: &[u8; 32]| wire::proof(key, &proofs.bytes) == *proof;
+                let size = proofs.bytes.len() as u64;
+                publication::body_arrived(record, digest, size, is_proof, policy, now)
+            })
+            .await?;
+        self.hot.put(content);
+        self.answer_verdict(verdict)
+    }
+
+    fn answer_verdict(&self, verdict: Verdict) -> Result<Answer, Refusal> {
+        let verdict = match verdict {
+            Verdict::Published => {
+                self.counters.count(Count::Publications);
+                frame::Verdict::Published
+            }
+            Verdict::Waiting { want_body } => frame::Verdict::Waiting { want_body },
+            Verdict::Known => frame::Verdict::Known,
+            Verdict::Conflict => {
+                self.counters.count(Count::Conflicts);
+                frame::Verdict::Conflict
+            }
+            Verdict::TakenDown => {
+                return Err(Refusal::new(StatusCode::FORBIDDEN, "this asset was taken down"));
+            }
+            Verdict::NoProof => return Err(no_proof()),
+        };
+        Ok(Reply::Upload(verdict).into())
+    }
+
+    /// Changes the record of an asset in one transaction.
+    async fn change(
+        &self,
+        key: &AssetKey,
+        hash: KeyHash,
+        digest: Digest,
+        mut rule: impl FnMut(&mut Record, Policy, u64) -> Verdict + Send + 'static,
+    ) -> Result<Verdict, Refusal> {
+        let (policy, now, ring) = (self.policy(&key.grid), now(), self.ring.clone());
+        let verdict = Arc::new(Mutex::new(Verdict::Conflict));
+        let told = Arc::clone(&verdict);
+        let decide = Box::new(move |old: Option<&[u8]>| {
+            let mut record = old.and_then(|old| opened(&ring, &hash, old)).unwrap_or_default();
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = rule(&mut record, policy, now);
+            let stored = record.contents.iter().filter(|content| content.stored);
+            let blobs = stored.map(|content| ring.blob_name(content.digest).0).collect();
+            Change { record: closed(&ring, &hash, &record), blobs }
+        });
+        let _ = digest;
+        self.catalog.update(hash, day(now), decide).await.map_err(|error| {
+            tracing::warn!(%error, "an attestation cannot be kept");
+            Refusal::unavailable()
+        })?;
+        self.hot.forget(&hash);
+        let verdict = *verdict.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(verdict)
+    }
+
+    /// Takes assets down for good.
+    pub(super) async fn take_down(
+        &self,
+        caller: &Caller,
+        victim: Victim,
+        dry_run: bool,
+    ) -> Result<usize, Refusal> {
+        if !caller.rights.admin {
+            return Err(Refusal::new(StatusCode::FORBIDDEN, "only an operator may take assets down"));
+        }
+        let unavailable = |_| Refusal::unavailable();
+        let keys = match &victim {
+            Victim::Key(key) => vec![self.key_hash(key)],
+            Victim::Content(digest) => {
+                self.catalog.keys_of_blob(self.ring.blob_name(*digest).0).await.map_err(unavailable)?
+            }
+        };
+        if dry_run {
+            return Ok(keys.len());
+        }
+        let mut orphans = Vec::new();
+        for hash in &keys {
+            let contents: Arc<Mutex<Vec<Digest>>> = Arc::default();
+            let (told, ring, hash) = (Arc::clone(&contents), self.ring.clone(), *hash);
+            let decide = Box::new(move |old: Option<&[u8]>| {
+                let mut record = old.and_then(|old| opened(&ring, &hash, old)).unwrap_or_default();
+                *told.lock().unwrap_or_else(PoisonError::into_inner) =
+                    record.contents.iter().map(|content| content.digest).collect();
+                record.taken_down = true;
+                record.contents.clear();
+                Change { record: closed(&ring, &hash, &record), blobs: Vec::new() }
+            });
+            self.catalog.update(hash, day(now()), decide).await.map_err(unavailable)?;
+            self.hot.forget(&hash);
+            orphans.append(&mut contents.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        for digest in orphans {
+            self.hot.drop_content(digest);
+            let name = self.ring.blob_name(digest);
+            if self.catalog.keys_of_blob(name.0).await.map_err(unavailable)?.is_empty() {
+                self.blobs.hold(&name).await.map_err(|_| Refusal::unavailable())?;
+            }
+        }
+        let detail = format!("{} assets by {:?}", keys.len(), caller.tenant);
+        self.catalog.audit(now(), "take down".into(), detail).await.map_err(unavailable)?;
+        self.counters.add(Count::TakenDown, keys.len() as u64);
+        Ok(keys.len())
+    }
+
+    /// Begins to go, when the caller may say so.
+    pub(super) fn drain(&self, caller: &Caller) -> Result<(), Refusal> {
+        if !caller.rights.admin {
+            return Err(Refusal::new(StatusCode::FORBIDDEN, "only an operator may drain a node"));
+        }
+        self.drain_asked.notify_one();
+        Ok(())
+    }
+
+    /// Whether requests are worth sending here.
+    pub(super) async fn is_ready(&self) -> bool {
+        !self.is_draining()
+    }
+
+    /// The load report.
+    pub(super) async fn report(&self, caller: &Caller) -> Result<Value, Refusal> {
+        if !caller.rights.observe && !caller.local {
+            return Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not observe"));
+        }
+        let catalog = self.catalog.read(vec![[0; 32]]).await.is_ok();
+        let canary = self.blobs.check_keys(&self.ring).await.is_ok();
+        let counters = &self.counters;
+        Ok(json!({
+            "uptime_s": self.started.elapsed().as_secs(),
+            "draining": self.is_draining(),
+            "requests_running": counters.running(),
+            "requests_per_s": counters.rate(),
+            "hit_ratio": counters.hit_ratio(),
+            "memory": { "hot_bytes": self.hot.bytes(), "hot_limit": self.config.memory_bytes },
+            "bytes": { "in": counters.get(Count::BytesIn), "out": counters.get(Count::BytesOut) },
+            "store": { "url": self.blobs.url(), "canary": canary, "abilities": self.abilities },
+            "catalog": { "engine": self.catalog.engine(), "answers": catalog },
+            "counters": counters.all(),
+        }))
+    }
+
+    /// The metrics as Prometheus reads them.
+    pub(super) fn metrics(&self, caller: &Caller) -> Result<String, Refusal> {
+        if !caller.rights.observe && !caller.local {
+            return Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not observe"));
+        }
+        Ok(self.counters.prometheus(self.hot.bytes()))
+    }
+
+    /// Writes what is written in batches.
+    pub(super) async fn flush(&self) {
+        let uses = std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner));
+        if !uses.is_empty()
+            && let Err(error) = self.catalog.touch(uses).await
+        {
+            tracing::debug!(%error, "the days of last use were not written");
+        }
+    }
+
+    fn touch(&self, hash: KeyHash) {
+        let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is lost is a day's note of use, which the next read writes again.
+        if touched.len() < 10_000 {
+            touched.push((hash, day(now())));
+        }
+    }
+
+    async fn records(&self, hashes: &[KeyHash]) -> Result<Vec<Option<Arc<Record>>>, Refusal> {
+        let mut found: Vec<Option<Known>> =
+            hashes.iter().map(|hash| self.hot.record(hash, RECORD_FRESH)).collect();
+        let missing: Vec<KeyHash> =
+            hashes.iter().zip(&found).filter(|(_, known)| known.is_none()).map(|(hash, _)| *hash).collect();
+        if !missing.is_empty() {
+            let rows = self.catalog.read(missing.clone()).await.map_err(|error| {
+                tracing::warn!(%error, "the catalog cannot be read");
+                Refusal::unavailable()
+            })?;
+            let mut rows = missing.iter().zip(rows).map(|(hash, row)| {
+                let record = row.and_then(|row| opened(&self.ring, hash, &row.record)).map(Arc::new);
+                self.hot.keep_record(*hash, record.clone());
+                record
+            });
+            for place in found.iter_mut().filter(|place| place.is_none()) {
+                *place = Some(rows.next().flatten());
+            }
+        }
+        Ok(found.into_iter().map(Option::flatten).collect())
+    }
+
+    async fn content(&self, digest: Digest) -> Result<Option<Arc<Content>>, Refusal> {
+        if let Some(content) = self.hot.content(digest) {
+            return Ok(Some(content));
+        }
+        let name = self.ring.blob_name(digest);
+        let blob = self.blobs.get(&name).await.map_err(|error| {
+            tracing::warn!(%error, "a blob cannot be read");
+            Refusal::unavailable()
+        })?;
+        let Some(blob) = blob else { return Ok(None) };
+        let ring = self.ring.clone();
+        let limit = AssetKind::ALL.iter().map(|kind| kind.max_bytes()).max().unwrap_or(0);
+        let opening = move || sealed::open(&ring, &name, &blob, limit).map(|(_, bytes)| (blob.len(), bytes));
+        let opened = if limit > OPEN_ASIDE_BYTES as u64 {
+            tokio::task::spawn_blocking(opening).await.map_err(|_| Refusal::unavailable())?
+        } else {
+            opening()
+        };
+        match opened {
+            Ok((_, bytes)) => {
+                let content = Arc::new(Content::new(digest, bytes));
+                self.hot.put(Arc::clone(&content));
+                Ok(Some(content))
+            }
+            Err(error) => {
+                self.counters.count(Count::BlobsDamaged);
+                tracing::error!(%error, blob = %name, "a blob cannot be opened");
+                Ok(None)
+            }
+        }
+    }
+
+    fn may_write(&self, caller: &Caller) -> Result<(), Refusal> {
+        match caller.rights.write {
+            true => Ok(()),
+            false => Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not write")),
+        }
+    }
+
+    fn attestation(
+        &self,
+        caller: &Caller,
+        key: &AssetKey,
+        hash: &KeyHash,
+        origin: Option<OriginHash>,
+    ) -> Attestation {
+        let now = now();
+        let hosts = self.grid_policy(&key.grid).map_or(&[][..], |grid| &grid.asset_hosts);
+        let listed = |origin: OriginHash| {
+            hosts.iter().any(|host| OriginHash::of(&key.grid, &Origin::new(host)) == origin)
+        };
+        Attestation {
+            attester: self.tag("attester", hash, caller.principal.as_bytes()),
+            network: self.tag("network", hash, caller.network.to_string().as_bytes()),
+            tenant: self.tag("tenant", hash, caller.tenant.as_bytes()),
+            origin: origin.map(|origin| self.tag("origin", hash, &origin.0)),
+            at: now,
+            counts_from: now,
+            trusted: caller.trusted,
+            vouch: caller.rights.vouch,
+            asset_host: origin.is_some_and(listed),
+            unproven: None,
+        }
+    }
+
+    fn reader(&self, caller: &Caller, hash: &KeyHash, origin: Option<OriginHash>) -> Reader {
+        Reader {
+            trusted_tenant: caller.trusted.then(|| self.tag("tenant", hash, caller.tenant.as_bytes())),
+            origin: origin.map(|origin| self.tag("origin", hash, &origin.0)),
+        }
+    }
+
+    /// A hash that cannot be joined with that of another asset.
+    fn tag(&self, purpose: &str, hash: &KeyHash, what: &[u8]) -> Tag {
+        let full = self.ring.keyed_hash(purpose, &[hash, what]);
+        let mut tag = [0; 16];
+        tag.iter_mut().zip(full).for_each(|(place, byte)| *place = byte);
+        tag
+    }
+
+    fn key_hash(&self, key: &AssetKey) -> KeyHash {
+        self.ring.keyed_hash("asset key", &[&wire::key_bytes(key)])
+    }
+
+    fn grid_policy(&self, grid: &GridId) -> Option<&GridPolicy> {
+        self.config.grids.iter().find(|policy| policy.id == *grid)
+    }
+
+    fn policy(&self, grid: &GridId) -> Policy {
+        let listed = self.grid_policy(grid);
+        Policy {
+            publish: listed.is_some_and(|grid| grid.publish),
+            confirmations: self.config.confirmations,
+            central: listed.map_or(grid.is_second_life(), |grid| grid.central),
+        }
+    }
+}
+
+/// A record out of the catalog. One that cannot be read is nobody's word.
+fn opened(ring: &KeyRing, hash: &KeyHash, sealed: &[u8]) -> Option<Record> {
+    Record::decode(&records::open(ring, hash, sealed)?)
+}
+
+/// A record for the catalog.
+fn closed(ring: &KeyRing, hash: &KeyHash, record: &Record) -> Option<Vec<u8>> {
+    records::seal(ring, hash, &record.encode(), rand::random())
+}
+
+fn no_proof() -> Refusal {
+    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "the proof does not show possession")
+}
+
+/// Unpacks a body and holds it to everything a published asset must be.
+fn unpacked(kind: AssetKind, digest: Digest, codec: Codec, body: Bytes) -> Result<Bytes, Refusal> {
+    let wrong = |what| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, what);
+    let bytes = match codec {
+        Codec::Raw => body,
+        Codec::Lz4 => {
+            use std::io::Read as _;
+            let limit = kind.max_bytes() + 1;
+            let mut plain = Vec::new();
+            lz4_flex::frame::FrameDecoder::new(&body[..])
+                .take(limit)
+                .read_to_end(&mut plain)
+                .map_err(|_| wrong("the body is no LZ4 frame"))?;
+            Bytes::from(plain)
+        }
+    };
+    if bytes.len() as u64 > kind.max_bytes() {
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "larger than any asset of this kind"));
+    }
+    if Digest::of(&bytes) != digest {
+        return Err(wrong("the body does not have this digest"));
+    }
+    match validate::validate(kind, &bytes) {
+        Ok(valid @ Valid { exact_end: true, .. }) if valid.is_shareable() => Ok(bytes),
+        Ok(_) => Err(wrong("the body is not one that can be shared")),
+        Err(_) => Err(wrong("the body is no valid asset of this kind")),
+    }
+}
+
+/// The network that makes two principals distinct.
+fn network_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [a, b, c, _] = v4.octets();
+            IpAddr::from([a, b, c, 0])
+        }
+        IpAddr::V6(v6) => {
+            let [a, b, c, ..] = v6.segments();
+            IpAddr::from([a, b, c, 0, 0, 0, 0, 0])
+        }
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn day(now: u64) -> u32 {
+    u32::try_from(now / 86_400).unwrap_or(u32::MAX)
+}
