@@ -142,6 +142,7 @@ impl SqliteCatalog {
     }
 }
 
+#[allow(clippy::needless_pass_by_value)] // What `map_err` hands over.
 fn failed(error: rusqlite::Error) -> CatalogError {
     match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {

@@ -322,7 +322,7 @@ impl FoundBody {
                     .collect();
                 let groups = groups::Groups::verified(hashes, self.found.total, self.found.digest)
                     .ok_or(CallError::WrongBytes)?;
-                if self.found.first % groups::GROUP_BYTES as u64 != 0 {
+                if !self.found.first.is_multiple_of(groups::GROUP_BYTES as u64) {
                     return Err(CallError::Garbled);
                 }
                 let next = self.found.first / groups::GROUP_BYTES as u64;

@@ -161,14 +161,8 @@ pub fn answer(record: &Record, reader: Reader, policy: Policy, now: u64) -> Opti
         let believed = |attestation: &Attestation| attestation.trusted && attestation.tenant == tenant;
         chosen(record, reader.origin, Policy { confirmations: 1, ..policy }, now, &believed)
     });
-    let digest = match own {
-        Some(digest) => digest,
-        None if policy.publish => match chosen(record, reader.origin, policy, now, &|_| true) {
-            Some(digest) => digest,
-            None => return None,
-        },
-        None => return None,
-    };
+    let public = || chosen(record, reader.origin, policy, now, &|_| true);
+    let digest = own.or_else(|| policy.publish.then(public).flatten())?;
     let content = record.contents.iter().find(|content| content.digest == digest)?;
     Some(Served { digest, size: content.size, verify: record.conflicts > 0 })
 }

@@ -117,7 +117,7 @@ async fn what_one_uploads_another_reads_over_quic_and_without_udp() {
     let large = texture(3, 3_000_000);
     let (first, part) = read(&quic, &key(AssetKind::Texture, 3), Some((1_000_000, 1_000_100))).await.unwrap();
     assert!(first <= 1_000_000 && first + part.len() as u64 >= 1_000_100 && part.len() <= 2 * 65_536);
-    assert_eq!(part, large[first as usize..][..part.len()]);
+    assert_eq!(part, large[usize::try_from(first).unwrap()..][..part.len()]);
     node.stop().await;
 }
 
