@@ -34,7 +34,8 @@ struct Waiting {
 /// The catalog in a file, or in memory.
 pub struct SqliteCatalog {
     place: Place,
-    writer: std::sync::mpsc::SyncSender<Waiting>,
+    writer: Option<std::sync::mpsc::SyncSender<Waiting>>,
+    thread: Option<std::thread::JoinHandle<()>>,
     readers: Arc<Mutex<Vec<Connection>>>,
     /// A database in memory lives as long as a connection to it.
     _anchor: Mutex<Connection>,
@@ -91,11 +92,12 @@ impl SqliteCatalog {
         migrate(&mut connection)?;
         let anchor = place.connect().map_err(failed)?;
         let (writer, waiting) = std::sync::mpsc::sync_channel(QUEUE);
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("catalog".into())
             .spawn(move || write(connection, &waiting))
             .map_err(|error| CatalogError::Failed(error.to_string()))?;
-        Ok(Self { place, writer, readers: Arc::default(), _anchor: Mutex::new(anchor) })
+        let (writer, thread) = (Some(writer), Some(thread));
+        Ok(Self { place, writer, thread, readers: Arc::default(), _anchor: Mutex::new(anchor) })
     }
 
     async fn read_with<T: Send + 'static>(
@@ -134,11 +136,22 @@ impl SqliteCatalog {
             let _ = result.send(value);
             Ok(())
         });
-        self.writer
-            .try_send(Waiting { job, done })
-            .map_err(|_| CatalogError::Unavailable("too many changes are waiting".into()))?;
+        let sent = self.writer.as_ref().is_some_and(|writer| writer.try_send(Waiting { job, done }).is_ok());
+        if !sent {
+            return Err(CatalogError::Unavailable("too many changes are waiting".into()));
+        }
         ended.await.map_err(|_| CatalogError::Unavailable("the writer has ended".into()))??;
         told.await.map_err(|_| CatalogError::Failed("a change broke off".into()))
+    }
+}
+
+impl Drop for SqliteCatalog {
+    /// Leaves the file closed: whoever opens or copies it next finds it whole.
+    fn drop(&mut self) {
+        self.writer.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 

@@ -143,7 +143,8 @@ async fn connection(stream: TcpStream, peer: SocketAddr, face: Face, stop: watch
 async fn answer(request: Request<Incoming>, peer: SocketAddr, face: &Face) -> Response<Body> {
     let head = *request.method() == Method::HEAD;
     let mut response = match Asked::of(request.method(), request.uri().path()) {
-        Err(refusal) => problem(&refusal),
+        Err(Unroutable::Refused(refusal)) => problem(&refusal),
+        Err(Unroutable::Method(methods)) => not_allowed(methods),
         Ok(asked) => match admitted(&request, face) {
             Err(refusal) => problem(&refusal),
             Ok(()) => route(request, asked, peer, face).await.unwrap_or_else(|refusal| problem(&refusal)),
@@ -201,15 +202,35 @@ enum Asked {
     OpenApi,
 }
 
+/// Why a request leads nowhere.
+enum Unroutable {
+    Refused(Refusal),
+    /// There is something, with these methods.
+    Method(&'static [Method]),
+}
+
+impl From<Refusal> for Unroutable {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+fn not_allowed(methods: &[Method]) -> Response<Body> {
+    let mut response = problem(&Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method"));
+    let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+    response.headers_mut().extend(HeaderValue::from_str(&names.join(", ")).ok().map(|names| (ALLOW, names)));
+    response
+}
+
 impl Asked {
-    fn of(method: &Method, path: &str) -> Result<Self, Refusal> {
+    fn of(method: &Method, path: &str) -> Result<Self, Unroutable> {
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-        let get = &[Method::GET, Method::HEAD][..];
-        let post = &[Method::POST][..];
+        let get: &'static [Method] = &[Method::GET, Method::HEAD];
+        let post: &'static [Method] = &[Method::POST];
         let (asked, methods) = match parts.as_slice() {
             ["v1", "grids", grid, "assets", kind, id] => {
                 let key = key(grid, kind, id)?;
-                let methods = &[Method::GET, Method::HEAD, Method::PUT, Method::DELETE][..];
+                let methods: &'static [Method] = &[Method::GET, Method::HEAD, Method::PUT, Method::DELETE];
                 (Self::Asset { key, method: method.clone() }, methods)
             }
             ["v1", "grids", grid, "assets", kind, id, "attest"] => {
@@ -227,13 +248,9 @@ impl Asked {
             ["healthz"] => (Self::Health, get),
             ["readyz"] => (Self::Ready, get),
             ["openapi.json"] => (Self::OpenApi, get),
-            _ => return Err(Refusal::new(StatusCode::NOT_FOUND, "there is nothing at this path")),
+            _ => return Err(Refusal::new(StatusCode::NOT_FOUND, "there is nothing at this path").into()),
         };
-        if methods.contains(method) {
-            Ok(asked)
-        } else {
-            Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method"))
-        }
+        if methods.contains(method) { Ok(asked) } else { Err(Unroutable::Method(methods)) }
     }
 }
 
@@ -474,7 +491,7 @@ async fn lookup(service: &Service, caller: &Caller, body: &Value) -> Result<Resp
     let grid = GridId::new(grid.ok_or(wrong("grid is missing or no grid's name"))?);
     let list = body.get("assets").and_then(Value::as_array).ok_or(wrong("assets is not a list"))?;
     if list.len() > MAX_LOOKUP {
-        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "at most 256 assets in one lookup"));
+        return Err(wrong("at most 256 assets in one lookup"));
     }
     let mut assets = Vec::with_capacity(list.len());
     for entry in list {
@@ -507,10 +524,21 @@ async fn take_down(
     victim: Victim,
     parts: &request::Parts,
 ) -> Result<Response<Body>, Refusal> {
-    let query = parts.uri.query().unwrap_or_default();
-    let dry_run = query.split('&').any(|part| matches!(part, "dry_run" | "dry_run=1" | "dry_run=true"));
+    let dry_run = dry_run(parts.uri.query().unwrap_or_default())?;
     let names = service.take_down(caller, victim, dry_run).await?;
     Ok(json_answer(StatusCode::OK, &json!({ "assets": names, "dry_run": dry_run })))
+}
+
+/// A take-down cannot be taken back: whatever is not clearly said is refused.
+fn dry_run(query: &str) -> Result<bool, Refusal> {
+    match query {
+        "" | "dry_run=false" | "dry_run=0" => Ok(false),
+        "dry_run" | "dry_run=true" | "dry_run=1" => Ok(true),
+        _ => Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "only dry_run=true or dry_run=false is understood here",
+        )),
+    }
 }
 
 async fn whole_json(mut body: Incoming) -> Result<Value, Refusal> {
@@ -557,9 +585,6 @@ fn problem(refusal: &Refusal) -> Response<Body> {
     }
     if refusal.status == StatusCode::UNAUTHORIZED {
         headers.insert(http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    }
-    if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
-        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, PUT, POST, DELETE"));
     }
     response
 }

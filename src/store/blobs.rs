@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use futures_util::stream::BoxStream;
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -84,6 +84,17 @@ impl Blobs {
     /// # Errors
     /// When the address is none, or a directory cannot be made.
     pub fn open(url: &str) -> Result<Self, StoreError> {
+        Self::open_with(url, std::env::vars())
+    }
+
+    /// The same with these variables in place of the environment's.
+    ///
+    /// # Errors
+    /// As [`Blobs::open`].
+    pub fn open_with(
+        url: &str,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, StoreError> {
         let wrong = || StoreError::Url(url.to_owned());
         let (store, prefix): (Arc<dyn ObjectStore>, Path) = if url == "memory:" {
             (Arc::new(InMemory::new()), Path::default())
@@ -94,8 +105,25 @@ impl Blobs {
                 max_retries: RETRY.0,
                 retry_timeout: RETRY.1,
             };
-            let options = ClientOptions::new().with_timeout(TIMEOUT).with_connect_timeout(CONNECT_TIMEOUT);
-            let store = AmazonS3Builder::from_env()
+            // The store's HTTP client takes the process's TLS provider and ends the process without one.
+            // That there is one already is as good.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let mut options =
+                ClientOptions::new().with_timeout(TIMEOUT).with_connect_timeout(CONNECT_TIMEOUT);
+            let mut builder = AmazonS3Builder::new();
+            for (name, value) in variables {
+                let name = name.to_ascii_lowercase();
+                let Some(short) = name.strip_prefix("aws_") else { continue };
+                match (name.parse(), short.parse()) {
+                    // What concerns HTTP itself, such as leave to go without TLS.
+                    (Ok(AmazonS3ConfigKey::Client(key)), _) | (Err(_), Ok(key)) => {
+                        options = options.with_config(key, value);
+                    }
+                    (Ok(key), _) => builder = builder.with_config(key, value),
+                    (Err(_), Err(_)) => {}
+                }
+            }
+            let store = builder
                 .with_bucket_name(bucket)
                 .with_retry(retry)
                 .with_client_options(options)
@@ -260,63 +288,4 @@ impl Blobs {
 
 fn failed(url: &str, source: object_store::Error) -> StoreError {
     StoreError::Store { url: url.to_owned(), source: Box::new(source) }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::{Blobs, StoreError};
-    use crate::asset::Digest;
-    use crate::store::keys::KeyRing;
-    use futures_util::TryStreamExt;
-
-    /// What every store must do.
-    async fn contract(blobs: &Blobs) {
-        let ring = KeyRing::new([1; 32], [2; 32]);
-        let name = |number: u8| ring.blob_name(Digest([number; 32]));
-        assert!(blobs.is_empty().await.unwrap());
-        blobs.check_keys(&ring).await.unwrap();
-        assert!(!blobs.is_empty().await.unwrap());
-        blobs.check_keys(&ring).await.unwrap();
-        let stranger = KeyRing::new([1; 32], [3; 32]);
-        assert!(matches!(blobs.check_keys(&stranger).await, Err(StoreError::Key(_))));
-
-        assert_eq!(blobs.get(&name(1)).await.unwrap(), None);
-        blobs.put(&name(1), b"one".to_vec()).await.unwrap();
-        blobs.put(&name(1), b"one again".to_vec()).await.unwrap();
-        blobs.put(&name(2), vec![7; 300_000]).await.unwrap();
-        assert_eq!(blobs.get(&name(1)).await.unwrap().unwrap(), "one again");
-        assert!(blobs.exists(&name(2)).await.unwrap() && !blobs.exists(&name(3)).await.unwrap());
-        let mut listed: Vec<_> = blobs.list().try_collect().await.unwrap();
-        listed.sort();
-        let mut expected = vec![(name(1), 9), (name(2), 300_000)];
-        expected.sort();
-        assert_eq!(listed, expected);
-
-        blobs.hold(&name(1)).await.unwrap();
-        blobs.hold(&name(3)).await.unwrap();
-        blobs.delete(&name(2)).await.unwrap();
-        blobs.delete(&name(2)).await.unwrap();
-        assert_eq!((blobs.get(&name(1)).await.unwrap(), blobs.get(&name(2)).await.unwrap()), (None, None));
-        blobs.probe().await.unwrap();
-        assert_eq!(blobs.list().try_collect::<Vec<_>>().await.unwrap(), []);
-    }
-
-    #[tokio::test]
-    async fn memory_and_directory_keep_the_contract() {
-        contract(&Blobs::open("memory:").unwrap()).await;
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a store");
-        let blobs = Blobs::open(&format!("file://{}", path.display())).unwrap();
-        contract(&blobs).await;
-        assert!(blobs.probe().await.unwrap().conditional_writes);
-        assert!(matches!(Blobs::open("ftp://x"), Err(StoreError::Url(_))));
-    }
-
-    #[tokio::test]
-    async fn a_real_s3_server_keeps_the_contract() {
-        // Started by tests/run; the bucket is fresh.
-        let Ok(url) = std::env::var("REZCACHE_S3") else { return };
-        contract(&Blobs::open(&url).unwrap()).await;
-    }
 }

@@ -280,3 +280,32 @@ async fn curl_reads_ranges_over_both_versions_of_http() {
     node.asked_to_go().await;
     node.stop().await;
 }
+
+/// Where the tools of others are that tests/run installs for these tests.
+pub(crate) fn tools() -> std::path::PathBuf {
+    let tools = std::env::var_os("REZCACHE_SERVICE_TOOLS").expect("set by tests/run, which installs them");
+    tools.into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schemathesis_finds_no_answer_that_is_not_in_the_description() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(NodeConfig { plain_http: true, ..config(folder.path()) }).await.unwrap();
+    let url = format!("http://{}/openapi.json", node.address());
+    let scratch = folder.path().to_owned();
+    let run = move || {
+        Command::new(tools().join("schemathesis"))
+            .args(["run", &url, "--max-examples", "30", "--seed", "1", "--no-color", "--checks", "all"])
+            // No description can say which bytes are a whole asset with this digest, so a body of noise is
+            // refused though it fits the description.
+            .args(["--exclude-checks", "positive_data_acceptance"])
+            // It ends the node, as it says.
+            .args(["--exclude-operation-id", "drain"])
+            .current_dir(scratch)
+            .output()
+            .unwrap()
+    };
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    node.stop().await;
+}

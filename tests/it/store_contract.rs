@@ -1,0 +1,118 @@
+//! What every blob store must do: memory, a directory, and a real S3 server.
+
+use std::process::{Child, Command, Stdio};
+
+use futures_util::TryStreamExt;
+use rezcache::asset::Digest;
+use rezcache::store::blobs::{Blobs, StoreError};
+use rezcache::store::keys::KeyRing;
+
+use crate::service::tools;
+
+/// What every store must do.
+async fn contract(blobs: &Blobs) {
+    let ring = KeyRing::new([1; 32], [2; 32]);
+    let name = |number: u8| ring.blob_name(Digest([number; 32]));
+    assert!(blobs.is_empty().await.unwrap());
+    blobs.check_keys(&ring).await.unwrap();
+    assert!(!blobs.is_empty().await.unwrap());
+    blobs.check_keys(&ring).await.unwrap();
+    let stranger = KeyRing::new([1; 32], [3; 32]);
+    assert!(matches!(blobs.check_keys(&stranger).await, Err(StoreError::Key(_))));
+
+    assert_eq!(blobs.get(&name(1)).await.unwrap(), None);
+    blobs.put(&name(1), b"one".to_vec()).await.unwrap();
+    blobs.put(&name(1), b"one again".to_vec()).await.unwrap();
+    blobs.put(&name(2), vec![7; 300_000]).await.unwrap();
+    assert_eq!(blobs.get(&name(1)).await.unwrap().unwrap(), "one again");
+    assert!(blobs.exists(&name(2)).await.unwrap() && !blobs.exists(&name(3)).await.unwrap());
+    let mut listed: Vec<_> = blobs.list().try_collect().await.unwrap();
+    listed.sort();
+    let mut expected = vec![(name(1), 9), (name(2), 300_000)];
+    expected.sort();
+    assert_eq!(listed, expected);
+
+    blobs.hold(&name(1)).await.unwrap();
+    blobs.hold(&name(3)).await.unwrap();
+    blobs.delete(&name(2)).await.unwrap();
+    blobs.delete(&name(2)).await.unwrap();
+    assert_eq!((blobs.get(&name(1)).await.unwrap(), blobs.get(&name(2)).await.unwrap()), (None, None));
+    blobs.probe().await.unwrap();
+    assert_eq!(blobs.list().try_collect::<Vec<_>>().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn memory_and_directory_keep_the_contract() {
+    contract(&Blobs::open("memory:").unwrap()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a store");
+    let blobs = Blobs::open(&format!("file://{}", path.display())).unwrap();
+    contract(&blobs).await;
+    assert!(blobs.probe().await.unwrap().conditional_writes);
+    assert!(matches!(Blobs::open("ftp://x"), Err(StoreError::Url(_))));
+}
+
+/// PyPI's `moto`: S3 as others wrote it.
+struct Moto {
+    process: Child,
+    port: u16,
+}
+
+impl Moto {
+    async fn start() -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let process = Command::new(tools().join("moto_server"))
+            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        crate::support::within(async {
+            while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        Self { process, port }
+    }
+
+    /// Talks to it as a stranger's S3 client does; what it prints.
+    fn boto(&self, code: &str) -> String {
+        let program = format!(
+            "import boto3; s3 = boto3.client('s3', endpoint_url='http://127.0.0.1:{}', region_name='us-east-1', \
+             aws_access_key_id='a', aws_secret_access_key='b'); {code}",
+            self.port
+        );
+        let output = Command::new(tools().join("python")).args(["-c", &program]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_s3_server_keeps_the_contract() {
+    let moto = Moto::start().await;
+    moto.boto("s3.create_bucket(Bucket='rez')");
+    let variables = [
+        ("AWS_ENDPOINT", format!("http://127.0.0.1:{}", moto.port)),
+        ("AWS_ALLOW_HTTP", "true".to_owned()),
+        ("AWS_REGION", "us-east-1".to_owned()),
+        ("AWS_ACCESS_KEY_ID", "a".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "b".to_owned()),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value));
+    let blobs = Blobs::open_with("s3://rez/some/prefix", variables.clone()).unwrap();
+    contract(&blobs).await;
+    assert!(blobs.probe().await.unwrap().conditional_writes);
+    let listed = moto.boto("print(*[o['Key'] for o in s3.list_objects_v2(Bucket='rez')['Contents']])");
+    assert!(listed.contains("some/prefix/marker"), "{listed}");
+    let gone = Blobs::open_with("s3://no-such-bucket", variables).unwrap();
+    assert!(matches!(gone.probe().await, Err(StoreError::Store { .. })));
+}
