@@ -1,6 +1,8 @@
 //! Decisions of the fetch plan that need no I/O: what of an asset is asked from the grid, and
 //! whether a fetch in flight serves another request.
 
+pub mod service_plan;
+
 use bytes::Bytes;
 
 use crate::asset::range::{ByteRange, RangeAnswer, RangeRequest};

@@ -1,0 +1,374 @@
+//! When the cache service is asked, and how long a request waits for it: the hedge deadline, the
+//! hedge budget, the circuit breaker and the memory of what the service does not have.
+//!
+//! Knows neither sockets nor clocks: it is told what happened and when.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::time::{Duration, Instant};
+
+/// The deadline until [`ENOUGH`] samples of the service's time to header exist.
+pub const FIRST_DEADLINE: Duration = Duration::from_millis(40);
+/// The shortest deadline.
+pub const SHORTEST_DEADLINE: Duration = Duration::from_millis(5);
+/// The longest deadline.
+pub const LONGEST_DEADLINE: Duration = Duration::from_millis(150);
+/// Misses of the deadline in a row that open the breaker.
+pub const BREAKER_MISSES: u32 = 3;
+/// How long an absent key is not asked for again.
+pub const ABSENT_FOR: Duration = Duration::from_secs(120);
+
+/// Samples that make a percentile worth believing.
+const ENOUGH: usize = 20;
+const SAMPLES: usize = 128;
+/// Reads that the hedge budget looks back on.
+const BUDGET_READS: usize = 100;
+/// Hedges among them that are within the budget.
+const BUDGET_HEDGES: usize = 10;
+/// Of this many reads over budget one is still tried.
+const TRIED_OF: u32 = 10;
+const MAX_ABSENT: usize = 65_536;
+/// Between two probes of a service that does not answer, at first and at most.
+const PROBE_PAUSE: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(8)];
+
+/// What to do with one read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// Ask the service, and the grid too when this long has passed.
+    Ask(Duration),
+    /// Ask the grid at once.
+    Grid(WhyGrid),
+}
+
+/// Why the service is not asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhyGrid {
+    /// It sent wrong bytes, and is not used any more.
+    Distrusted,
+    /// The circuit breaker is open.
+    Open,
+    /// It has just said that it does not have this.
+    Absent,
+    /// Hedges have become so frequent that the line would be paid twice.
+    OverBudget,
+}
+
+/// How the service stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Asked.
+    Working,
+    /// Not asked, only probed.
+    Away,
+    /// Proven to send wrong bytes.
+    Distrusted,
+}
+
+/// The latest durations of one kind.
+#[derive(Debug, Default)]
+struct Samples(VecDeque<Duration>);
+
+impl Samples {
+    fn add(&mut self, sample: Duration) {
+        if self.0.len() >= SAMPLES {
+            self.0.pop_front();
+        }
+        self.0.push_back(sample);
+    }
+
+    /// The nearest-rank percentile.
+    fn percentile(&self, percent: usize) -> Option<Duration> {
+        let mut sorted: Vec<Duration> = self.0.iter().copied().collect();
+        sorted.sort_unstable();
+        sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied()
+    }
+}
+
+/// The plan for one service. `K` names an asset as asked for from one origin.
+#[derive(Debug)]
+pub struct ServicePlan<K> {
+    headers: Samples,
+    grid: Samples,
+    /// The cached deadline; percentiles are not computed for every request.
+    deadline: Duration,
+    least: Duration,
+    hedged: VecDeque<bool>,
+    over_budget: u32,
+    misses: u32,
+    /// `Some` while open: when to probe next, and the pause after that.
+    open: Option<(Instant, Duration)>,
+    distrusted: bool,
+    absent: HashMap<K, Instant>,
+    absent_order: VecDeque<(Instant, K)>,
+}
+
+impl<K: Clone + Eq + Hash> ServicePlan<K> {
+    /// A plan for a service that has not answered yet: it is probed first. No deadline is shorter than
+    /// `least`, where that is more than [`SHORTEST_DEADLINE`].
+    #[must_use]
+    pub fn new(now: Instant, least: Duration) -> Self {
+        Self {
+            headers: Samples::default(),
+            grid: Samples::default(),
+            deadline: FIRST_DEADLINE.max(least),
+            least: least.max(SHORTEST_DEADLINE),
+            hedged: VecDeque::with_capacity(BUDGET_READS),
+            over_budget: 0,
+            misses: 0,
+            open: Some((now, PROBE_PAUSE[0])),
+            distrusted: false,
+            absent: HashMap::new(),
+            absent_order: VecDeque::new(),
+        }
+    }
+
+    /// What to do with a read of `key`.
+    pub fn advise(&mut self, key: &K, now: Instant) -> Advice {
+        if self.distrusted {
+            return Advice::Grid(WhyGrid::Distrusted);
+        }
+        if self.open.is_some() {
+            return Advice::Grid(WhyGrid::Open);
+        }
+        if self.absent.get(key).is_some_and(|until| now < *until) {
+            return Advice::Grid(WhyGrid::Absent);
+        }
+        if self.hedged.iter().filter(|hedged| **hedged).count() > BUDGET_HEDGES {
+            self.over_budget = self.over_budget.wrapping_add(1);
+            if !self.over_budget.is_multiple_of(TRIED_OF) {
+                return Advice::Grid(WhyGrid::OverBudget);
+            }
+        }
+        Advice::Ask(self.deadline)
+    }
+
+    /// How long a read waits for the service now.
+    #[must_use]
+    pub const fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    /// The service answered a read within the deadline, after `took`.
+    pub fn answered(&mut self, took: Duration) {
+        self.headers.add(took);
+        self.misses = 0;
+        self.read(false);
+        self.reckon();
+    }
+
+    /// The deadline passed without an answer, or the call failed, and the grid was asked.
+    pub fn missed(&mut self, now: Instant) {
+        self.read(true);
+        self.misses = self.misses.saturating_add(1);
+        if self.misses >= BREAKER_MISSES && self.open.is_none() {
+            self.open = Some((now + PROBE_PAUSE[0], PROBE_PAUSE[0]));
+        }
+    }
+
+    /// The body stalled or broke off after a header in time, and the grid was asked.
+    pub fn broke_off(&mut self, now: Instant) {
+        self.missed(now);
+    }
+
+    /// A header that came after its deadline still tells how far the service is away.
+    pub fn late(&mut self, took: Duration) {
+        self.headers.add(took);
+        self.reckon();
+    }
+
+    /// The grid's time to first byte.
+    pub fn grid_answered(&mut self, took: Duration) {
+        self.grid.add(took);
+        self.reckon();
+    }
+
+    /// The service does not have `key`.
+    pub fn absent(&mut self, key: K, now: Instant) {
+        while let Some((until, _)) = self.absent_order.front()
+            && (*until <= now || self.absent_order.len() >= MAX_ABSENT)
+        {
+            let Some((until, key)) = self.absent_order.pop_front() else { break };
+            if self.absent.get(&key) == Some(&until) {
+                self.absent.remove(&key);
+            }
+        }
+        let until = now + ABSENT_FOR;
+        self.absent.insert(key.clone(), until);
+        self.absent_order.push_back((until, key));
+    }
+
+    /// When the service is to be probed next; `None` while it works or is not used at all.
+    #[must_use]
+    pub fn probe_at(&self) -> Option<Instant> {
+        self.open.filter(|_| !self.distrusted).map(|(at, _)| at)
+    }
+
+    /// A probe was answered after `took`, or not at all. Returns whether that closed the breaker.
+    pub fn probed(&mut self, took: Option<Duration>, now: Instant) -> bool {
+        let Some((_, pause)) = self.open else { return false };
+        // Whoever answers, but too late to be of use, stays away.
+        if took.is_some_and(|took| took <= LONGEST_DEADLINE.max(self.least)) {
+            self.open = None;
+            // One more miss opens it again.
+            self.misses = BREAKER_MISSES - 1;
+            self.hedged.clear();
+            true
+        } else {
+            let pause = (pause * 2).min(PROBE_PAUSE[1]);
+            self.open = Some((now + pause, pause));
+            false
+        }
+    }
+
+    /// The service was proven to send wrong bytes: it is not used any more.
+    pub const fn distrust(&mut self) {
+        self.distrusted = true;
+    }
+
+    /// How the service stands.
+    #[must_use]
+    pub const fn standing(&self) -> Standing {
+        match (self.distrusted, self.open) {
+            (true, _) => Standing::Distrusted,
+            (false, Some(_)) => Standing::Away,
+            (false, None) => Standing::Working,
+        }
+    }
+
+    /// The grid's median time to first byte, once anything is known of it.
+    #[must_use]
+    pub fn grid_median(&self) -> Option<Duration> {
+        self.grid.percentile(50)
+    }
+
+    fn read(&mut self, hedged: bool) {
+        if self.hedged.len() >= BUDGET_READS {
+            self.hedged.pop_front();
+        }
+        self.hedged.push_back(hedged);
+    }
+
+    fn reckon(&mut self) {
+        let usual = if self.headers.0.len() < ENOUGH {
+            FIRST_DEADLINE
+        } else {
+            self.headers.percentile(95).map_or(FIRST_DEADLINE, |p95| p95 * 3 / 2)
+        };
+        let most = self.grid_median().map_or(LONGEST_DEADLINE, |grid| grid.min(LONGEST_DEADLINE));
+        self.deadline = usual.min(most).max(self.least);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn ms(number: u64) -> Duration {
+        Duration::from_millis(number)
+    }
+
+    fn working(now: Instant) -> ServicePlan<u32> {
+        let mut plan = ServicePlan::new(now, Duration::ZERO);
+        assert_eq!((plan.advise(&1, now), plan.probe_at()), (Advice::Grid(WhyGrid::Open), Some(now)));
+        assert!(plan.probed(Some(ms(1)), now));
+        plan
+    }
+
+    #[test]
+    fn the_deadline_follows_the_service_and_stays_below_the_grid() {
+        let mut plan = working(Instant::now());
+        for _ in 0..19 {
+            plan.answered(ms(20));
+        }
+        assert_eq!(plan.deadline(), FIRST_DEADLINE);
+        plan.answered(ms(20));
+        assert_eq!(plan.deadline(), ms(30));
+        plan.grid_answered(ms(12));
+        assert_eq!(plan.deadline(), ms(12), "a grid that is nearer than the service");
+        for _ in 0..10 {
+            plan.grid_answered(ms(1));
+        }
+        assert_eq!(plan.deadline(), SHORTEST_DEADLINE);
+        for _ in 0..200 {
+            plan.grid_answered(ms(900));
+            plan.late(ms(700));
+        }
+        assert_eq!(plan.deadline(), LONGEST_DEADLINE);
+        let mut patient = ServicePlan::<u32>::new(Instant::now(), ms(150));
+        patient.answered(ms(1));
+        assert_eq!(patient.deadline(), ms(150));
+    }
+
+    #[test]
+    fn three_misses_in_a_row_open_the_breaker_and_a_timely_probe_closes_it() {
+        let start = Instant::now();
+        let mut plan = working(start);
+        plan.answered(ms(1));
+        for _ in 0..2 {
+            plan.missed(start);
+        }
+        plan.answered(ms(1));
+        for _ in 0..2 {
+            plan.missed(start);
+        }
+        assert_eq!(plan.advise(&1, start), Advice::Ask(FIRST_DEADLINE));
+        plan.missed(start);
+        assert_eq!((plan.advise(&1, start), plan.standing()), (Advice::Grid(WhyGrid::Open), Standing::Away));
+        let first = plan.probe_at().unwrap();
+        assert!(first > start);
+        assert!(!plan.probed(None, first) && !plan.probed(Some(Duration::from_secs(2)), first));
+        assert!(plan.probe_at().unwrap() > first + PROBE_PAUSE[0]);
+        for _ in 0..20 {
+            plan.probed(None, first);
+        }
+        assert_eq!(plan.probe_at(), Some(first + PROBE_PAUSE[1]));
+        assert!(plan.probed(Some(ms(3)), first));
+        assert_eq!((plan.standing(), plan.probe_at()), (Standing::Working, None));
+        plan.missed(first);
+        assert_eq!(plan.standing(), Standing::Away, "what has just returned is on trial");
+    }
+
+    #[test]
+    fn many_hedges_send_nine_of_ten_reads_straight_to_the_grid() {
+        let now = Instant::now();
+        let mut plan = working(now);
+        for read in 0..100 {
+            if read % 9 == 0 { plan.missed(now) } else { plan.answered(ms(1)) }
+        }
+        let asked = (0..1000).filter(|_| matches!(plan.advise(&1, now), Advice::Ask(_))).count();
+        assert_eq!(asked, 100);
+        for _ in 0..100 {
+            plan.answered(ms(1));
+        }
+        assert!(matches!(plan.advise(&1, now), Advice::Ask(_)), "recovered");
+    }
+
+    #[test]
+    fn absent_keys_are_remembered_for_a_while_and_in_bounds() {
+        let start = Instant::now();
+        let mut plan = working(start);
+        plan.absent(7, start);
+        assert_eq!(plan.advise(&7, start + ms(119_999)), Advice::Grid(WhyGrid::Absent));
+        assert_eq!(plan.advise(&7, start + ABSENT_FOR), Advice::Ask(FIRST_DEADLINE));
+        assert!(matches!(plan.advise(&8, start), Advice::Ask(_)));
+        for key in 0..200_000 {
+            plan.absent(key, start);
+        }
+        assert!(plan.absent.len() <= MAX_ABSENT && plan.absent_order.len() <= MAX_ABSENT);
+        plan.absent(1, start + ABSENT_FOR);
+        assert_eq!(plan.absent.len(), 1);
+    }
+
+    #[test]
+    fn a_service_proven_wrong_is_neither_asked_nor_probed() {
+        let now = Instant::now();
+        let mut plan = working(now);
+        plan.distrust();
+        assert_eq!(plan.advise(&1, now), Advice::Grid(WhyGrid::Distrusted));
+        for _ in 0..3 {
+            plan.missed(now);
+        }
+        assert_eq!((plan.probe_at(), plan.standing()), (None, Standing::Distrusted));
+    }
+}
