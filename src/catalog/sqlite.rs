@@ -6,13 +6,16 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use tokio::sync::oneshot;
 
-use super::{Answer, BlobHash, Catalog, CatalogError, Change, Decide, KeyHash, Revocation, RevokedKind, Row};
+use super::{
+    Answer, BlobHash, Catalog, CatalogError, Change, Decide, Health, KeyHash, Revocation, RevokedKind, Row,
+};
 
 const VERSION: i64 = 1;
 const BUSY: Duration = Duration::from_secs(5);
@@ -31,11 +34,28 @@ struct Waiting {
     done: oneshot::Sender<Result<(), CatalogError>>,
 }
 
+/// Counts a change for as long as somebody waits for it.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn begin(number: &'a AtomicUsize) -> Self {
+        number.fetch_add(1, Ordering::Relaxed);
+        Self(number)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The catalog in a file, or in memory.
 pub struct SqliteCatalog {
     place: Place,
     writer: Option<std::sync::mpsc::SyncSender<Waiting>>,
     thread: Option<std::thread::JoinHandle<()>>,
+    waiting: AtomicUsize,
     readers: Arc<Mutex<Vec<Connection>>>,
     /// A database in memory lives as long as a connection to it.
     _anchor: Mutex<Connection>,
@@ -97,7 +117,15 @@ impl SqliteCatalog {
             .spawn(move || write(connection, &waiting))
             .map_err(|error| CatalogError::Failed(error.to_string()))?;
         let (writer, thread) = (Some(writer), Some(thread));
-        Ok(Self { place, writer, thread, readers: Arc::default(), _anchor: Mutex::new(anchor) })
+        let waiting_now = AtomicUsize::new(0);
+        Ok(Self {
+            place,
+            writer,
+            thread,
+            waiting: waiting_now,
+            readers: Arc::default(),
+            _anchor: Mutex::new(anchor),
+        })
     }
 
     async fn read_with<T: Send + 'static>(
@@ -136,6 +164,7 @@ impl SqliteCatalog {
             let _ = result.send(value);
             Ok(())
         });
+        let _waits = Waits::begin(&self.waiting);
         let sent = self.writer.as_ref().is_some_and(|writer| writer.try_send(Waiting { job, done }).is_ok());
         if !sent {
             return Err(CatalogError::Unavailable("too many changes are waiting".into()));
@@ -344,6 +373,18 @@ impl Catalog for SqliteCatalog {
                 .execute(params![&name[..], window])?;
             Ok(given)
         }))
+    }
+
+    fn health(&self) -> std::pin::Pin<Box<dyn Future<Output = Health> + Send + '_>> {
+        Box::pin(async move {
+            let primary = self.read_with(|connection| connection.execute_batch("select 1")).await.is_ok();
+            Health {
+                engine: self.engine(),
+                primary,
+                standby: None,
+                waiting: self.waiting.load(Ordering::Relaxed),
+            }
+        })
     }
 
     fn engine(&self) -> &'static str {
