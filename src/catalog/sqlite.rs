@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 
 use super::{Answer, BlobHash, Catalog, CatalogError, Change, Decide, KeyHash, Revocation, RevokedKind, Row};
 
-const VERSION: i64 = 1;
+/// What each version added; the last one is what this program knows.
+const VERSIONS: [&str; 2] = [include_str!("sqlite.sql"), include_str!("sqlite_2.sql")];
 const BUSY: Duration = Duration::from_secs(5);
 /// Changes that wait for the writer.
 const QUEUE: usize = 1024;
@@ -169,12 +170,13 @@ fn migrate(connection: &mut Connection) -> Result<(), CatalogError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
     let found: i64 =
         transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
-    if found > VERSION {
-        return Err(CatalogError::Version { found, known: VERSION });
+    let known = i64::try_from(VERSIONS.len()).unwrap_or(i64::MAX);
+    if found > known {
+        return Err(CatalogError::Version { found, known });
     }
-    if found < 1 {
-        transaction.execute_batch(include_str!("sqlite.sql")).map_err(failed)?;
-        transaction.pragma_update(None, "user_version", VERSION).map_err(failed)?;
+    for (version, text) in (1i64..).zip(VERSIONS).filter(|(version, _)| *version > found) {
+        transaction.execute_batch(text).map_err(failed)?;
+        transaction.pragma_update(None, "user_version", version).map_err(failed)?;
     }
     transaction.commit().map_err(failed)
 }
@@ -343,6 +345,28 @@ impl Catalog for SqliteCatalog {
                 .prepare_cached("delete from lease where name = ?1 and window < ?2")?
                 .execute(params![&name[..], window])?;
             Ok(given)
+        }))
+    }
+
+    fn enrol(&self, principal: KeyHash, record: Vec<u8>) -> Answer<'_, Vec<u8>> {
+        Box::pin(self.write_with(move |connection| {
+            connection
+                .prepare_cached(
+                    "insert into principal (hash, record) values (?1, ?2) on conflict (hash) do nothing",
+                )?
+                .execute(params![&principal[..], record])?;
+            connection
+                .prepare_cached("select record from principal where hash = ?1")?
+                .query_row([&principal[..]], |row| row.get(0))
+        }))
+    }
+
+    fn enrolled(&self, principal: KeyHash) -> Answer<'_, Option<Vec<u8>>> {
+        Box::pin(self.read_with(move |connection| {
+            connection
+                .prepare_cached("select record from principal where hash = ?1")?
+                .query_row([&principal[..]], |row| row.get(0))
+                .optional()
         }))
     }
 

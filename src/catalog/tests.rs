@@ -55,6 +55,11 @@ async fn contract(catalog: Arc<dyn Catalog>) {
     assert_eq!(catalog.lease(key(1), 1, 60, 100).await.unwrap(), 40);
     assert_eq!(catalog.lease(key(1), 1, 60, 100).await.unwrap(), 0);
     assert_eq!(catalog.lease(key(1), 2, 60, 100).await.unwrap(), 60);
+
+    assert_eq!(catalog.enrolled(key(1)).await.unwrap(), None);
+    assert_eq!(catalog.enrol(key(1), b"first".to_vec()).await.unwrap(), b"first");
+    assert_eq!(catalog.enrol(key(1), b"second".to_vec()).await.unwrap(), b"first", "the first one stands");
+    assert_eq!(catalog.enrolled(key(1)).await.unwrap().unwrap(), b"first");
 }
 
 /// Eight writers count in one record; none may overwrite another.
@@ -109,6 +114,20 @@ fn four_may_open_a_new_catalog_at_once() {
             }
         });
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalog_of_version_1_is_brought_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("catalog.sqlite");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.execute_batch(include_str!("sqlite.sql")).unwrap();
+    connection.pragma_update(None, "user_version", 1).unwrap();
+    connection.execute("insert into asset values (?1, x'01', 5)", [&key(1)[..]]).unwrap();
+    drop(connection);
+    let catalog = SqliteCatalog::open(&path).unwrap();
+    assert_eq!(catalog.read(vec![key(1)]).await.unwrap()[0].as_ref().unwrap().record, [1]);
+    assert_eq!(catalog.enrol(key(1), vec![2]).await.unwrap(), [2]);
 }
 
 #[test]
