@@ -116,6 +116,10 @@ pub trait Catalog: Send + Sync {
     fn audit(&self, at: u64, action: String, detail: String) -> Answer<'_, ()>;
     /// Takes up to `want` from a counter that may reach `limit`, and says how much was given.
     fn lease(&self, name: [u8; 32], window: u64, want: u64, limit: u64) -> Answer<'_, u64>;
+    /// Keeps the record of a principal that enrolled itself, unless there is one; the record that stands.
+    fn enrol(&self, principal: KeyHash, record: Vec<u8>) -> Answer<'_, Vec<u8>>;
+    /// The record of a principal that enrolled itself.
+    fn enrolled(&self, principal: KeyHash) -> Answer<'_, Option<Vec<u8>>>;
     /// How the catalog is at this moment.
     fn health(&self) -> Pin<Box<dyn Future<Output = Health> + Send + '_>>;
     /// The engine's name for reports.

@@ -21,7 +21,7 @@ pub use address::{AddressError, check};
 use servers::{Lent, Servers, Trouble};
 
 /// What makes each version of the one before.
-const MIGRATIONS: &[&str] = &[include_str!("1.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("1.sql"), include_str!("2.sql")];
 /// The first half of our advisory locks' names. Those of records have one wide name instead, which is
 /// another space.
 const LOCKS: i32 = 0x7265_7a63;
@@ -153,6 +153,8 @@ impl PostgresCatalog {
         (!again).then(|| Err(trouble.into()))
     }
 }
+
+const ENROLLED: &str = "select record from rezcache.principal where hash = $1";
 
 fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
@@ -340,6 +342,27 @@ impl Catalog for PostgresCatalog {
                 transaction.execute(&clear, &[&name, &window]).await?;
                 Ok::<_, Trouble>(given)
             })
+        })
+    }
+
+    fn enrol(&self, principal: KeyHash, record: Vec<u8>) -> Answer<'_, Vec<u8>> {
+        const PUT: &str = "insert into rezcache.principal (hash, record) values ($1, $2) \
+                           on conflict (hash) do nothing";
+        Box::pin(async move {
+            let (principal, record) = (&principal[..], &record[..]);
+            transaction!(self, transaction, {
+                transaction.execute(PUT, &[&principal, &record]).await?;
+                // A statement of its own sees what another has committed meanwhile.
+                let stands = transaction.query_one(ENROLLED, &[&principal]).await?;
+                Ok::<Vec<u8>, Trouble>(stands.try_get(0)?)
+            })
+        })
+    }
+
+    fn enrolled(&self, principal: KeyHash) -> Answer<'_, Option<Vec<u8>>> {
+        Box::pin(async move {
+            let lines = self.servers.rows(ENROLLED, &[&&principal[..]]).await?;
+            lines.first().map(|line| line.try_get(0)).transpose().map_err(broken)
         })
     }
 
