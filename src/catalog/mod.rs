@@ -3,9 +3,11 @@
 
 use std::pin::Pin;
 
+mod place;
 mod postgres;
 mod sqlite;
 
+pub use place::Place;
 pub use postgres::{AddressError, PostgresCatalog, check as check_postgres};
 pub use sqlite::SqliteCatalog;
 

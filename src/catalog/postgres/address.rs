@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn across_a_network_tls_is_verified_unless_it_is_said_otherwise() {
-        let mode = |url| Address::parse(url).map(|address| address.primary.get_ssl_mode());
+        let mode = |url: &str| Address::parse(url).map(|address| address.primary.get_ssl_mode());
         assert_eq!(mode("postgres://me@127.0.0.1/cache").unwrap(), SslMode::Disable);
         assert_eq!(mode("postgres://me@localhost:1/cache?sslmode=require").unwrap(), SslMode::Require);
         assert_eq!(mode("postgres://me@db.example/cache").unwrap(), SslMode::Require);
