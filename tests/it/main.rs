@@ -1,6 +1,7 @@
 //! The integration tests: one program, so that it links once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod array;
 mod asset_url;
 mod catalog_contract;
 mod cli;
