@@ -14,6 +14,7 @@ mod hostile;
 mod hostile_neighbours;
 mod interop;
 mod kill;
+mod kill_node;
 mod layers;
 mod proxy_assets;
 mod proxy_faults;
