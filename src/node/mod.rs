@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::catalog::{Catalog, CatalogError, SqliteCatalog};
+use crate::catalog::CatalogError;
 use crate::store::blobs::{Blobs, StoreError};
 use crate::store::keys::{KeyError, KeyRing};
 
@@ -96,10 +96,7 @@ impl Node {
         };
         blobs.check_keys(&ring).await?;
         let abilities = blobs.probe().await?;
-        let catalog: Arc<dyn Catalog> = match &config.catalog {
-            Some(path) => Arc::new(SqliteCatalog::open(path)?),
-            None => Arc::new(SqliteCatalog::in_memory()?),
-        };
+        let catalog = config.catalog.open().await?;
         let identity = match (&config.certificate, config.plain_http) {
             (_, true) => None,
             (Some((chain, key)), false) => Some(tls::Identity::read(chain, key)?),

@@ -16,13 +16,14 @@ use super::hot::{HotTier, Known};
 use super::refusal::Refusal;
 use crate::asset::validate::{self, Valid};
 use crate::asset::{AssetKey, AssetKind, Digest};
-use crate::catalog::{Catalog, Change, KeyHash};
+use crate::catalog::{Catalog, CatalogError, Change, KeyHash};
 use crate::grid::{GridId, Origin};
 use crate::publication::{self, Attestation, Policy, Reader, Record, Tag, Verdict};
 use crate::store::blobs::{Abilities, Blobs};
 use crate::store::keys::KeyRing;
 use crate::store::{records, sealed};
 use crate::support::addresses::is_public;
+use crate::support::process::Meter;
 use crate::wire::frame::{self, Call, Codec, Found, Reply};
 use crate::wire::groups::{self, GROUP_BYTES, GroupHash};
 use crate::wire::{self, OriginHash, WHOLE_BYTES};
@@ -31,6 +32,11 @@ use crate::wire::{self, OriginHash, WHOLE_BYTES};
 const UPLOAD_BUDGET_KIB: usize = 256 << 10;
 /// How long a record read from the catalog is believed. Take-downs reach every node within this.
 const RECORD_FRESH: Duration = Duration::from_secs(5);
+/// How long it may still be served while the catalog is away. A node cut off from the catalog learns of
+/// no take-down, so this has an end.
+const RECORD_STALE: Duration = Duration::from_secs(600);
+/// How often the log says that the catalog is away.
+const CATALOG_WARNING: Duration = Duration::from_secs(10);
 /// Opening more than this leaves the async threads.
 const OPEN_ASIDE_BYTES: usize = 256 << 10;
 
@@ -114,6 +120,15 @@ impl Content {
 /// Leave to send a body.
 pub(super) struct BodyPermit(#[allow(dead_code)] OwnedSemaphorePermit);
 
+/// An open connection.
+pub(super) struct Connected(Arc<Service>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.counters.disconnected();
+    }
+}
+
 /// A request in progress; the node does not end before it.
 pub(super) struct Running(Arc<Service>);
 
@@ -140,6 +155,8 @@ pub(super) struct Service {
     started: Instant,
     touched: Mutex<Vec<(KeyHash, u32)>>,
     pub(super) drain_asked: Notify,
+    meter: Meter,
+    catalog_warned: Mutex<Option<Instant>>,
 }
 
 impl Service {
@@ -164,6 +181,8 @@ impl Service {
             started: Instant::now(),
             touched: Mutex::default(),
             drain_asked: Notify::new(),
+            meter: Meter::default(),
+            catalog_warned: Mutex::default(),
         }
     }
 
@@ -172,6 +191,12 @@ impl Service {
         self.counters.count(Count::Connections);
         // Without tokens the network is what keeps strangers out.
         !self.config.private_only || !is_public(from)
+    }
+
+    /// Counts a connection for as long as it is open.
+    pub(super) fn connected(self: &Arc<Self>) -> Connected {
+        self.counters.connected();
+        Connected(Arc::clone(self))
     }
 
     /// Begins a request; `None` once the node is going.
@@ -486,10 +511,7 @@ impl Service {
             Change { record: closed(&ring, &hash, &record), blobs }
         });
         let _ = digest;
-        self.catalog.update(hash, day(now), decide).await.map_err(|error| {
-            tracing::warn!(%error, "an attestation cannot be kept");
-            Refusal::unavailable()
-        })?;
+        self.catalog.update(hash, day(now), decide).await.map_err(|error| self.catalog_fails(&error))?;
         self.hot.forget(&hash);
         let verdict = *verdict.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(verdict)
@@ -563,7 +585,7 @@ impl Service {
         if !caller.rights.observe && !caller.local {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not observe"));
         }
-        let catalog = self.catalog.read(vec![[0; 32]]).await.is_ok();
+        let catalog = self.catalog.health().await;
         let canary = self.blobs.check_keys(&self.ring).await.is_ok();
         let counters = &self.counters;
         Ok(json!({
@@ -572,10 +594,16 @@ impl Service {
             "requests_running": counters.running(),
             "requests_per_s": counters.rate(),
             "hit_ratio": counters.hit_ratio(),
-            "memory": { "hot_bytes": self.hot.bytes(), "hot_limit": self.config.memory_bytes },
+            "memory": { "hot_bytes": self.hot.bytes(), "hot_limit": self.config.memory_bytes, "records": self.hot.records() },
             "bytes": { "in": counters.get(Count::BytesIn), "out": counters.get(Count::BytesOut) },
             "store": { "url": self.blobs.url(), "canary": canary, "abilities": self.abilities },
-            "catalog": { "engine": self.catalog.engine(), "answers": catalog },
+            "catalog": catalog,
+            "connections_open": counters.connections(),
+            "uploads": {
+                "memory_bytes": self.upload_bytes(),
+                "memory_limit": UPLOAD_BUDGET_KIB as u64 * 1024,
+            },
+            "process": self.meter.usage(),
             "counters": counters.all(),
         }))
     }
@@ -585,11 +613,24 @@ impl Service {
         if !caller.rights.observe && !caller.local {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not observe"));
         }
-        Ok(self.counters.prometheus(self.hot.bytes()))
+        let usage = self.meter.usage();
+        Ok(self.counters.prometheus(&[
+            ("hot_bytes", self.hot.bytes()),
+            ("hot_records", self.hot.records() as u64),
+            ("uploads_memory_bytes", self.upload_bytes()),
+            ("process_memory_bytes", usage.map_or(0, |usage| usage.memory_bytes)),
+            ("process_cpu_milliseconds", usage.map_or(0, |usage| usage.cpu_ms)),
+        ]))
+    }
+
+    /// What bodies being uploaded hold in memory.
+    fn upload_bytes(&self) -> u64 {
+        UPLOAD_BUDGET_KIB.saturating_sub(self.uploads.available_permits()) as u64 * 1024
     }
 
     /// Writes what is written in batches.
     pub(super) async fn flush(&self) {
+        self.meter.tick();
         let uses = std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner));
         if !uses.is_empty()
             && let Err(error) = self.catalog.touch(uses).await
@@ -612,20 +653,42 @@ impl Service {
         let missing: Vec<KeyHash> =
             hashes.iter().zip(&found).filter(|(_, known)| known.is_none()).map(|(hash, _)| *hash).collect();
         if !missing.is_empty() {
-            let rows = self.catalog.read(missing.clone()).await.map_err(|error| {
-                tracing::warn!(%error, "the catalog cannot be read");
-                Refusal::unavailable()
-            })?;
-            let mut rows = missing.iter().zip(rows).map(|(hash, row)| {
-                let record = row.and_then(|row| opened(&self.ring, hash, &row.record)).map(Arc::new);
-                self.hot.keep_record(*hash, record.clone());
-                record
-            });
-            for place in found.iter_mut().filter(|place| place.is_none()) {
-                *place = Some(rows.next().flatten());
+            match self.catalog.read(missing.clone()).await {
+                Ok(rows) => {
+                    let mut rows = missing.iter().zip(rows).map(|(hash, row)| {
+                        let record = row.and_then(|row| opened(&self.ring, hash, &row.record)).map(Arc::new);
+                        self.hot.keep_record(*hash, record.clone());
+                        record
+                    });
+                    for place in found.iter_mut().filter(|place| place.is_none()) {
+                        *place = Some(rows.next().flatten());
+                    }
+                }
+                Err(error) => {
+                    let refusal = self.catalog_fails(&error);
+                    for (hash, place) in hashes.iter().zip(&mut found).filter(|(_, place)| place.is_none()) {
+                        *place = self.hot.record(hash, RECORD_STALE);
+                        self.counters.add(Count::StaleRecords, u64::from(place.is_some()));
+                    }
+                    // Of several, those that are known are worth an answer.
+                    if found.iter().all(Option::is_none) {
+                        return Err(refusal);
+                    }
+                }
             }
         }
         Ok(found.into_iter().map(Option::flatten).collect())
+    }
+
+    /// Says so in the log, but not for each of thousands of requests.
+    fn catalog_fails(&self, error: &CatalogError) -> Refusal {
+        self.counters.count(Count::CatalogFailures);
+        let mut warned = self.catalog_warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|last| last.elapsed() >= CATALOG_WARNING) {
+            *warned = Some(Instant::now());
+            tracing::warn!(%error, "the catalog fails; uploads are refused, and reads go on from memory");
+        }
+        Refusal::unavailable()
     }
 
     async fn content(&self, digest: Digest) -> Result<Option<Arc<Content>>, Refusal> {

@@ -1,7 +1,9 @@
 //! The integration tests: one program, so that it links once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod array;
 mod asset_url;
+mod catalog_contract;
 mod cli;
 mod concurrency;
 mod decode_agreement;
@@ -12,6 +14,7 @@ mod hostile;
 mod hostile_neighbours;
 mod interop;
 mod kill;
+mod kill_node;
 mod layers;
 mod proxy_assets;
 mod proxy_faults;

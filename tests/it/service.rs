@@ -6,6 +6,7 @@ use std::process::Command;
 
 use bytes::Bytes;
 use rezcache::asset::{AssetId, AssetKey, AssetKind, Digest};
+use rezcache::catalog::Place;
 use rezcache::client::{CallError, Face, ServiceClient};
 use rezcache::grid::{GridId, Origin};
 use rezcache::node::{Node, NodeConfig};
@@ -16,13 +17,13 @@ use uuid::Uuid;
 
 use crate::support::synthetic::Synthetic;
 
-const GRID: &str = "grid.example:8002";
+pub(crate) const GRID: &str = "grid.example:8002";
 
-fn config(folder: &Path) -> NodeConfig {
+pub(crate) fn config(folder: &Path) -> NodeConfig {
     NodeConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
         store: format!("file://{}", folder.join("store").display()),
-        catalog: Some(folder.join("store/catalog.sqlite")),
+        catalog: Place::Sqlite(folder.join("store/catalog.sqlite")),
         key_file: folder.join("store.key"),
         certificate: None,
         plain_http: false,
@@ -34,33 +35,33 @@ fn config(folder: &Path) -> NodeConfig {
     }
 }
 
-async fn node(folder: &Path) -> Node {
+pub(crate) async fn node(folder: &Path) -> Node {
     Node::start(config(folder)).await.unwrap()
 }
 
-fn client_at(address: SocketAddr, pin: &str) -> ServiceClient {
+pub(crate) fn client_at(address: SocketAddr, pin: &str) -> ServiceClient {
     ServiceClient::new(format!("https://{address}#pin={pin}").parse().unwrap(), None).unwrap()
 }
 
-fn client(node: &Node) -> ServiceClient {
+pub(crate) fn client(node: &Node) -> ServiceClient {
     client_at(node.address(), node.pin().unwrap())
 }
 
-fn key(kind: AssetKind, number: u128) -> AssetKey {
+pub(crate) fn key(kind: AssetKind, number: u128) -> AssetKey {
     AssetKey { grid: GridId::new(GRID), kind, id: AssetId(Uuid::from_u128(number)) }
 }
 
-fn origin() -> Option<OriginHash> {
+pub(crate) fn origin() -> Option<OriginHash> {
     Some(OriginHash::of(&GridId::new(GRID), &Origin::new("sim.example")))
 }
 
 /// A valid texture of about this size.
-fn texture(number: usize, size: usize) -> Bytes {
+pub(crate) fn texture(number: usize, size: usize) -> Bytes {
     Bytes::from(Synthetic::new(7, number * 8, size).bytes.to_vec())
 }
 
 /// Attests, and uploads when the body is wanted.
-async fn share(client: &ServiceClient, key: &AssetKey, bytes: &Bytes) -> Verdict {
+pub(crate) async fn share(client: &ServiceClient, key: &AssetKey, bytes: &Bytes) -> Verdict {
     let digest = Digest::of(bytes);
     match client.attest(key, origin(), digest, bytes).await.unwrap() {
         Verdict::Waiting { want_body: true } => {
@@ -70,7 +71,11 @@ async fn share(client: &ServiceClient, key: &AssetKey, bytes: &Bytes) -> Verdict
     }
 }
 
-async fn read(client: &ServiceClient, key: &AssetKey, range: Option<(u64, u64)>) -> Option<(u64, Vec<u8>)> {
+pub(crate) async fn read(
+    client: &ServiceClient,
+    key: &AssetKey,
+    range: Option<(u64, u64)>,
+) -> Option<(u64, Vec<u8>)> {
     let mut body = client.read(key, origin(), range).await.unwrap()?;
     let mut bytes = Vec::new();
     while let Some(part) = body.next().await.unwrap() {
