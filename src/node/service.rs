@@ -427,7 +427,8 @@ impl Service {
         let (ring, plain) = (self.ring.clone(), bytes.clone());
         let try_lz4 = matches!(kind, AssetKind::Animation | AssetKind::Material);
         let sealed = tokio::task::spawn_blocking(move || {
-            sealed::seal(&ring, &name, digest, &plain, try_lz4, rand::random())
+            let hashed = sealed::Hashed::of(&plain);
+            sealed::seal(&ring, &name, &hashed, &plain, try_lz4, rand::random())
         });
         let sealed = sealed.await.map_err(|_| Refusal::unavailable())?.map_err(|_| Refusal::unavailable())?;
         self.blobs.put(&name, sealed).await.map_err(|error| {

@@ -18,8 +18,7 @@ use object_store::{
 };
 
 use super::keys::{BlobName, KeyRing};
-use super::sealed::{self, SealError};
-use crate::asset::Digest;
+use super::sealed::{self, Hashed, SealError};
 
 /// A dead store must not hold up a viewer.
 const RETRY: (usize, Duration) = (2, Duration::from_secs(2));
@@ -250,8 +249,8 @@ impl Blobs {
     /// # Errors
     /// When they are not, or the store fails.
     pub async fn check_keys(&self, ring: &KeyRing) -> Result<(), StoreError> {
-        let digest = Digest::of(MARKER);
-        let name = ring.blob_name(digest);
+        let hashed = Hashed::of(MARKER);
+        let name = ring.blob_name(hashed.digest);
         if let Some(marker) = self.get_at(&self.marker()).await? {
             return sealed::open(ring, &name, &marker, 1024).map(|_| ()).map_err(StoreError::Key);
         }
@@ -262,7 +261,7 @@ impl Blobs {
             sealed::open(ring, &name, &blob, u64::MAX).map_err(StoreError::Key)?;
         }
         let marker =
-            sealed::seal(ring, &name, digest, MARKER, false, rand::random()).map_err(StoreError::Key)?;
+            sealed::seal(ring, &name, &hashed, MARKER, false, rand::random()).map_err(StoreError::Key)?;
         self.store
             .put(&self.marker(), PutPayload::from(marker))
             .await
