@@ -20,6 +20,7 @@ mod proxy_udp;
 mod secrets_in_logs;
 mod service;
 mod store_contract;
+mod store_format;
 mod support;
 mod tls;
 mod udp_assets;

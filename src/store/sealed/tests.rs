@@ -188,6 +188,10 @@ fn the_first_version_is_still_read() {
     let (digest, plain) =
         open(&ring(), &ring().blob_name(Digest::of(b"rezcache version 1")), &blob, LIMIT).unwrap();
     assert_eq!((digest, &plain[..]), (Digest::of(b"rezcache version 1"), &b"rezcache version 1"[..]));
+    let blob = std::fs::read("fixtures/service/sealed-v1-parts.blob").unwrap();
+    let plain: Vec<u8> = (0..140_000).map(|n| (n * 31 % 251) as u8).collect();
+    assert_eq!(reopened(&blob, &plain).unwrap(), plain);
+    assert_eq!(part(&blob, &plain, 70_000..130_000).unwrap(), plain[70_000..130_000]);
 }
 
 /// What hashes to something else than it says was sealed by somebody who lied or erred.
