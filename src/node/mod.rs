@@ -11,8 +11,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::catalog::{Catalog, CatalogError, SqliteCatalog};
-use crate::store::blobs::{Blobs, StoreError};
-use crate::store::keys::{KeyError, KeyRing};
+use crate::store::blobs::{Blobs, OpenError, StoreError};
 
 mod config;
 mod counters;
@@ -68,9 +67,9 @@ pub enum StartError {
     /// The catalog fails.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    /// The keys are missing or wrong.
+    /// The store's keys are missing or wrong.
     #[error(transparent)]
-    Keys(#[from] KeyError),
+    Keys(#[from] OpenError),
     /// The certificate cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -87,14 +86,10 @@ impl Node {
             return Err(StartError::Open(config.listen));
         }
         let blobs = Blobs::open(&config.store)?;
-        let ring = match KeyRing::read(&config.key_file) {
-            Err(KeyError::Missing { .. }) if blobs.is_empty().await? => {
-                tracing::warn!(file = %config.key_file.display(), "made a key file; back it up: without it the store cannot be read");
-                KeyRing::create(&config.key_file)?
-            }
-            known => known?,
-        };
-        blobs.check_keys(&ring).await?;
+        let (ring, new) = blobs.keys(&config.key_file).await?;
+        if new {
+            tracing::warn!(file = %config.key_file.display(), "made a key file; back it up: without it the store cannot be read");
+        }
         let abilities = blobs.probe().await?;
         let catalog: Arc<dyn Catalog> = match &config.catalog {
             Some(path) => Arc::new(SqliteCatalog::open(path)?),

@@ -536,7 +536,7 @@ impl Service {
             self.hot.drop_content(digest);
             let name = self.ring.blob_name(digest);
             if self.catalog.keys_of_blob(name.0).await.map_err(unavailable)?.is_empty() {
-                self.blobs.hold(&name).await.map_err(|_| Refusal::unavailable())?;
+                self.blobs.hold(&name, now()).await.map_err(|_| Refusal::unavailable())?;
             }
         }
         let detail = format!("{} assets by {:?}", keys.len(), caller.tenant);

@@ -137,12 +137,12 @@ async fn a_node_that_comes_back_has_everything() {
     // Another key file is refused, and so is none.
     std::fs::rename(folder.path().join("store.key"), folder.path().join("kept.key")).unwrap();
     let missing = Node::start(config(folder.path())).await.err().unwrap().to_string();
-    assert!(missing.contains("no key file"), "{missing}");
+    assert!(missing.contains("no key file") && missing.contains("sealed with key 1"), "{missing}");
     let elsewhere = tempfile::tempdir().unwrap();
     node(elsewhere.path()).await.stop().await;
     std::fs::copy(elsewhere.path().join("store.key"), folder.path().join("store.key")).unwrap();
     let wrong = Node::start(config(folder.path())).await.err().unwrap().to_string();
-    assert!(wrong.contains("does not open this store"), "{wrong}");
+    assert!(wrong.contains("does not open this store") && wrong.contains("another key 1"), "{wrong}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
