@@ -28,8 +28,12 @@ pub struct NodeConfig {
     pub confirmations: usize,
     /// What is published beyond trusted tenants.
     pub grids: Vec<GridPolicy>,
-    /// The most bytes the hot tier may take.
+    /// The most bytes the hot tier in memory may take.
     pub memory_bytes: u64,
+    /// Where sealed blobs are kept on a disk of this machine; worth while before a store that is far away.
+    pub hot_dir: Option<PathBuf>,
+    /// The most bytes that may take.
+    pub hot_bytes: u64,
 }
 
 /// A grid in the operator's list.

@@ -47,6 +47,16 @@ counts! {
     BlobsMissing = "blobs_missing",
     /// Blobs that could not be opened.
     BlobsDamaged = "blobs_damaged",
+    /// Bytes of blobs fetched from the store.
+    StoreBytesIn = "store_bytes_in",
+    /// Blobs, or pieces of large ones, found in the disk tier.
+    DiskHits = "disk_hits",
+    /// Files of the disk tier that were damaged or out of date, and fetched again.
+    DiskDamaged = "disk_damaged",
+    /// Heads of large blobs read again because another node has written the same content.
+    HeadsRenewed = "heads_renewed",
+    /// Uploads given up because they came too slowly.
+    UploadsSlow = "uploads_slow",
     /// Assets taken down.
     TakenDown = "taken_down",
 }
@@ -115,7 +125,7 @@ impl Counters {
         Value::Object(numbers.collect::<Map<_, _>>())
     }
 
-    pub(super) fn prometheus(&self, hot_bytes: u64) -> String {
+    pub(super) fn prometheus(&self, hot_bytes: u64, disk_bytes: u64) -> String {
         let mut text = String::new();
         for (what, name, help) in ALL {
             // Writing to a String cannot fail.
@@ -126,7 +136,7 @@ impl Counters {
                 self.get(*what)
             );
         }
-        let gauges = [("requests_running", self.running()), ("hot_bytes", hot_bytes)];
+        let gauges = [("requests_running", self.running()), ("hot_bytes", hot_bytes), ("disk_bytes", disk_bytes)];
         for (name, value) in gauges {
             let _ = writeln!(text, "# TYPE rezcache_node_{name} gauge\nrezcache_node_{name} {value}");
         }

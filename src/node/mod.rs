@@ -13,16 +13,23 @@ use tokio_rustls::TlsAcceptor;
 use crate::catalog::{Catalog, CatalogError, SqliteCatalog};
 use crate::store::blobs::{Blobs, OpenError, StoreError};
 
+mod body;
 mod config;
+mod contents;
 mod counters;
+mod disk;
 mod hot;
 mod http;
 mod quic;
 mod refusal;
 mod service;
 mod tls;
+mod turns;
+mod uploads;
 
 pub use config::{GridPolicy, NodeConfig};
+pub use disk::DiskError;
+use disk::DiskTier;
 use service::Service;
 pub use tls::IdentityError;
 
@@ -70,6 +77,9 @@ pub enum StartError {
     /// The store's keys are missing or wrong.
     #[error(transparent)]
     Keys(#[from] OpenError),
+    /// The folder of the disk tier cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The certificate cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -95,13 +105,17 @@ impl Node {
             Some(path) => Arc::new(SqliteCatalog::open(path)?),
             None => Arc::new(SqliteCatalog::in_memory()?),
         };
+        let disk = match &config.hot_dir {
+            Some(folder) => Some(DiskTier::open(folder, config.hot_bytes)?),
+            None => None,
+        };
         let identity = match (&config.certificate, config.plain_http) {
             (_, true) => None,
             (Some((chain, key)), false) => Some(tls::Identity::read(chain, key)?),
             (None, false) => Some(tls::Identity::read_or_make(&config.key_file.with_extension("crt"))?),
         };
         let (listener, endpoint, address) = listen(config.listen, identity.as_ref()).await?;
-        let service = Arc::new(Service::new(config, catalog, blobs, ring, abilities));
+        let service = Arc::new(Service::new(config, catalog, blobs, ring, disk, abilities));
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let acceptor = match &identity {

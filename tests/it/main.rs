@@ -19,6 +19,7 @@ mod proxy_http;
 mod proxy_udp;
 mod secrets_in_logs;
 mod service;
+mod service_large;
 mod store_contract;
 mod store_format;
 mod support;
