@@ -32,6 +32,7 @@ pub(super) struct FileValues {
 pub(super) struct ServeValues {
     pub(super) listen: Option<Value>,
     pub(super) store: Option<Value>,
+    pub(super) catalog: Option<Value>,
     pub(super) key_file: Option<Value>,
     pub(super) certificate: Option<Value>,
     pub(super) certificate_key: Option<Value>,
@@ -87,6 +88,7 @@ pub(super) fn read(path: &Path, text: &str, check: &mut Checker) -> FileValues {
         values.serve = ServeValues {
             listen: serve.scalar("listen", check),
             store: serve.scalar("store", check),
+            catalog: serve.scalar("catalog", check),
             key_file: serve.scalar("key_file", check),
             certificate: serve.scalar("certificate", check),
             certificate_key: serve.scalar("certificate_key", check),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::file::ServeValues;
 use super::flags::ServeFlags;
 use super::value::{self, Checker, Given, Value};
+use crate::catalog::Place;
 use crate::node::NodeConfig;
 
 /// Where a node listens unless the user says otherwise.
@@ -21,6 +22,8 @@ pub struct ServeSettings {
     pub listen: SocketAddr,
     /// The blob store; `None`: a folder in the data folder.
     pub store: Option<String>,
+    /// The catalog; `None`: SQLite with the store, or in the data folder.
+    pub catalog: Option<Place>,
     /// The key file; `None`: beside the store, or in the data folder.
     pub key_file: Option<PathBuf>,
     /// Certificate chain and key.
@@ -53,11 +56,11 @@ impl ServeSettings {
             name.push(".key");
             folder.with_file_name(name)
         });
-        let catalog = match &folder {
-            Some(folder) => Some(folder.join("catalog.sqlite")),
-            None if store == "memory:" => None,
-            None => Some(data_dir.join("catalog.sqlite")),
-        };
+        let catalog = self.catalog.unwrap_or_else(|| match &folder {
+            Some(folder) => Place::Sqlite(folder.join("catalog.sqlite")),
+            None if store == "memory:" => Place::Memory,
+            None => Place::Sqlite(data_dir.join("catalog.sqlite")),
+        });
         let key_file = self.key_file.or(beside).unwrap_or_else(|| data_dir.join("service.key"));
         let loopback = self.listen.ip().is_loopback();
         NodeConfig {
@@ -115,6 +118,8 @@ pub(super) fn resolve(
         }
     };
     let store = flags.store.clone().or_else(|| file.store.as_ref().map(|value| value.text.clone()));
+    let catalog = Given::flag("catalog", flags.catalog.as_ref()).or(file.catalog.as_ref()).0;
+    let catalog = catalog.map(|value| check.value(&value, Place::parse));
     let key_file = in_file(&flags.key_file, &file.key_file);
     if key_file.is_none() && store.as_ref().is_some_and(|store| store.starts_with("s3://")) {
         check.add(flags.store.is_some(), "a store on S3 needs --key-file".into());
@@ -130,6 +135,10 @@ pub(super) fn resolve(
     Some(ServeSettings {
         listen: listen?,
         store,
+        catalog: match catalog {
+            Some(catalog) => Some(catalog?),
+            None => None,
+        },
         key_file,
         certificate,
         open_access: open_access?,

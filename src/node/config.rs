@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::catalog::Place;
 use crate::grid::GridId;
 
 /// What to run.
@@ -12,8 +13,8 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// The blob store's address.
     pub store: String,
-    /// The SQLite catalog's file; `None` keeps it in memory.
-    pub catalog: Option<PathBuf>,
+    /// The catalog.
+    pub catalog: Place,
     /// The key file.
     pub key_file: PathBuf,
     /// Certificate chain and key in PEM form; without, one is made beside the key file.

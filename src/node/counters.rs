@@ -59,12 +59,17 @@ counts! {
     UploadsSlow = "uploads_slow",
     /// Assets taken down.
     TakenDown = "taken_down",
+    /// Requests that the catalog failed.
+    CatalogFailures = "catalog_failures",
+    /// Records served as they were before the catalog went away.
+    StaleRecords = "stale_records",
 }
 
 /// The counters.
 pub(super) struct Counters {
     values: Vec<AtomicU64>,
     running: AtomicU64,
+    connections: AtomicU64,
     requests: AtomicU64,
     started: Instant,
 }
@@ -74,6 +79,7 @@ impl Default for Counters {
         Self {
             values: ALL.iter().map(|_| AtomicU64::new(0)).collect(),
             running: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             started: Instant::now(),
         }
@@ -109,6 +115,19 @@ impl Counters {
         self.running.load(Ordering::Acquire)
     }
 
+    pub(super) fn connected(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn disconnected(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Connections that are open.
+    pub(super) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
     /// Requests per second since the start.
     pub(super) fn rate(&self) -> u64 {
         self.requests.load(Ordering::Relaxed) / self.started.elapsed().as_secs().max(1)
@@ -125,7 +144,7 @@ impl Counters {
         Value::Object(numbers.collect::<Map<_, _>>())
     }
 
-    pub(super) fn prometheus(&self, hot_bytes: u64, disk_bytes: u64) -> String {
+    pub(super) fn prometheus(&self, more: &[(&str, u64)]) -> String {
         let mut text = String::new();
         for (what, name, help) in ALL {
             // Writing to a String cannot fail.
@@ -136,8 +155,8 @@ impl Counters {
                 self.get(*what)
             );
         }
-        let gauges = [("requests_running", self.running()), ("hot_bytes", hot_bytes), ("disk_bytes", disk_bytes)];
-        for (name, value) in gauges {
+        let own = [("requests_running", self.running()), ("connections_open", self.connections())];
+        for (name, value) in own.iter().chain(more) {
             let _ = writeln!(text, "# TYPE rezcache_node_{name} gauge\nrezcache_node_{name} {value}");
         }
         text

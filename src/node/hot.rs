@@ -180,6 +180,11 @@ impl HotTier {
         Self::shard(&self.records, hash).remove(hash);
     }
 
+    /// Keys of which something is known.
+    pub(super) fn records(&self) -> usize {
+        self.records.iter().map(|shard| lock(shard).len()).sum()
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }

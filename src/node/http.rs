@@ -83,8 +83,10 @@ pub(super) async fn serve(listener: TcpListener, face: Face, mut stop: watch::Re
         }
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let (face, stop) = (face.clone(), stop.clone());
+        let open = face.service.connected();
         tokio::spawn(async move {
             connection(stream, peer, face, stop).await;
+            drop(open);
             drop(place);
         });
     }

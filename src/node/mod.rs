@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::catalog::{Catalog, CatalogError, SqliteCatalog};
+use crate::catalog::CatalogError;
 use crate::store::blobs::{Blobs, OpenError, StoreError};
 
 mod body;
@@ -101,10 +101,7 @@ impl Node {
             tracing::warn!(file = %config.key_file.display(), "made a key file; back it up: without it the store cannot be read");
         }
         let abilities = blobs.probe().await?;
-        let catalog: Arc<dyn Catalog> = match &config.catalog {
-            Some(path) => Arc::new(SqliteCatalog::open(path)?),
-            None => Arc::new(SqliteCatalog::in_memory()?),
-        };
+        let catalog = config.catalog.open().await?;
         let disk = match &config.hot_dir {
             Some(folder) => Some(DiskTier::open(folder, config.hot_bytes)?),
             None => None,

@@ -94,8 +94,10 @@ pub(super) async fn serve(endpoint: Endpoint, service: Arc<Service>, mut stop: w
             continue;
         };
         let service = Arc::clone(&service);
+        let open = service.connected();
         tokio::spawn(async move {
             connection(incoming, &service).await;
+            drop(open);
             drop(place);
         });
     }

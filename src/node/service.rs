@@ -21,19 +21,25 @@ use super::refusal::Refusal;
 use super::uploads::{Received, Receiving, Uploads};
 use crate::asset::validate::{self, Valid};
 use crate::asset::{AssetKey, AssetKind, Digest};
-use crate::catalog::{Catalog, Change, KeyHash};
+use crate::catalog::{Catalog, CatalogError, Change, KeyHash};
 use crate::grid::{GridId, Origin};
 use crate::publication::{self, Attestation, Policy, Reader, Record, Tag, Verdict};
 use crate::store::blobs::{Abilities, Blobs};
 use crate::store::keys::KeyRing;
 use crate::store::{records, sealed};
 use crate::support::addresses::is_public;
+use crate::support::process::Meter;
 use crate::wire::frame::{self, Call, Codec, Found, Reply};
 use crate::wire::groups::GROUP_BYTES;
 use crate::wire::{self, OriginHash, WHOLE_BYTES};
 
 /// How long a record read from the catalog is believed. Take-downs reach every node within this.
 const RECORD_FRESH: Duration = Duration::from_secs(5);
+/// How long it may still be served while the catalog is away. A node cut off from the catalog learns of
+/// no take-down, so this has an end.
+const RECORD_STALE: Duration = Duration::from_secs(600);
+/// How often the log says that the catalog is away.
+const CATALOG_WARNING: Duration = Duration::from_secs(10);
 
 /// Whoever asks, after its token was checked.
 #[derive(Clone, Debug)]
@@ -106,6 +112,15 @@ pub(super) enum Want<'a> {
     Exactly(&'a (dyn Fn(u64) -> Option<Range<u64>> + Sync)),
 }
 
+/// An open connection.
+pub(super) struct Connected(Arc<Service>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.counters.disconnected();
+    }
+}
+
 /// A request in progress; the node does not end before it.
 pub(super) struct Running(Arc<Service>);
 
@@ -130,6 +145,8 @@ pub(super) struct Service {
     started: Instant,
     touched: Mutex<Vec<(KeyHash, u32)>>,
     pub(super) drain_asked: Notify,
+    meter: Meter,
+    catalog_warned: Mutex<Option<Instant>>,
 }
 
 impl Service {
@@ -155,6 +172,8 @@ impl Service {
             started: Instant::now(),
             touched: Mutex::default(),
             drain_asked: Notify::new(),
+            meter: Meter::default(),
+            catalog_warned: Mutex::default(),
         }
     }
 
@@ -163,6 +182,12 @@ impl Service {
         self.counters.count(Count::Connections);
         // Without tokens the network is what keeps strangers out.
         !self.config.private_only || !is_public(from)
+    }
+
+    /// Counts a connection for as long as it is open.
+    pub(super) fn connected(self: &Arc<Self>) -> Connected {
+        self.counters.connected();
+        Connected(Arc::clone(self))
     }
 
     /// Begins a request; `None` once the node is going.
@@ -497,10 +522,7 @@ impl Service {
             Change { record: closed(&ring, &hash, &record), blobs }
         });
         let _ = digest;
-        self.catalog.update(hash, day(now), decide).await.map_err(|error| {
-            tracing::warn!(%error, "an attestation cannot be kept");
-            Refusal::unavailable()
-        })?;
+        self.catalog.update(hash, day(now), decide).await.map_err(|error| self.catalog_fails(&error))?;
         self.contents.hot.forget(&hash);
         let verdict = *verdict.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(verdict)
@@ -574,7 +596,7 @@ impl Service {
         if !caller.rights.observe && !caller.local {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not observe"));
         }
-        let catalog = self.catalog.read(vec![[0; 32]]).await.is_ok();
+        let catalog = self.catalog.health().await;
         let canary = self.contents.blobs.check_keys(&self.contents.ring).await.is_ok();
         let counters = &self.counters;
         Ok(json!({
@@ -583,13 +605,20 @@ impl Service {
             "requests_running": counters.running(),
             "requests_per_s": counters.rate(),
             "hit_ratio": counters.hit_ratio(),
+            "memory": {
+                "hot_bytes": self.contents.hot.bytes(),
+                "hot_limit": self.config.memory_bytes,
+                "records": self.contents.hot.records(),
+            },
             "disk": self.contents.disk.as_ref().map(|disk| {
                 json!({ "hot_bytes": disk.bytes(), "hot_limit": self.config.hot_bytes })
             }),
-            "memory": { "hot_bytes": self.contents.hot.bytes(), "hot_limit": self.config.memory_bytes },
             "bytes": { "in": counters.get(Count::BytesIn), "out": counters.get(Count::BytesOut) },
             "store": { "url": self.contents.blobs.url(), "canary": canary, "abilities": self.abilities },
-            "catalog": { "engine": self.catalog.engine(), "answers": catalog },
+            "catalog": catalog,
+            "connections_open": counters.connections(),
+            "uploads": self.uploads.report(),
+            "process": self.meter.usage(),
             "counters": counters.all(),
         }))
     }
@@ -599,12 +628,20 @@ impl Service {
         if !caller.rights.observe && !caller.local {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not observe"));
         }
-        let disk = self.contents.disk.as_ref().map_or(0, |disk| disk.bytes());
-        Ok(self.counters.prometheus(self.contents.hot.bytes(), disk))
+        let usage = self.meter.usage();
+        Ok(self.counters.prometheus(&[
+            ("hot_bytes", self.contents.hot.bytes()),
+            ("hot_records", self.contents.hot.records() as u64),
+            ("disk_bytes", self.contents.disk.as_ref().map_or(0, |disk| disk.bytes())),
+            ("uploads_memory_bytes", self.uploads.memory_bytes()),
+            ("process_memory_bytes", usage.map_or(0, |usage| usage.memory_bytes)),
+            ("process_cpu_milliseconds", usage.map_or(0, |usage| usage.cpu_ms)),
+        ]))
     }
 
     /// Writes what is written in batches.
     pub(super) async fn flush(&self) {
+        self.meter.tick();
         let uses = std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner));
         if !uses.is_empty()
             && let Err(error) = self.catalog.touch(uses).await
@@ -627,20 +664,43 @@ impl Service {
         let missing: Vec<KeyHash> =
             hashes.iter().zip(&found).filter(|(_, known)| known.is_none()).map(|(hash, _)| *hash).collect();
         if !missing.is_empty() {
-            let rows = self.catalog.read(missing.clone()).await.map_err(|error| {
-                tracing::warn!(%error, "the catalog cannot be read");
-                Refusal::unavailable()
-            })?;
-            let mut rows = missing.iter().zip(rows).map(|(hash, row)| {
-                let record = row.and_then(|row| opened(&self.contents.ring, hash, &row.record)).map(Arc::new);
-                self.contents.hot.keep_record(*hash, record.clone());
-                record
-            });
-            for place in found.iter_mut().filter(|place| place.is_none()) {
-                *place = Some(rows.next().flatten());
+            match self.catalog.read(missing.clone()).await {
+                Ok(rows) => {
+                    let mut rows = missing.iter().zip(rows).map(|(hash, row)| {
+                        let record =
+                            row.and_then(|row| opened(&self.contents.ring, hash, &row.record)).map(Arc::new);
+                        self.contents.hot.keep_record(*hash, record.clone());
+                        record
+                    });
+                    for place in found.iter_mut().filter(|place| place.is_none()) {
+                        *place = Some(rows.next().flatten());
+                    }
+                }
+                Err(error) => {
+                    let refusal = self.catalog_fails(&error);
+                    for (hash, place) in hashes.iter().zip(&mut found).filter(|(_, place)| place.is_none()) {
+                        *place = self.contents.hot.record(hash, RECORD_STALE);
+                        self.counters.add(Count::StaleRecords, u64::from(place.is_some()));
+                    }
+                    // Of several, those that are known are worth an answer.
+                    if found.iter().all(Option::is_none) {
+                        return Err(refusal);
+                    }
+                }
             }
         }
         Ok(found.into_iter().map(Option::flatten).collect())
+    }
+
+    /// Says so in the log, but not for each of thousands of requests.
+    fn catalog_fails(&self, error: &CatalogError) -> Refusal {
+        self.counters.count(Count::CatalogFailures);
+        let mut warned = self.catalog_warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|last| last.elapsed() >= CATALOG_WARNING) {
+            *warned = Some(Instant::now());
+            tracing::warn!(%error, "the catalog fails; uploads are refused, and reads go on from memory");
+        }
+        Refusal::unavailable()
     }
 
     fn may_write(&self, caller: &Caller) -> Result<(), Refusal> {

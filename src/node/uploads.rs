@@ -111,6 +111,24 @@ impl Uploads {
         }
     }
 
+    /// What bodies hold in memory, coming or being checked.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        let coming = COMING_KIB.saturating_sub(self.coming.all.available_permits());
+        let checking = CHECKING_KIB.saturating_sub(self.checking.available_permits());
+        (coming + checking) as u64 * 1024
+    }
+
+    /// For the load report.
+    pub(super) fn report(&self) -> serde_json::Value {
+        let spool = SPOOL_KIB.saturating_sub(self.spool.all.available_permits());
+        serde_json::json!({
+            "memory_bytes": self.memory_bytes(),
+            "memory_limit": (COMING_KIB + CHECKING_KIB) as u64 * 1024,
+            "disk_bytes": spool as u64 * 1024,
+            "disk_limit": SPOOL_KIB as u64 * 1024,
+        })
+    }
+
     /// Makes room for a body of `length` bytes, which its kind allows.
     pub(super) async fn begin(
         &self,

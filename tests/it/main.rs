@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod asset_url;
+mod catalog_contract;
 mod cli;
 mod concurrency;
 mod decode_agreement;

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use bytes::Bytes;
 use rezcache::asset::{AssetId, AssetKey, AssetKind, Digest};
+use rezcache::catalog::Place;
 use rezcache::client::{CallError, Face, ServiceClient};
 use rezcache::grid::{GridId, Origin};
 use rezcache::node::{Node, NodeConfig};
@@ -22,7 +23,7 @@ pub(crate) fn config(folder: &Path) -> NodeConfig {
     NodeConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
         store: format!("file://{}", folder.join("store").display()),
-        catalog: Some(folder.join("store/catalog.sqlite")),
+        catalog: Place::Sqlite(folder.join("store/catalog.sqlite")),
         key_file: folder.join("store.key"),
         certificate: None,
         plain_http: false,
