@@ -47,6 +47,8 @@ counts! {
     BlobsMissing = "blobs_missing",
     /// Blobs that could not be opened.
     BlobsDamaged = "blobs_damaged",
+    /// Records of the catalog that could not be read.
+    RecordsUnreadable = "records_unreadable",
     /// Bytes of blobs fetched from the store.
     StoreBytesIn = "store_bytes_in",
     /// Blobs, or pieces of large ones, found in the disk tier.

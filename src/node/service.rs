@@ -26,6 +26,7 @@ use crate::grid::{GridId, Origin};
 use crate::publication::{self, Attestation, Policy, Reader, Record, Tag, Verdict};
 use crate::store::blobs::{Abilities, Blobs};
 use crate::store::keys::KeyRing;
+use crate::store::tags::{self, Purpose};
 use crate::store::{records, sealed};
 use crate::support::addresses::is_public;
 use crate::support::process::Meter;
@@ -381,6 +382,8 @@ impl Service {
             Some(content) => self.contents.get(digest, content.size).await?,
             None => None,
         };
+        // The blob is gone or damaged: it is wanted again.
+        let lost = stored.is_some() && source.is_none();
         let expected = match source {
             Some(Source::Small(content)) => Some(wire::proof(&proof_key, &content.bytes)),
             Some(Source::Large(large)) => Some(large.proof(&proof_key).await?),
@@ -391,7 +394,10 @@ impl Service {
             Some(_) => {}
             None => attestation.unproven = Some((proof_key, proof)),
         }
-        let verdict = self.change(key, hash, digest, move |record, policy, now| {
+        let verdict = self.change(key, hash, move |record, policy, now| {
+            if lost {
+                publication::body_lost(record, digest);
+            }
             publication::attest(record, digest, attestation.clone(), policy, now)
         });
         self.answer_verdict(verdict.await?)
@@ -450,7 +456,7 @@ impl Service {
         // The body shows possession better than any proof.
         let attestation = self.attestation(caller, key, &hash, origin);
         let verdict = self
-            .change(key, hash, digest, move |record, policy, now| {
+            .change(key, hash, move |record, policy, now| {
                 publication::attest(record, digest, attestation.clone(), policy, now)
             })
             .await?;
@@ -473,7 +479,7 @@ impl Service {
         let content = Arc::new(Content::new(bytes));
         let proofs = Arc::clone(&content);
         let verdict = self
-            .change(key, hash, digest, move |record, policy, now| {
+            .change(key, hash, move |record, policy, now| {
                 let is_proof = |key: &[u8; 32], proof: &[u8; 32]| wire::proof(key, &proofs.bytes) == *proof;
                 let size = proofs.bytes.len() as u64;
                 publication::body_arrived(record, digest, size, is_proof, policy, now)
@@ -508,24 +514,30 @@ impl Service {
         &self,
         key: &AssetKey,
         hash: KeyHash,
-        digest: Digest,
         mut rule: impl FnMut(&mut Record, Policy, u64) -> Verdict + Send + 'static,
     ) -> Result<Verdict, Refusal> {
         let (policy, now, ring) = (self.policy(&key.grid), now(), self.contents.ring.clone());
-        let verdict = Arc::new(Mutex::new(Verdict::Conflict));
+        let verdict = Arc::new(Mutex::new(None));
         let told = Arc::clone(&verdict);
         let decide = Box::new(move |old: Option<&[u8]>| {
-            let mut record = old.and_then(|old| opened(&ring, &hash, old)).unwrap_or_default();
-            *told.lock().unwrap_or_else(PoisonError::into_inner) = rule(&mut record, policy, now);
+            let mut record = match old.map(|old| records::read(&ring, &hash, old)) {
+                // What somebody with the right keys has written must not be lost.
+                Some(Err(_)) => return Change::default(),
+                Some(Ok(record)) => record,
+                None => Record::default(),
+            };
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(rule(&mut record, policy, now));
             let stored = record.contents.iter().filter(|content| content.stored);
             let blobs = stored.map(|content| ring.blob_name(content.digest).0).collect();
-            Change { record: closed(&ring, &hash, &record), blobs }
+            Change { record: records::write(&ring, &hash, &record), blobs }
         });
-        let _ = digest;
         self.catalog.update(hash, day(now), decide).await.map_err(|error| self.catalog_fails(&error))?;
         self.contents.hot.forget(&hash);
         let verdict = *verdict.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(verdict)
+        verdict.ok_or_else(|| {
+            self.counters.count(Count::RecordsUnreadable);
+            Refusal::unavailable()
+        })
     }
 
     /// Takes assets down for good.
@@ -553,12 +565,13 @@ impl Service {
             let contents: Arc<Mutex<Vec<Digest>>> = Arc::default();
             let (told, ring, hash) = (Arc::clone(&contents), self.contents.ring.clone(), *hash);
             let decide = Box::new(move |old: Option<&[u8]>| {
-                let mut record = old.and_then(|old| opened(&ring, &hash, old)).unwrap_or_default();
+                // One that cannot be read must go all the same; its blobs are then orphans.
+                let mut record = old.and_then(|old| records::read(&ring, &hash, old).ok()).unwrap_or_default();
                 *told.lock().unwrap_or_else(PoisonError::into_inner) =
                     record.contents.iter().map(|content| content.digest).collect();
                 record.taken_down = true;
                 record.contents.clear();
-                Change { record: closed(&ring, &hash, &record), blobs: Vec::new() }
+                Change { record: records::write(&ring, &hash, &record), blobs: Vec::new() }
             });
             self.catalog.update(hash, day(now()), decide).await.map_err(unavailable)?;
             self.contents.hot.forget(&hash);
@@ -667,8 +680,7 @@ impl Service {
             match self.catalog.read(missing.clone()).await {
                 Ok(rows) => {
                     let mut rows = missing.iter().zip(rows).map(|(hash, row)| {
-                        let record =
-                            row.and_then(|row| opened(&self.contents.ring, hash, &row.record)).map(Arc::new);
+                        let record = row.and_then(|row| self.opened(hash, &row.record)).map(Arc::new);
                         self.contents.hot.keep_record(*hash, record.clone());
                         record
                     });
@@ -703,6 +715,16 @@ impl Service {
         Refusal::unavailable()
     }
 
+    /// A record out of the catalog. One that cannot be read is nobody's word.
+    fn opened(&self, hash: &KeyHash, sealed: &[u8]) -> Option<Record> {
+        let read = records::read(&self.contents.ring, hash, sealed);
+        if let Err(error) = &read {
+            self.counters.count(Count::RecordsUnreadable);
+            tracing::error!(%error, "a record of the catalog cannot be read; `rezcache store verify` tells more");
+        }
+        read.ok()
+    }
+
     fn may_write(&self, caller: &Caller) -> Result<(), Refusal> {
         match caller.rights.write {
             true => Ok(()),
@@ -723,10 +745,10 @@ impl Service {
             hosts.iter().any(|host| OriginHash::of(&key.grid, &Origin::new(host)) == origin)
         };
         Attestation {
-            attester: self.tag("attester", hash, caller.principal.as_bytes()),
-            network: self.tag("network", hash, caller.network.to_string().as_bytes()),
-            tenant: self.tag("tenant", hash, caller.tenant.as_bytes()),
-            origin: origin.map(|origin| self.tag("origin", hash, &origin.0)),
+            attester: self.tag(Purpose::Attester, hash, caller.principal.as_bytes()),
+            network: self.tag(Purpose::Network, hash, caller.network.to_string().as_bytes()),
+            tenant: self.tag(Purpose::Tenant, hash, caller.tenant.as_bytes()),
+            origin: origin.map(|origin| self.tag(Purpose::Origin, hash, &origin.0)),
             at: now,
             counts_from: now,
             trusted: caller.trusted,
@@ -738,21 +760,17 @@ impl Service {
 
     fn reader(&self, caller: &Caller, hash: &KeyHash, origin: Option<OriginHash>) -> Reader {
         Reader {
-            trusted_tenant: caller.trusted.then(|| self.tag("tenant", hash, caller.tenant.as_bytes())),
-            origin: origin.map(|origin| self.tag("origin", hash, &origin.0)),
+            trusted_tenant: caller.trusted.then(|| self.tag(Purpose::Tenant, hash, caller.tenant.as_bytes())),
+            origin: origin.map(|origin| self.tag(Purpose::Origin, hash, &origin.0)),
         }
     }
 
-    /// A hash that cannot be joined with that of another asset.
-    fn tag(&self, purpose: &str, hash: &KeyHash, what: &[u8]) -> Tag {
-        let full = self.contents.ring.keyed_hash(purpose, &[hash, what]);
-        let mut tag = [0; 16];
-        tag.iter_mut().zip(full).for_each(|(place, byte)| *place = byte);
-        tag
+    fn tag(&self, purpose: Purpose, hash: &KeyHash, what: &[u8]) -> Tag {
+        tags::tag(&self.contents.ring, purpose, hash, what)
     }
 
     fn key_hash(&self, key: &AssetKey) -> KeyHash {
-        self.contents.ring.keyed_hash("asset key", &[&wire::key_bytes(key)])
+        tags::asset(&self.contents.ring, key)
     }
 
     fn grid_policy(&self, grid: &GridId) -> Option<&GridPolicy> {
@@ -767,16 +785,6 @@ impl Service {
             central: listed.map_or(grid.is_second_life(), |grid| grid.central),
         }
     }
-}
-
-/// A record out of the catalog. One that cannot be read is nobody's word.
-fn opened(ring: &KeyRing, hash: &KeyHash, sealed: &[u8]) -> Option<Record> {
-    Record::decode(&records::open(ring, hash, sealed)?)
-}
-
-/// A record for the catalog.
-fn closed(ring: &KeyRing, hash: &KeyHash, record: &Record) -> Option<Vec<u8>> {
-    records::seal(ring, hash, &record.encode(), rand::random())
 }
 
 fn no_proof() -> Refusal {

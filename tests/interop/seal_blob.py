@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""The format of a blob at rest, written a second time from its description in src/store/sealed.rs.
+"""The formats at rest, written a second time from their descriptions in src/store/sealed.rs and records.rs.
 
     seal_blob.py seal SECRET KEY SALT < content > blob     all three in hexadecimal; raw codec, key id 1
     seal_blob.py open SECRET KEY NAME < blob > content     checks everything that can be checked
+    seal_blob.py record KEY ASSET NONCE < record > sealed  a record of the catalog, key id 1
 
 AES comes from the package `cryptography`; HKDF from the standard library; BLAKE3 is below.
 """
@@ -155,9 +156,15 @@ def open_blob(secret, master, name, blob):
     return content
 
 
+def seal_record(master, asset, nonce, record):
+    head = b"\x01" + struct.pack(">I", 1)
+    key = derive_key("rezcache record v1", master + asset)
+    return head + nonce + AESGCM(key).encrypt(nonce, record, head + asset)
+
+
 def main():
     what, *parameters = sys.argv[1:]
-    made = {"seal": seal, "open": open_blob}[what](*map(bytes.fromhex, parameters), sys.stdin.buffer.read())
+    made = {"seal": seal, "open": open_blob, "record": seal_record}[what](*map(bytes.fromhex, parameters), sys.stdin.buffer.read())
     sys.stdout.buffer.write(made)
 
 
