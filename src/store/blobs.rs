@@ -143,6 +143,19 @@ impl Blobs {
         Self::open_with(url, std::env::vars())
     }
 
+    /// Opens a store that is there; a directory is not made.
+    ///
+    /// # Errors
+    /// As [`Blobs::open`], and when there is no directory.
+    pub fn open_existing(url: &str) -> Result<Self, OpenError> {
+        let path = url.strip_prefix("file://").unwrap_or(url);
+        let elsewhere = url == "memory:" || path.contains("://");
+        if !elsewhere && !std::path::Path::new(path).is_dir() {
+            return Err(OpenError::Empty(url.to_owned()));
+        }
+        Ok(Self::open(url)?)
+    }
+
     /// The same with these variables in place of the environment's.
     ///
     /// # Errors

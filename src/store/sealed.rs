@@ -458,5 +458,11 @@ pub fn key_id(blob: &[u8]) -> Option<KeyId> {
     Header::decode(blob).ok().map(|header| header.key)
 }
 
+/// Whether a blob's body is packed.
+#[must_use]
+pub fn is_packed(blob: &[u8]) -> bool {
+    Header::decode(blob).is_ok_and(|header| header.lz4)
+}
+
 #[cfg(test)]
 mod tests;
