@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::catalog::Place;
 use crate::grid::GridId;
+use crate::publication::Policy;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -35,6 +36,19 @@ pub struct NodeConfig {
     pub hot_dir: Option<PathBuf>,
     /// The most bytes that may take.
     pub hot_bytes: u64,
+}
+
+impl NodeConfig {
+    /// What the operator says of a grid.
+    #[must_use]
+    pub fn policy(&self, grid: &GridId) -> Policy {
+        let listed = self.grids.iter().find(|policy| policy.id == *grid);
+        Policy {
+            publish: listed.is_some_and(|grid| grid.publish),
+            confirmations: self.confirmations,
+            central: listed.map_or(grid.is_second_life(), |grid| grid.central),
+        }
+    }
 }
 
 /// A grid in the operator's list.

@@ -38,6 +38,9 @@ const DRAIN: Duration = Duration::from_secs(600);
 /// How often what is written in batches is written.
 const FLUSH: Duration = Duration::from_secs(10);
 
+/// How often the node looks for what is to be destroyed; at its start too.
+const HOUSEKEEPING: Duration = Duration::from_secs(6 * 3600);
+
 /// A running node.
 pub struct Node {
     address: SocketAddr,
@@ -132,6 +135,17 @@ impl Node {
             loop {
                 tokio::select! {
                     () = tokio::time::sleep(FLUSH) => flushed.flush().await,
+                    () = end.as_mut() => return,
+                }
+            }
+        });
+        let (kept, stopping_too) = (Arc::clone(&service), stopping.clone());
+        tasks.spawn(async move {
+            let mut end = std::pin::pin!(stopped(stopping_too));
+            let mut rounds = tokio::time::interval(HOUSEKEEPING);
+            loop {
+                tokio::select! {
+                    _ = rounds.tick() => kept.keep_house(service::now()).await,
                     () = end.as_mut() => return,
                 }
             }

@@ -30,6 +30,7 @@ use crate::store::tags::{self, Purpose};
 use crate::store::{records, sealed};
 use crate::support::addresses::is_public;
 use crate::support::process::Meter;
+use crate::upkeep::HOLD_DAYS;
 use crate::wire::frame::{self, Call, Codec, Found, Reply};
 use crate::wire::groups::GROUP_BYTES;
 use crate::wire::{self, OriginHash, WHOLE_BYTES};
@@ -652,6 +653,22 @@ impl Service {
         ]))
     }
 
+    /// Destroys what was taken down long ago. Any node may; what another was faster with is gone.
+    pub(super) async fn keep_house(&self, now: u64) {
+        let before = now.saturating_sub(HOLD_DAYS * 86_400);
+        match self.contents.blobs.destroy_held(before).await {
+            Ok((0, _)) => {}
+            Ok((blobs, _)) => {
+                tracing::info!(blobs, "destroyed what was taken down {HOLD_DAYS} days ago");
+                let detail = format!("{blobs} blobs of the hold destroyed");
+                if let Err(error) = self.catalog.audit(now, "prune".into(), detail).await {
+                    tracing::warn!(%error, "it was not written down");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the hold cannot be cleared"),
+        }
+    }
+
     /// Writes what is written in batches.
     pub(super) async fn flush(&self) {
         self.meter.tick();
@@ -778,12 +795,7 @@ impl Service {
     }
 
     fn policy(&self, grid: &GridId) -> Policy {
-        let listed = self.grid_policy(grid);
-        Policy {
-            publish: listed.is_some_and(|grid| grid.publish),
-            confirmations: self.config.confirmations,
-            central: listed.map_or(grid.is_second_life(), |grid| grid.central),
-        }
+        self.config.policy(grid)
     }
 }
 
@@ -834,7 +846,7 @@ fn network_of(ip: IpAddr) -> IpAddr {
     }
 }
 
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

@@ -19,7 +19,7 @@ mod stat;
 mod verify;
 
 pub use distrust::{Distrusted, Liar};
-pub use prune::Pruned;
+pub use prune::{HOLD_DAYS, Pruned};
 pub use reseal::{Resealed, import, rotate};
 pub use stat::{ContentStat, Stat};
 pub use verify::{Finding, Findings, Verified};

@@ -5,6 +5,9 @@ use serde::Serialize;
 
 use super::{Stores, UpkeepError};
 
+/// How long what was taken down waits in the hold before nodes destroy it.
+pub const HOLD_DAYS: u64 = 30;
+
 /// What was destroyed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pruned {
