@@ -41,6 +41,8 @@ pub(super) struct ServeValues {
     pub(super) open_access: Option<Value>,
     pub(super) plain_http: Option<Value>,
     pub(super) memory_size: Option<Value>,
+    pub(super) hot_dir: Option<Value>,
+    pub(super) hot_size: Option<Value>,
 }
 
 /// One `[[grid]]` table.
@@ -97,6 +99,8 @@ pub(super) fn read(path: &Path, text: &str, check: &mut Checker) -> FileValues {
             open_access: serve.scalar("open_access", check),
             plain_http: serve.scalar("plain_http", check),
             memory_size: serve.scalar("memory_size", check),
+            hot_dir: serve.scalar("hot_dir", check),
+            hot_size: serve.scalar("hot_size", check),
         };
         serve.finish(check);
     }

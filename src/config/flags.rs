@@ -176,4 +176,10 @@ pub struct ServeFlags {
         hide_env_values = true
     )]
     pub memory_size: Option<String>,
+    /// Keep sealed assets in this folder too: for a store that is far away, such as S3 [default: none]
+    #[arg(long, value_name = "DIR", env = "REZCACHE_HOT_DIR", hide_env_values = true)]
+    pub hot_dir: Option<PathBuf>,
+    /// The most the hot folder may take [default: 20GiB]
+    #[arg(long, value_name = "SIZE", env = "REZCACHE_HOT_SIZE", hide_env_values = true)]
+    pub hot_size: Option<String>,
 }

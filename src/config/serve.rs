@@ -12,6 +12,9 @@ use crate::node::NodeConfig;
 /// Where a node listens unless the user says otherwise.
 pub const DEFAULT_SERVE_LISTEN: &str = "127.0.0.1:8443";
 
+/// The most bytes the hot folder takes unless the user says otherwise.
+pub(super) const DEFAULT_HOT_SIZE: &str = "20GiB";
+
 /// Settings of a node; what depends on the data folder is filled in by [`ServeSettings::into_config`].
 #[derive(Clone, Debug)]
 pub struct ServeSettings {
@@ -31,6 +34,10 @@ pub struct ServeSettings {
     pub plain_http: bool,
     /// The most bytes the hot tier may take.
     pub memory_bytes: u64,
+    /// Where sealed assets are kept on this machine's disk.
+    pub hot_dir: Option<PathBuf>,
+    /// The most bytes that may take.
+    pub hot_bytes: u64,
 }
 
 impl ServeSettings {
@@ -68,6 +75,8 @@ impl ServeSettings {
             confirmations: if value::is_private(self.listen.ip()) { 1 } else { 2 },
             grids: Vec::new(),
             memory_bytes: self.memory_bytes,
+            hot_dir: self.hot_dir,
+            hot_bytes: self.hot_bytes,
         }
     }
 }
@@ -86,6 +95,11 @@ pub(super) fn resolve(
     let memory_bytes = Given::flag("memory-size", flags.memory_size.as_ref())
         .or(file.memory_size.as_ref())
         .or_default(super::DEFAULT_MEMORY_SIZE, check, value::size);
+    let hot_bytes = Given::flag("hot-size", flags.hot_size.as_ref()).or(file.hot_size.as_ref()).or_default(
+        DEFAULT_HOT_SIZE,
+        check,
+        value::size,
+    );
     let mut truth = |flag: Option<bool>, file: &Option<Value>| match flag {
         Some(flag) => Some(flag),
         None => Given(file.clone()).or_default("false", check, value::boolean),
@@ -132,5 +146,7 @@ pub(super) fn resolve(
         open_access: open_access?,
         plain_http: plain_http?,
         memory_bytes: memory_bytes?,
+        hot_dir: in_file(&flags.hot_dir, &file.hot_dir),
+        hot_bytes: hot_bytes?,
     })
 }

@@ -47,6 +47,18 @@ counts! {
     BlobsMissing = "blobs_missing",
     /// Blobs that could not be opened.
     BlobsDamaged = "blobs_damaged",
+    /// Records of the catalog that could not be read.
+    RecordsUnreadable = "records_unreadable",
+    /// Bytes of blobs fetched from the store.
+    StoreBytesIn = "store_bytes_in",
+    /// Blobs, or pieces of large ones, found in the disk tier.
+    DiskHits = "disk_hits",
+    /// Files of the disk tier that were damaged or out of date, and fetched again.
+    DiskDamaged = "disk_damaged",
+    /// Heads of large blobs read again because another node has written the same content.
+    HeadsRenewed = "heads_renewed",
+    /// Uploads given up because they came too slowly.
+    UploadsSlow = "uploads_slow",
     /// Assets taken down.
     TakenDown = "taken_down",
     /// Requests that the catalog failed.

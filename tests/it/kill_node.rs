@@ -15,7 +15,7 @@ use rezcache::asset::{AssetKey, AssetKind, Digest};
 use rezcache::catalog::{Catalog, Place};
 use rezcache::client::{CallError, ServiceClient};
 use rezcache::publication::Record;
-use rezcache::store::blobs::Blobs;
+use rezcache::store::blobs::{Blobs, Listed};
 use rezcache::store::keys::{BlobName, KeyRing};
 use rezcache::store::records;
 use rezcache::wire::frame::{Codec, Verdict};
@@ -239,9 +239,9 @@ async fn whole(client: &ServiceClient, key: &AssetKey) -> Option<Bytes> {
 
 /// Blobs that no record names.
 pub(crate) async fn orphans(blobs: &Blobs, catalog: &dyn Catalog) -> Vec<BlobName> {
-    let listed: Vec<(BlobName, u64)> = blobs.list().try_collect().await.unwrap();
+    let listed: Vec<Listed> = blobs.list().try_collect().await.unwrap();
     let mut orphans = Vec::new();
-    for (name, _) in listed {
+    for Listed { name, .. } in listed {
         if catalog.keys_of_blob(name.0).await.unwrap().is_empty() {
             orphans.push(name);
         }
