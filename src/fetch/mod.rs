@@ -2,6 +2,9 @@
 //! whether a fetch in flight serves another request.
 
 pub mod service_plan;
+pub mod upload_pace;
+pub mod upload_plan;
+pub mod upload_rules;
 
 use bytes::Bytes;
 
