@@ -15,8 +15,9 @@ pub struct Circumstances<'a> {
     /// It came through a login, so that the grid's own word says where it came from; otherwise from an
     /// asset host that the user named.
     pub by_login: bool,
-    /// Every byte came from the grid, not from the service.
-    pub from_grid: bool,
+    /// Every byte came from the grid since this proxy started: none from the service, none held from
+    /// an earlier run.
+    pub heard_now: bool,
     /// The service's host.
     pub service: &'a str,
 }
@@ -24,8 +25,8 @@ pub struct Circumstances<'a> {
 /// Why an asset is not uploaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NotUploaded {
-    /// Bytes of it came from the service.
-    FromService,
+    /// Bytes of it came from the service, or were held from an earlier run.
+    NotHeardNow,
     /// The grid's owner has opted out.
     OwnerDeclines,
     /// The grid is at home and the service is not.
@@ -43,7 +44,7 @@ pub enum NotUploaded {
 impl NotUploaded {
     /// Every reason, in the order of reports.
     pub const ALL: [Self; 7] = [
-        Self::FromService,
+        Self::NotHeardNow,
         Self::OwnerDeclines,
         Self::PrivateGrid,
         Self::WithoutLogin,
@@ -60,8 +61,8 @@ impl NotUploaded {
 pub fn may_upload(valid: Valid, around: Circumstances<'_>) -> Result<(), NotUploaded> {
     let grid_is_private = !around.grid.is_second_life()
         && (around.grid_resolved_private || is_private_name(around.grid.as_str()));
-    if !around.from_grid {
-        Err(NotUploaded::FromService)
+    if !around.heard_now {
+        Err(NotUploaded::NotHeardNow)
     } else if !around.owner_shares {
         Err(NotUploaded::OwnerDeclines)
     } else if grid_is_private && !is_private_name(around.service) {
@@ -90,7 +91,7 @@ mod tests {
             grid_resolved_private: false,
             owner_shares: true,
             by_login: true,
-            from_grid: true,
+            heard_now: true,
             service: "cache.example.org",
         };
         change(&mut around);
@@ -127,7 +128,7 @@ mod tests {
 
     #[test]
     fn what_came_from_the_service_and_what_the_owner_keeps_stays() {
-        assert_eq!(judged("agni", |around| around.from_grid = false), Err(NotUploaded::FromService));
+        assert_eq!(judged("agni", |around| around.heard_now = false), Err(NotUploaded::NotHeardNow));
         assert_eq!(judged("agni", |around| around.owner_shares = false), Err(NotUploaded::OwnerDeclines));
     }
 
@@ -139,7 +140,7 @@ mod tests {
             grid_resolved_private: false,
             owner_shares: true,
             by_login: true,
-            from_grid: true,
+            heard_now: true,
             service: "cache.example.org",
         };
         let with = |valid| may_upload(valid, around);

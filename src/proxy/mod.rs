@@ -39,6 +39,7 @@ mod stitched;
 mod trust;
 mod udp;
 mod udp_assets;
+mod uploads;
 mod upstream;
 
 use grid_port::{AssetHost, GridPort, Identity, Shared};
