@@ -370,9 +370,11 @@ impl UploadPlan {
         }
     }
 
-    /// Drops everything that is not being sent.
-    pub fn withdraw(&mut self, gone: &mut Vec<(Number, Dropped)>) {
-        let all: Vec<Number> = self.held.keys().copied().collect();
+    /// Drops everything that is not being sent, or all of one grid.
+    pub fn withdraw(&mut self, grid: Option<&GridId>, gone: &mut Vec<(Number, Dropped)>) {
+        let meant = |held: &Held| grid.is_none_or(|grid| held.entry.key.grid == *grid);
+        let all: Vec<Number> =
+            self.held.iter().filter(|(_, held)| meant(held)).map(|(number, _)| *number).collect();
         for number in all {
             self.remove(number, Dropped::Withdrawn, gone);
         }

@@ -339,6 +339,7 @@ impl SessionTask {
                 Output::Partial { kind, id, simulator, total, extents } => {
                     self.assets.learn_parts(kind, id, simulator, total, extents);
                 }
+                Output::Baked(ids) => self.assets.baked(&ids),
                 Output::Swallowed => metrics.count(Counter::DatagramsSwallowed),
                 Output::Patched => metrics.count(Counter::DatagramsPatched),
                 Output::Unlearnt => metrics.count(Counter::AssetsInvalid),

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use super::arrivals::ARRIVAL_LIMIT;
 use super::fetcher::{self, Head, Seat};
 use super::grid_port::{GridPort, Identity, Sharing};
-use super::learn::{self, Target};
+use super::learn::{self, Heard, Target};
 use super::registry::SessionLink;
 use crate::asset::{Asset, AssetId, AssetKey, AssetKind, AssetSource, policy};
 use crate::cache::{Lookup, Scope};
@@ -45,7 +45,8 @@ impl UdpAssets {
     fn target(&self, kind: AssetKind, id: AssetId, simulator: SocketAddrV4) -> Target {
         let key = AssetKey { grid: self.identity.id.clone(), kind, id };
         let origin = Origin::new(&simulator.ip().to_string());
-        Target { key, scope: Scope { origin, central: self.grid.config.central }, beginning_held: false }
+        let scope = Scope { origin, central: self.grid.config.central };
+        Target { key, scope, beginning_held: false, by_login: true }
     }
 
     /// Looks an asset up. `Some` is the answer; otherwise it comes through the session's link.
@@ -93,6 +94,13 @@ impl UdpAssets {
         None
     }
 
+    /// These textures are bakes of avatars.
+    pub(super) fn baked(&self, ids: &[AssetId]) {
+        if let Some(uploads) = &self.grid.shared.uploads {
+            uploads.baked(&self.identity.id, ids);
+        }
+    }
+
     /// Keeps an asset that came whole, if it is one.
     pub(super) fn learn(&self, kind: AssetKind, id: AssetId, simulator: SocketAddrV4, bytes: Bytes) {
         if self.identity.sharing == Sharing::Off {
@@ -136,7 +144,7 @@ async fn look(grid: &GridPort, target: &Target) -> Option<Found> {
         // All its parts came, one by one; now it is judged as a whole.
         Lookup::Partial(partial) => match partial.extents.as_slice() {
             [(0, whole)] if whole.len() as u64 == partial.total => {
-                let asset: Asset = learn::keep(grid, target, whole.clone())?;
+                let asset: Asset = learn::keep(grid, target, whole.clone(), Heard::Earlier)?;
                 Some(Found { asset, source: AssetSource::Memory })
             }
             _ => None,

@@ -331,7 +331,9 @@ fn an_earlier_run_s_queue_goes_on_and_waits_anew() {
     assert_eq!(rig.offer(entry(1, 10)), Offered::Known);
     assert_eq!(rig.offer(entry(2, 10)), Offered::Queued(Number(8)), "numbers are not used twice");
     assert_eq!(rig.next(), Next::Wait(rig.now + 60 * SECOND));
-    rig.plan.withdraw(&mut rig.gone);
+    rig.plan.withdraw(Some(&GridId::new("other.example")), &mut rig.gone);
+    assert!(rig.gone.is_empty());
+    rig.plan.withdraw(Some(&GridId::new("grid.example")), &mut rig.gone);
     assert_eq!(rig.reasons(), [Dropped::Withdrawn; 2]);
     assert_eq!(rig.next(), Next::Rest);
 }

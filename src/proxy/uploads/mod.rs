@@ -171,6 +171,16 @@ impl UploadQueue {
         self.change(|state, gone| state.plan.baked(grid, ids, gone));
     }
 
+    /// The grid's owner does not want its assets shared.
+    pub(crate) fn withdraw(&self, grid: &GridId) {
+        self.change(|state, gone| state.plan.withdraw(Some(grid), gone));
+    }
+
+    /// The host of the service.
+    pub(crate) fn service_host(&self) -> &str {
+        &self.inner.client.address().host
+    }
+
     /// Sends nothing more until [`Self::resume`].
     pub(crate) fn pause(&self) {
         self.change(|state, _| state.plan.pause());
