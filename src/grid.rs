@@ -1,7 +1,6 @@
 //! Who and where: the grid, its simulators, and the names of one login.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -81,36 +80,6 @@ impl Origin {
     }
 }
 
-/// Whether an address is neither loopback nor of a private network.
-#[must_use]
-pub fn is_public(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(v4) => !(v4.is_loopback() || v4.is_private() || v4.is_link_local() || v4.is_unspecified()),
-        IpAddr::V6(v6) => {
-            !(v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local() || v6.is_unspecified())
-        }
-    }
-}
-
-/// Whether a host means something else, or nothing, elsewhere: an address of this machine or of a
-/// private network, or a name that only such a network resolves. `name` may carry a port.
-#[must_use]
-pub fn is_private_name(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    let host = match name.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((inside, _)) => inside,
-        None if name.parse::<IpAddr>().is_ok() => name.as_str(),
-        None => name.rsplit_once(':').map_or(name.as_str(), |(host, _)| host),
-    };
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return !is_public(address);
-    }
-    let host = host.trim_end_matches('.');
-    // A name without a dot is found by the search list of a network at home.
-    !host.contains('.')
-        || [".localhost", ".local", ".internal", ".lan", ".home.arpa"].iter().any(|end| host.ends_with(end))
-}
-
 /// The id of an avatar. Not logged with what it fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AgentId(pub Uuid);
@@ -136,36 +105,7 @@ pub struct RegionHandle(pub u64);
 #[cfg(test)]
 mod tests {
     #![allow(clippy::expect_used)]
-    use super::{GridId, is_private_name};
-
-    #[test]
-    fn hosts_at_home_are_told_from_public_ones() {
-        for private in [
-            "127.0.0.1:9000",
-            "127.0.0.1",
-            "[::1]:9000",
-            "::1",
-            "192.168.1.5:8002",
-            "10.0.0.1",
-            "localhost:9000",
-            "Grid.LOCAL:8002",
-            "tower",
-            "tower:9000",
-            "grid.local.",
-            "[fd00::1]",
-        ] {
-            assert!(is_private_name(private), "{private}");
-        }
-        for public in [
-            "login.osgrid.org",
-            "203.0.113.5:80",
-            "[2001:db8::1]:9000",
-            "2001:db8::1",
-            "local.example.org:8002",
-        ] {
-            assert!(!is_private_name(public), "{public}");
-        }
-    }
+    use super::GridId;
 
     #[test]
     fn a_grid_is_named_by_its_login_authority() {

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
-use crate::asset::{Asset, AssetKey, AssetSource};
+use crate::asset::{Asset, AssetKey, AssetSource, Digest};
 use crate::support::metrics::{Counter, Metrics};
 
 mod claims;
@@ -301,6 +301,21 @@ impl LocalCache {
         if !(fits && queue.push_put(job, shared.queue_cap)) {
             shared.metrics.count(Counter::StoreWritesSkipped);
             queue.push(Job::Disclaim { key, stem, origin, digest });
+        }
+        drop(queue);
+        shared.queue.notify();
+    }
+
+    /// Takes back what an origin is said to have delivered of an asset, whole or in part.
+    pub fn withdraw(&self, key: &AssetKey, scope: &Scope) {
+        let shared = &self.shared;
+        let (stem, origin) = (Stem::of(key), scope.origin.clone());
+        self.forget_parts(key, stem, scope);
+        let mut queue = shared.queue.lock();
+        lock(&shared.memory).withdraw(key, &origin);
+        if shared.disk.is_some() {
+            // No content has this digest: whatever the origin supplied is not its word any more.
+            queue.push(Job::Disclaim { key: key.clone(), stem, origin, digest: Digest([0; 32]) });
         }
         drop(queue);
         shared.queue.notify();

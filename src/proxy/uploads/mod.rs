@@ -17,9 +17,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::service::ServiceTier;
 use crate::asset::{Asset, AssetId, AssetKey};
 use crate::cache::{LocalCache, Scope};
-use crate::client::ServiceClient;
 use crate::fetch::upload_pace::{Bucket, Dice};
 use crate::fetch::upload_plan::{Dropped, Entry, Limits, Next, Number, Offered, Outcome, UploadPlan};
 use crate::fetch::upload_rules::NotUploaded;
@@ -53,7 +53,7 @@ pub struct UploadConfig {
 
 /// What uploads may take of the line unless the user says otherwise: 1 Mbit/s, a tenth of a slow
 /// household's way out.
-pub const DEFAULT_UPLOAD_RATE: u64 = 125_000;
+const DEFAULT_UPLOAD_RATE: u64 = 125_000;
 
 impl Default for UploadConfig {
     fn default() -> Self {
@@ -73,7 +73,7 @@ struct Inner {
     changed: Notify,
     /// Entries in the queue, for those who wait for none.
     size: watch::Sender<usize>,
-    client: Arc<ServiceClient>,
+    service: Arc<ServiceTier>,
     cache: LocalCache,
     metrics: Arc<Metrics>,
 }
@@ -94,7 +94,7 @@ impl UploadQueue {
     pub(crate) async fn start(
         folder: PathBuf,
         config: &UploadConfig,
-        client: Arc<ServiceClient>,
+        service: Arc<ServiceTier>,
         cache: LocalCache,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -129,7 +129,7 @@ impl UploadQueue {
             state: Mutex::new(state),
             changed: Notify::new(),
             size: watch::Sender::new(0),
-            client,
+            service,
             cache,
             metrics,
         });
@@ -178,7 +178,7 @@ impl UploadQueue {
 
     /// The host of the service.
     pub(crate) fn service_host(&self) -> &str {
-        &self.inner.client.address().host
+        &self.inner.service.client().address().host
     }
 
     /// Sends nothing more until [`Self::resume`].

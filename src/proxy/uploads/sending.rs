@@ -35,7 +35,7 @@ pub(super) async fn send(inner: &Inner, entry: &Entry) -> Outcome {
     };
     let origin = Some(OriginHash::of(&entry.key.grid, &entry.origin));
     wait_for_line(inner, ATTESTATION_BYTES).await;
-    let attesting = inner.client.attest(&entry.key, origin, entry.digest, &asset.bytes);
+    let attesting = inner.service.client().attest(&entry.key, origin, entry.digest, &asset.bytes);
     let verdict = match in_time(ANSWER_PATIENCE, attesting).await {
         Ok(verdict) => verdict,
         Err(error) => return failed(&error),
@@ -55,7 +55,7 @@ pub(super) async fn send(inner: &Inner, entry: &Entry) -> Outcome {
         return Outcome::Drop(Dropped::Baked);
     }
     let patience = ANSWER_PATIENCE + Duration::from_secs(length / SLOWEST_LINE);
-    let putting = inner.client.put(&entry.key, origin, entry.digest, codec, body);
+    let putting = inner.service.client().put(&entry.key, origin, entry.digest, codec, body);
     let verdict = in_time(patience, putting).await;
     inner.metrics.add(Counter::UploadBytes, length);
     match verdict {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::sending::served;
 use super::{Surroundings, Traffic};
+use crate::asset::AssetId;
 use crate::lludp::assets::{TransferAbort, without_images};
 use crate::lludp::{MessageBody, MessageNumber, Packet, UdpAssetRequest, asset_requests, strip_acks};
 use crate::session::delivery::Form;
