@@ -23,3 +23,4 @@ mod store_contract;
 mod support;
 mod tls;
 mod udp_assets;
+mod uploads;

@@ -18,7 +18,7 @@ use crate::support::synthetic::Synthetic;
 
 const GRID: &str = "grid.example:8002";
 
-fn config(folder: &Path) -> NodeConfig {
+pub(crate) fn config(folder: &Path) -> NodeConfig {
     NodeConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
         store: format!("file://{}", folder.join("store").display()),
