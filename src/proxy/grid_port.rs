@@ -47,8 +47,15 @@ pub(super) struct Shared {
     pub(super) service: Option<Arc<ServiceTier>>,
     /// How long a request over LLUDP is held while the asset is looked for.
     pub(super) hold: Duration,
-    /// Every session keeps a copy while it runs.
+    /// Every session keeps a copy while it runs, and so does whoever is about to learn something.
     pub(super) session_alive: Mutex<Option<mpsc::Sender<()>>>,
+}
+
+impl Shared {
+    /// Holds up the proxy's end, for a while, as long as it is kept. `None` when that has begun.
+    pub(super) fn alive(&self) -> Option<mpsc::Sender<()>> {
+        self.session_alive.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// One grid and its port.

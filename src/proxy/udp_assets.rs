@@ -123,7 +123,11 @@ impl UdpAssets {
         let total = Some(bytes.len() as u64);
         if bytes.len() > CHECK_ASIDE_BYTES {
             let grid = Arc::clone(&self.grid);
-            tokio::task::spawn_blocking(move || learn::learn(&grid, &target, 0, total, bytes));
+            let alive = grid.shared.alive();
+            tokio::task::spawn_blocking(move || {
+                learn::learn(&grid, &target, 0, total, bytes);
+                drop(alive);
+            });
         } else {
             learn::learn(&self.grid, &target, 0, total, bytes);
         }

@@ -61,14 +61,39 @@ async fn setup(service_url: &str, change: impl FnOnce(&mut ProxyConfig)) -> Setu
     .await
 }
 
-/// Has the grid serve these, and a viewer fetch them.
+/// Has the grid serve these, and a viewer fetch them; returns when those that came from the grid have
+/// been looked at for the queue, which is after the viewer has them.
 async fn fetch(setup: &Setup, assets: &[RealAsset]) {
+    let before = judged(&setup.proxy);
+    let misses = fetch_only(setup, assets).await;
+    within(async {
+        while judged(&setup.proxy) < before + misses {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
+
+/// The same without waiting; says how many came from the grid.
+async fn fetch_only(setup: &Setup, assets: &[RealAsset]) -> u64 {
     let cap = setup.asset_capability().await;
+    let mut misses = 0;
     for asset in assets {
         setup.serve(asset);
         let answer = get(setup.at, &format!("{cap}{}", asset.query), &[]).await;
         assert_eq!((answer.status, &answer.body), (200, &*asset.bytes), "{}", asset.id);
+        misses += u64::from(answer.tier() == "miss");
     }
+    misses
+}
+
+/// Assets that were looked at for the queue.
+fn judged(proxy: &Proxy) -> u64 {
+    let metrics = proxy.metrics();
+    let looked_at = |counter: &&Counter| {
+        counter.name().starts_with("uploads_refused_") || **counter == Counter::UploadsQueued
+    };
+    Counter::ALL.iter().filter(looked_at).map(|counter| metrics.get(*counter)).sum()
 }
 
 fn four() -> [RealAsset; 4] {
@@ -165,7 +190,8 @@ async fn a_queue_survives_a_restart_and_a_node_that_is_away() {
     let Setup { grid, proxy, dir, .. } = away;
     within(proxy.stop()).await;
 
-    let node_again = Node::start(rezcache::node::NodeConfig { listen: address, ..node_config(folder.path()) });
+    let node_again =
+        Node::start(rezcache::node::NodeConfig { listen: address, ..node_config(folder.path()) });
     let node_again = node_again.await.unwrap();
     let config = ProxyConfig {
         service: Some(service(&service_url)),
@@ -187,24 +213,26 @@ async fn without_consent_nothing_is_uploaded_and_no_queue_is_made() {
     let folder = tempfile::tempdir().unwrap();
     let node = node(folder.path()).await;
     let setup = setup(&url(&node), |config| config.uploads = None).await;
-    fetch(&setup, &four()).await;
-    let report = reqwest_free_report(&url(&node)).await;
-    assert_eq!((report["attestations"].as_u64(), report["bodies"].as_u64()), (Some(0), Some(0)), "{report}");
-    assert_eq!(count(&setup.proxy, Counter::UploadsQueued), 0);
-    assert!(!setup.dir.path().join("uploads").exists());
+    fetch_only(&setup, &four()).await;
+    let metrics = setup.proxy.metrics();
     within(setup.proxy.stop()).await;
+    let report = node_counts(&url(&node)).await;
+    assert_eq!((report["attestations"].as_u64(), report["bodies"].as_u64()), (Some(0), Some(0)), "{report}");
+    assert_eq!((metrics.get(Counter::UploadsQueued), metrics.upload_queue()), (0, (0, 0)));
+    assert!(!setup.dir.path().join("uploads").exists());
     node.stop().await;
 }
 
-/// A node's counters, read from its metrics over its own HTTPS face.
-async fn reqwest_free_report(service_url: &str) -> serde_json::Value {
+/// What a node has counted, as its metrics say.
+async fn node_counts(service_url: &str) -> serde_json::Value {
     let (address, _) = service_url.trim_start_matches("https://").split_once('#').unwrap();
     let metrics = format!("https://{address}/metrics");
     let run = move || std::process::Command::new("curl").args(["-sSk", &metrics]).output().unwrap();
     let output = tokio::task::spawn_blocking(run).await.unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let value = |name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {text}"));
+        let line =
+            text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {text}"));
         line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
     };
     serde_json::json!({
@@ -280,9 +308,21 @@ async fn the_body_follows_only_when_it_is_wanted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_is_busy_full_or_broken_gets_everything_later() {
     for (attest, put, counter) in [
-        (refusal("429 Too Many Requests", Some("1")), verdict("201 Created", false), Counter::UploadsPutOffBusy),
-        (refusal("503 Service Unavailable", Some("1")), verdict("201 Created", false), Counter::UploadsPutOffBusy),
-        (verdict("202 Accepted", true), refusal("507 Insufficient Storage", Some("1")), Counter::UploadsPutOffBusy),
+        (
+            refusal("429 Too Many Requests", Some("1")),
+            verdict("201 Created", false),
+            Counter::UploadsPutOffBusy,
+        ),
+        (
+            refusal("503 Service Unavailable", Some("1")),
+            verdict("201 Created", false),
+            Counter::UploadsPutOffBusy,
+        ),
+        (
+            verdict("202 Accepted", true),
+            refusal("507 Insufficient Storage", Some("1")),
+            Counter::UploadsPutOffBusy,
+        ),
         (Reply::none(), verdict("201 Created", false), Counter::UploadsPutOffUnreachable),
         (verdict("202 Accepted", true), Reply::none(), Counter::UploadsPutOffUnreachable),
         (Reply::ok("text/html", "<html>hotel wifi</html>"), Reply::none(), Counter::UploadsPutOffUnreachable),
@@ -306,7 +346,11 @@ async fn what_is_refused_for_good_is_dropped_and_counted() {
         (verdict("202 Accepted", true), refusal("409 Conflict", None), Counter::UploadsDroppedConflict),
         (refusal("403 Forbidden", None), Reply::none(), Counter::UploadsDroppedTakenDown),
         (refusal("422 Unprocessable Content", None), Reply::none(), Counter::UploadsDroppedRefused),
-        (verdict("202 Accepted", true), refusal("413 Content Too Large", None), Counter::UploadsDroppedRefused),
+        (
+            verdict("202 Accepted", true),
+            refusal("413 Content Too Large", None),
+            Counter::UploadsDroppedRefused,
+        ),
     ] {
         let fake = Fake::start(attest, put).await;
         let setup = setup(&fake.url(), |_| {}).await;
@@ -369,40 +413,59 @@ async fn the_owner_of_a_grid_is_heard() {
     for (word, queued) in [("share", 1), ("local", 0), ("off", 0)] {
         let fake = Fake::start(verdict("202 Accepted", false), Reply::none()).await;
         let grid = FakeGrid::start().await;
-        let info = format!("<gridinfo><login>{}</login><rezcache>{word}</rezcache></gridinfo>", grid.url("/"));
+        let info =
+            format!("<gridinfo><login>{}</login><rezcache>{word}</rezcache></gridinfo>", grid.url("/"));
         grid.on("/get_grid_info", move |_| Reply::ok("application/xml", &info));
         let setup = Setup::with(grid, |config| {
             config.service = Some(service(&fake.url()));
             config.uploads = Some(at_once());
         })
         .await;
-        fetch(&setup, &[texture()]).await;
+        fetch_only(&setup, &[texture()]).await;
+        let metrics = setup.proxy.metrics();
+        if queued > 0 {
+            until(&setup.proxy, Counter::UploadsQueued, queued).await;
+        }
         assert!(setup.proxy.uploads_idle(PATIENCE).await);
-        assert_eq!(count(&setup.proxy, Counter::UploadsQueued), queued, "{word}");
-        assert_eq!(fake.uploads("POST").len() as u64, queued, "{word}");
+        // The end waits until what was fetched has been looked at.
         within(setup.proxy.stop()).await;
+        assert_eq!(metrics.get(Counter::UploadsQueued), queued, "{word}");
+        assert_eq!(fake.uploads("POST").len() as u64, queued, "{word}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_owner_s_late_word_empties_the_queue() {
+async fn an_owner_who_no_longer_shares_has_the_queue_emptied() {
     let fake = Fake::start(verdict("202 Accepted", false), Reply::none()).await;
-    let (grid, gate) = (FakeGrid::start().await, Gate::closed());
-    let info = format!("<gridinfo><login>{}</login><rezcache>local</rezcache></gridinfo>", grid.url("/"));
-    let reply = Reply::ok("application/xml", info).held_by(&gate);
-    grid.on("/get_grid_info", move |_| reply.clone());
+    let (grid, word) = (FakeGrid::start().await, Arc::new(Mutex::new("share")));
+    let (login, says) = (grid.url("/"), Arc::clone(&word));
+    grid.on("/get_grid_info", move |_| {
+        let word = *says.lock().unwrap();
+        let info = format!("<gridinfo><login>{login}</login><rezcache>{word}</rezcache></gridinfo>");
+        Reply::ok("application/xml", info)
+    });
+    let hour = Limits { wait: Duration::from_secs(3600), ..at_once().limits };
+    let waiting = UploadConfig { limits: hour, ..at_once() };
     let setup = Setup::with(grid, |config| {
         config.service = Some(service(&fake.url()));
-        let hour = Duration::from_secs(3600);
-        config.uploads = Some(UploadConfig { limits: Limits { wait: hour, ..at_once().limits }, ..at_once() });
+        config.uploads = Some(waiting.clone());
     })
     .await;
     fetch(&setup, &[texture()]).await;
     assert_eq!(setup.proxy.metrics().upload_queue().0, 1);
-    gate.open();
-    assert!(setup.proxy.uploads_idle(PATIENCE).await);
-    assert_eq!(count(&setup.proxy, Counter::UploadsDroppedWithdrawn), 1);
-    within(setup.proxy.stop()).await;
+    let Setup { grid, proxy, dir, .. } = setup;
+    within(proxy.stop()).await;
+    *word.lock().unwrap() = "local";
+    let config = ProxyConfig {
+        service: Some(service(&fake.url())),
+        uploads: Some(waiting),
+        ..proxy_config(grid_config(&grid.url("/")), dir.path())
+    };
+    let proxy = Proxy::start(config).await.unwrap();
+    assert!(proxy.uploads_idle(PATIENCE).await);
+    assert_eq!(count(&proxy, Counter::UploadsDroppedWithdrawn), 1);
+    within(proxy.stop()).await;
+    assert!(fake.uploads("POST").is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -418,7 +481,9 @@ async fn a_grid_at_home_is_not_told_to_the_world() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_login_only_second_life_s_assets_are_uploaded() {
     let fake = Fake::start(verdict("202 Accepted", false), Reply::none()).await;
-    for (login, queued) in [("https://login.agni.lindenlab.com/cgi-bin/login.cgi", 1), ("http://127.0.0.1:9/", 0)] {
+    for (login, queued) in
+        [("https://login.agni.lindenlab.com/cgi-bin/login.cgi", 1), ("http://127.0.0.1:9/", 0)]
+    {
         let host = FakeGrid::start().await;
         let bytes = texture().bytes;
         host.on("/host/", move |asked| asset_reply(asked, &bytes));
@@ -432,10 +497,10 @@ async fn without_a_login_only_second_life_s_assets_are_uploaded() {
         .await;
         let path = format!("/asset/{ASSET_TOKEN}/test{}", texture().query);
         assert_eq!(get(setup.at, &path, &[]).await.body, *texture().bytes);
-        assert!(setup.proxy.uploads_idle(PATIENCE).await);
-        assert_eq!(count(&setup.proxy, Counter::UploadsQueued), queued, "{login}");
-        assert_eq!(count(&setup.proxy, Counter::UploadsRefusedNoLogin), 1 - queued, "{login}");
+        let metrics = setup.proxy.metrics();
         within(setup.proxy.stop()).await;
+        assert_eq!(metrics.get(Counter::UploadsQueued), queued, "{login}");
+        assert_eq!(metrics.get(Counter::UploadsRefusedNoLogin), 1 - queued, "{login}");
     }
 }
 
