@@ -423,6 +423,8 @@ fn sum_up(
             &mut served.grid
         } else if told(|told| told.disk, served.disk) {
             &mut served.disk
+        } else if told(|told| told.service, served.service) {
+            &mut served.service
         } else if told(|told| told.joined, served.joined) {
             &mut served.joined
         } else {

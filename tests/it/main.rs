@@ -17,6 +17,7 @@ mod proxy_assets;
 mod proxy_faults;
 mod proxy_http;
 mod proxy_udp;
+mod replay_service;
 mod secrets_in_logs;
 mod service;
 mod store_contract;
