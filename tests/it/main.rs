@@ -25,3 +25,4 @@ mod support;
 mod tls;
 mod udp_assets;
 mod uploads;
+mod uploads_kill;
