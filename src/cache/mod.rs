@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
-use crate::asset::{Asset, AssetKey, AssetSource, Digest};
+use crate::asset::{Asset, AssetKey, AssetSource};
 use crate::support::metrics::{Counter, Metrics};
 
 mod claims;
@@ -306,19 +306,18 @@ impl LocalCache {
         shared.queue.notify();
     }
 
-    /// Takes back what an origin is said to have delivered of an asset, whole or in part.
-    pub fn withdraw(&self, key: &AssetKey, scope: &Scope) {
+    /// Takes back what an origin is said to have delivered of an asset, whole or in part; nobody gets it
+    /// any more. `false`: too many of these wait, or the store is closing; then only [`Self::clear`] helps.
+    pub fn withdraw(&self, key: &AssetKey, scope: &Scope) -> bool {
         let shared = &self.shared;
         let (stem, origin) = (Stem::of(key), scope.origin.clone());
         self.forget_parts(key, stem, scope);
         let mut queue = shared.queue.lock();
         lock(&shared.memory).withdraw(key, &origin);
-        if shared.disk.is_some() {
-            // No content has this digest: whatever the origin supplied is not its word any more.
-            queue.push(Job::Disclaim { key: key.clone(), stem, origin, digest: Digest([0; 32]) });
-        }
+        let taken = shared.disk.is_none() || queue.withdraw(key, stem, &origin);
         drop(queue);
         shared.queue.notify();
+        taken
     }
 
     /// Takes ranges of an asset of `total` bytes that its origin has just delivered. Returns the

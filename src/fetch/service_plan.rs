@@ -143,12 +143,17 @@ impl<K: Clone + Eq + Hash> ServicePlan<K> {
         self.usual.min(most).max(self.least)
     }
 
-    /// The service answered a read within the deadline, after `took`.
+    /// The service answered a read within the deadline, after `took`. Whether it also delivers what it
+    /// has begun is told by [`Self::delivered`].
     pub fn answered(&mut self, took: Duration) {
         self.headers.add(took);
-        self.misses = 0;
         self.read(false);
         self.reckon();
+    }
+
+    /// An answer came whole, in time.
+    pub const fn delivered(&mut self) {
+        self.misses = 0;
     }
 
     /// The deadline passed without an answer, or the call failed, and the grid was asked.
@@ -258,6 +263,11 @@ mod tests {
         Duration::from_millis(number)
     }
 
+    fn well(plan: &mut ServicePlan<u32>, took: u64) {
+        plan.answered(ms(took));
+        plan.delivered();
+    }
+
     fn working(now: Instant) -> ServicePlan<u32> {
         let mut plan = ServicePlan::new(now, Duration::ZERO);
         assert_eq!((plan.advise(&1, None, now), plan.probe_at()), (Advice::Grid(WhyGrid::Open), Some(now)));
@@ -289,11 +299,11 @@ mod tests {
     fn three_misses_in_a_row_open_the_breaker_and_a_timely_probe_closes_it() {
         let start = Instant::now();
         let mut plan = working(start);
-        plan.answered(ms(1));
+        well(&mut plan, 1);
         for _ in 0..2 {
             plan.missed(start);
         }
-        plan.answered(ms(1));
+        well(&mut plan, 1);
         for _ in 0..2 {
             plan.missed(start);
         }
@@ -321,14 +331,14 @@ mod tests {
     fn many_hedges_send_nine_of_ten_reads_straight_to_the_grid() {
         let now = Instant::now();
         let mut plan = working(now);
-        plan.answered(ms(1));
+        well(&mut plan, 1);
         for read in 0..100 {
-            if read % 9 == 0 { plan.missed(now) } else { plan.answered(ms(1)) }
+            if read % 9 == 0 { plan.missed(now) } else { well(&mut plan, 1) }
         }
         let asked = (0..1000).filter(|_| matches!(plan.advise(&1, None, now), Advice::Ask(_))).count();
         assert_eq!(asked, 100);
         for _ in 0..100 {
-            plan.answered(ms(1));
+            well(&mut plan, 1);
         }
         assert!(matches!(plan.advise(&1, None, now), Advice::Ask(_)), "recovered");
     }

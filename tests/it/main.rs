@@ -20,6 +20,7 @@ mod proxy_udp;
 mod replay_service;
 mod secrets_in_logs;
 mod service;
+mod service_tier;
 mod store_contract;
 mod support;
 mod tls;

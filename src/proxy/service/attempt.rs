@@ -129,7 +129,10 @@ impl ServiceTier {
         if found.verify {
             // Somebody says otherwise: the grid decides, and what it says is attested.
             self.metrics.count(Counter::ServiceVerify);
-            self.update(|plan| plan.answered(took));
+            self.update(|plan| {
+                plan.answered(took);
+                plan.delivered();
+            });
             return None;
         }
         let first = match body.next().await {
@@ -163,6 +166,7 @@ impl ServiceTier {
         self.update(|plan| {
             plan.absent(key, Instant::now());
             plan.answered(took);
+            plan.delivered();
         });
     }
 

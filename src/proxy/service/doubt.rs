@@ -108,8 +108,12 @@ impl Doubt {
         let mut dropped = 0;
         for line in BufReader::new(file).lines().map_while(Result::ok) {
             if let Some((key, origin)) = read(&line) {
-                self.cache.withdraw(&key, &Scope { origin, central: false });
                 dropped += 1;
+                if !self.cache.withdraw(&key, &Scope { origin, central: false }) {
+                    // More than can be sorted out one by one: better nothing than wrong bytes.
+                    self.cache.clear();
+                    break;
+                }
             }
         }
         let _ = std::fs::remove_file(&self.learnt_path);

@@ -205,9 +205,9 @@ impl ServiceTier {
 
     /// The service gave bytes that are not the grid's: nothing of it is used any more.
     fn proven_wrong(&self) {
-        self.metrics.count(Counter::ServiceMismatches);
         self.update(ServicePlan::distrust);
         let dropped = self.doubt.prove();
+        self.metrics.count(Counter::ServiceMismatches);
         tracing::error!(
             service = %self.client.address(), dropped, marker = %self.doubt.marker().display(),
             "the cache service gave bytes that differ from the grid's: it is not used any more, and what came from it \

@@ -13,6 +13,7 @@ use super::{Opened, ServiceTier};
 use crate::asset::range::ContentRange;
 use crate::asset::{Asset, AssetKind, Digest, policy, validate};
 use crate::fetch::Span;
+use crate::fetch::service_plan::ServicePlan;
 use crate::proxy::fetcher::AssetHead;
 use crate::proxy::grid_port::GridPort;
 use crate::proxy::learn::{self, Target};
@@ -74,6 +75,9 @@ impl ServiceTier {
             self.metrics.add(Counter::BytesFromService, group.len() as u64);
             gathered.push(group.clone());
             sink.push(group);
+        }
+        if received >= found.length {
+            self.update(ServicePlan::delivered);
         }
         if found.first == 0 && found.length == found.total {
             let bytes = match gathered.as_slice() {
@@ -253,6 +257,7 @@ impl ServiceTier {
             }
             bytes = whole.freeze();
         }
+        self.update(ServicePlan::delivered);
         self.metrics.add(Counter::BytesFromService, bytes.len() as u64);
         Some(Asset { digest: found.digest, bytes })
     }
