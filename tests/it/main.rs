@@ -16,6 +16,7 @@ mod interop;
 mod kill;
 mod kill_node;
 mod layers;
+mod postgres_away;
 mod proxy_assets;
 mod proxy_faults;
 mod proxy_http;
