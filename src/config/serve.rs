@@ -61,10 +61,9 @@ impl ServeSettings {
             certificate: self.certificate,
             plain_http: self.plain_http,
             open_access: self.open_access || loopback,
-            private_only: true,
             confirmations: if value::is_private(self.listen.ip()) { 1 } else { 2 },
-            grids: Vec::new(),
             memory_bytes: self.memory_bytes,
+            ..NodeConfig::default()
         }
     }
 }

@@ -37,6 +37,12 @@ counts! {
     Conflicts = "conflicts",
     /// Requests refused.
     Refused = "refused",
+    /// Requests without a valid token.
+    Unauthenticated = "unauthenticated",
+    /// Proxies that enrolled.
+    Enrolments = "enrolments",
+    /// Times that the revocations could not be read.
+    RevocationsUnread = "revocations_unread",
     /// Requests that could not be read.
     Malformed = "malformed",
     /// Bytes of bodies received.

@@ -13,9 +13,14 @@ use tokio_rustls::TlsAcceptor;
 use crate::catalog::{Catalog, CatalogError, SqliteCatalog};
 use crate::store::blobs::{Blobs, StoreError};
 use crate::store::keys::{KeyError, KeyRing};
+use crate::token::KeyFormError;
 
+mod access;
+mod bounded;
+mod caller;
 mod config;
 mod counters;
+mod enrol;
 mod hot;
 mod http;
 mod quic;
@@ -23,7 +28,9 @@ mod refusal;
 mod service;
 mod tls;
 
+use access::Access;
 pub use config::{GridPolicy, NodeConfig};
+use enrol::Residents;
 use service::Service;
 pub use tls::IdentityError;
 
@@ -59,9 +66,28 @@ pub enum StartError {
     },
     /// Everybody could read and write.
     #[error(
-        "{0} is reachable by others: give --token-keys FILE, or --open-access to trust everybody on a private network"
+        "{0} is reachable by others: give --token-keys FILE, --enroll, or --open-access to trust everybody on a private network"
     )]
     Open(SocketAddr),
+    /// Nobody could complain.
+    #[error("{0} is a public address: name with --abuse-contact whom to write to about this node")]
+    NoContact(SocketAddr),
+    /// Tokens could be read on the way.
+    #[error(
+        "tokens are not taken over plain http, and {0} is reached from elsewhere: leave out --plain-http, or listen on loopback"
+    )]
+    PlainTokens(SocketAddr),
+    /// Strangers would believe one another.
+    #[error("anybody can be one of the residents: they cannot be a trusted tenant")]
+    TrustedResidents,
+    /// The keys that sign tokens cannot be used.
+    #[error("cannot use {path} of --token-keys: {source}")]
+    TokenKeys {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        source: KeyFileError,
+    },
     /// The blob store fails.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -76,15 +102,38 @@ pub enum StartError {
     Identity(#[from] IdentityError),
 }
 
+/// Why a file of public keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyFileError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// It holds something else.
+    #[error("it {0}")]
+    Form(#[from] KeyFormError),
+}
+
+/// Opens the catalog that a configuration names.
+///
+/// # Errors
+/// When it cannot be used.
+pub fn open_catalog(config: &NodeConfig) -> Result<Arc<dyn Catalog>, CatalogError> {
+    Ok(match &config.catalog {
+        Some(path) => Arc::new(SqliteCatalog::open(path)?),
+        None => Arc::new(SqliteCatalog::in_memory()?),
+    })
+}
+
 impl Node {
     /// Opens stores and faces and starts serving.
     ///
     /// # Errors
     /// When a store, the keys, the certificate or the port cannot be used.
     pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
-        let loopback = config.listen.ip().is_loopback();
-        if !loopback && !config.open_access {
-            return Err(StartError::Open(config.listen));
+        let access = config.access()?;
+        if config.listen.ip().is_unspecified() && !config.is_public() {
+            tracing::warn!("without --abuse-contact only private addresses are served");
         }
         let blobs = Blobs::open(&config.store)?;
         let ring = match KeyRing::read(&config.key_file) {
@@ -96,17 +145,18 @@ impl Node {
         };
         blobs.check_keys(&ring).await?;
         let abilities = blobs.probe().await?;
-        let catalog: Arc<dyn Catalog> = match &config.catalog {
-            Some(path) => Arc::new(SqliteCatalog::open(path)?),
-            None => Arc::new(SqliteCatalog::in_memory()?),
-        };
+        let catalog = open_catalog(&config)?;
+        let residents = config.enroll.then(|| Residents::new(ring.clone()));
+        let access = Access::new(&access, residents);
+        // Who was revoked must be known before the first request.
+        access.poll(&*catalog).await?;
         let identity = match (&config.certificate, config.plain_http) {
             (_, true) => None,
             (Some((chain, key)), false) => Some(tls::Identity::read(chain, key)?),
             (None, false) => Some(tls::Identity::read_or_make(&config.key_file.with_extension("crt"))?),
         };
         let (listener, endpoint, address) = listen(config.listen, identity.as_ref()).await?;
-        let service = Arc::new(Service::new(config, catalog, blobs, ring, abilities));
+        let service = Arc::new(Service::new(config, access, catalog, blobs, ring, abilities));
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let acceptor = match &identity {
@@ -126,6 +176,16 @@ impl Node {
             loop {
                 tokio::select! {
                     () = tokio::time::sleep(FLUSH) => flushed.flush().await,
+                    () = end.as_mut() => return,
+                }
+            }
+        });
+        let (polled, stopping_too) = (Arc::clone(&service), stopping.clone());
+        tasks.spawn(async move {
+            let mut end = std::pin::pin!(stopped(stopping_too));
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(access::POLL) => polled.poll_revocations().await,
                     () = end.as_mut() => return,
                 }
             }

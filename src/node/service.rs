@@ -10,8 +10,11 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use super::access::Access;
+use super::caller::Caller;
 use super::config::{GridPolicy, NodeConfig};
 use super::counters::{Count, Counters};
+use super::enrol::Enrolled;
 use super::hot::{HotTier, Known};
 use super::refusal::Refusal;
 use crate::asset::validate::{self, Valid};
@@ -33,39 +36,6 @@ const UPLOAD_BUDGET_KIB: usize = 256 << 10;
 const RECORD_FRESH: Duration = Duration::from_secs(5);
 /// Opening more than this leaves the async threads.
 const OPEN_ASIDE_BYTES: usize = 256 << 10;
-
-/// Whoever asks, after its token was checked.
-#[derive(Clone, Debug)]
-pub(super) struct Caller {
-    /// The token's subject; empty where no tokens are asked for.
-    pub(super) principal: Arc<str>,
-    /// Its tenant.
-    pub(super) tenant: Arc<str>,
-    /// The tenant's members believe one another.
-    pub(super) trusted: bool,
-    /// What it may do.
-    pub(super) rights: Rights,
-    /// Where it comes from, cut to /24 or /48.
-    pub(super) network: IpAddr,
-    /// Loopback may look at the node itself.
-    pub(super) local: bool,
-}
-
-/// What a caller may do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools)]
-pub(super) struct Rights {
-    /// Read assets.
-    pub(super) read: bool,
-    /// Attest and upload.
-    pub(super) write: bool,
-    /// Publish alone.
-    pub(super) vouch: bool,
-    /// See the load report and the metrics.
-    pub(super) observe: bool,
-    /// Take down, drain.
-    pub(super) admin: bool,
-}
 
 /// What is taken down.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,6 +98,7 @@ impl Drop for Running {
 /// The node's functions.
 pub(super) struct Service {
     config: NodeConfig,
+    access: Access,
     pub(super) catalog: Arc<dyn Catalog>,
     blobs: Blobs,
     ring: KeyRing,
@@ -145,6 +116,7 @@ pub(super) struct Service {
 impl Service {
     pub(super) fn new(
         config: NodeConfig,
+        access: Access,
         catalog: Arc<dyn Catalog>,
         blobs: Blobs,
         ring: KeyRing,
@@ -153,6 +125,7 @@ impl Service {
         Self {
             hot: HotTier::new(config.memory_bytes),
             config,
+            access,
             catalog,
             blobs,
             ring,
@@ -170,8 +143,7 @@ impl Service {
     /// Whether a connection from this address is served at all.
     pub(super) fn admits_connection(&self, from: IpAddr) -> bool {
         self.counters.count(Count::Connections);
-        // Without tokens the network is what keeps strangers out.
-        !self.config.private_only || !is_public(from)
+        (self.config.is_public() || !is_public(from)) && self.access.admits_connection(from)
     }
 
     /// Begins a request; `None` once the node is going.
@@ -205,26 +177,68 @@ impl Service {
         self.counters.count(Count::Malformed);
     }
 
-    /// Who makes a request. Without token keys everybody who can reach the node is one tenant.
+    /// Who makes a request. With `secure` nobody on the way could read it.
     pub(super) async fn authenticate(
         &self,
         token: Option<&str>,
         from: IpAddr,
         secure: bool,
     ) -> Result<Caller, Refusal> {
-        let _ = secure;
-        if token.is_some() && !self.config.open_access {
-            return Err(Refusal::new(StatusCode::UNAUTHORIZED, "the token is not valid here"));
+        let found = self.access.authenticate(token, from, secure, &*self.catalog, now()).await;
+        if found.is_err() {
+            self.counters.count(Count::Unauthenticated);
         }
-        let local = from.to_canonical().is_loopback();
-        Ok(Caller {
-            principal: Arc::from(""),
-            tenant: Arc::from("open"),
-            trusted: true,
-            rights: Rights { read: true, write: true, observe: true, vouch: false, admin: local },
-            network: network_of(from),
-            local,
+        found
+    }
+
+    /// Whether a caller known from before is still let in, now from this address.
+    pub(super) fn recognise(&self, caller: &Caller, from: IpAddr) -> Result<Caller, Refusal> {
+        self.access.still_holds(caller, now())?;
+        Ok(Caller::new(Arc::clone(&caller.who), from))
+    }
+
+    /// Reads what was revoked since the last time.
+    pub(super) async fn poll_revocations(&self) {
+        if let Err(error) = self.access.poll(&*self.catalog).await {
+            self.counters.count(Count::RevocationsUnread);
+            tracing::warn!(%error, "the catalog does not say what was revoked; the last list stands");
+        }
+    }
+
+    /// What a proxy needs to know before it has a token.
+    pub(super) fn introduction(&self) -> Value {
+        json!({
+            "audience": self.access.audience(),
+            "enroll": self.access.residents().is_some(),
+            "abuse_contact": self.config.abuse_contact,
         })
+    }
+
+    /// What a proxy has to sign to enrol.
+    pub(super) fn challenge(&self, from: IpAddr) -> Result<Value, Refusal> {
+        self.access.attempt(from)?;
+        let residents = self.access.residents().ok_or_else(no_enrolment)?;
+        let challenge = residents.challenge(now(), rand::random());
+        Ok(json!({ "challenge": challenge, "audience": self.access.audience() }))
+    }
+
+    /// Takes a proxy's own key in.
+    pub(super) async fn enrol(
+        &self,
+        public: &[u8; 32],
+        challenge: &str,
+        signature: &[u8],
+        from: IpAddr,
+    ) -> Result<Enrolled, Refusal> {
+        self.access.attempt(from)?;
+        let residents = self.access.residents().ok_or_else(no_enrolment)?;
+        let audience = self.access.audience();
+        let enrolled =
+            residents.enrol(&*self.catalog, audience, public, challenge, signature, from, now()).await?;
+        if enrolled.new {
+            self.counters.count(Count::Enrolments);
+        }
+        Ok(enrolled)
     }
 
     /// Everything but bodies and take-downs.
@@ -253,10 +267,11 @@ impl Service {
         range: Option<(u64, u64)>,
         head_only: bool,
     ) -> Result<Answer, Refusal> {
-        if !caller.rights.read {
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not read"));
-        }
+        caller.may_read()?;
         self.counters.count(Count::Reads);
+        if !caller.knows(&key.grid) {
+            return Ok(Reply::Absent.into());
+        }
         let hash = self.key_hash(key);
         let Some(record) = self.records(&[hash]).await?.into_iter().next().flatten() else {
             return Ok(Reply::Absent.into());
@@ -313,10 +328,11 @@ impl Service {
         origin: Option<OriginHash>,
         assets: &[(AssetKind, crate::asset::AssetId)],
     ) -> Result<Answer, Refusal> {
-        if !caller.rights.read {
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not read"));
-        }
+        caller.may_read()?;
         self.counters.count(Count::Lookups);
+        if !caller.knows(grid) {
+            return Ok(Reply::Sizes(vec![None; assets.len()]).into());
+        }
         let hashes: Vec<KeyHash> = assets
             .iter()
             .map(|(kind, id)| self.key_hash(&AssetKey { grid: grid.clone(), kind: *kind, id: *id }))
@@ -343,10 +359,10 @@ impl Service {
         digest: Digest,
         proof: [u8; 32],
     ) -> Result<Answer, Refusal> {
-        self.may_write(caller)?;
+        caller.may_write(&key.grid)?;
         self.counters.count(Count::Attestations);
         let hash = self.key_hash(key);
-        let proof_key = wire::proof_key(&caller.principal, key, digest);
+        let proof_key = wire::proof_key(&caller.who.principal, key, digest);
         let stored =
             self.records(&[hash]).await?.into_iter().flatten().any(|record| {
                 record.contents.iter().any(|content| content.digest == digest && content.stored)
@@ -367,10 +383,10 @@ impl Service {
 
     /// Whether a body may come, before any of it is read.
     pub(super) async fn admit_body(&self, caller: &Caller, call: &Call) -> Result<BodyPermit, Refusal> {
-        self.may_write(caller)?;
         let Call::Put { key, length, .. } = call else {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "no body is expected"));
         };
+        caller.may_write(&key.grid)?;
         if *length > key.kind.max_bytes() {
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "larger than any asset of this kind"));
         }
@@ -502,9 +518,10 @@ impl Service {
         victim: Victim,
         dry_run: bool,
     ) -> Result<usize, Refusal> {
-        if !caller.rights.admin {
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "only an operator may take assets down"));
-        }
+        caller.may_administer(match &victim {
+            Victim::Key(key) => Some(&key.grid),
+            Victim::Content(_) => None,
+        })?;
         let unavailable = |_| Refusal::unavailable();
         let keys = match &victim {
             Victim::Key(key) => vec![self.key_hash(key)],
@@ -538,7 +555,7 @@ impl Service {
                 self.blobs.hold(&name).await.map_err(|_| Refusal::unavailable())?;
             }
         }
-        let detail = format!("{} assets by {:?}", keys.len(), caller.tenant);
+        let detail = format!("{} assets by {:?}", keys.len(), caller.who.tenant);
         self.catalog.audit(now(), "take down".into(), detail).await.map_err(unavailable)?;
         self.counters.add(Count::TakenDown, keys.len() as u64);
         Ok(keys.len())
@@ -546,9 +563,7 @@ impl Service {
 
     /// Begins to go, when the caller may say so.
     pub(super) fn drain(&self, caller: &Caller) -> Result<(), Refusal> {
-        if !caller.rights.admin {
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "only an operator may drain a node"));
-        }
+        caller.may_administer(None)?;
         self.drain_asked.notify_one();
         Ok(())
     }
@@ -560,9 +575,7 @@ impl Service {
 
     /// The load report.
     pub(super) async fn report(&self, caller: &Caller) -> Result<Value, Refusal> {
-        if !caller.rights.observe && !caller.local {
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not observe"));
-        }
+        caller.may_observe()?;
         let catalog = self.catalog.read(vec![[0; 32]]).await.is_ok();
         let canary = self.blobs.check_keys(&self.ring).await.is_ok();
         let counters = &self.counters;
@@ -582,9 +595,7 @@ impl Service {
 
     /// The metrics as Prometheus reads them.
     pub(super) fn metrics(&self, caller: &Caller) -> Result<String, Refusal> {
-        if !caller.rights.observe && !caller.local {
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not observe"));
-        }
+        caller.may_observe()?;
         Ok(self.counters.prometheus(self.hot.bytes()))
     }
 
@@ -660,13 +671,6 @@ impl Service {
         }
     }
 
-    fn may_write(&self, caller: &Caller) -> Result<(), Refusal> {
-        match caller.rights.write {
-            true => Ok(()),
-            false => Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not write")),
-        }
-    }
-
     fn attestation(
         &self,
         caller: &Caller,
@@ -680,14 +684,14 @@ impl Service {
             hosts.iter().any(|host| OriginHash::of(&key.grid, &Origin::new(host)) == origin)
         };
         Attestation {
-            attester: self.tag("attester", hash, caller.principal.as_bytes()),
+            attester: self.tag("attester", hash, caller.who.principal.as_bytes()),
             network: self.tag("network", hash, caller.network.to_string().as_bytes()),
-            tenant: self.tag("tenant", hash, caller.tenant.as_bytes()),
+            tenant: self.tag("tenant", hash, caller.who.tenant.as_bytes()),
             origin: origin.map(|origin| self.tag("origin", hash, &origin.0)),
             at: now,
-            counts_from: now,
-            trusted: caller.trusted,
-            vouch: caller.rights.vouch,
+            counts_from: caller.who.counts_from.max(now),
+            trusted: caller.who.trusted,
+            vouch: caller.who.rights.vouch,
             asset_host: origin.is_some_and(listed),
             unproven: None,
         }
@@ -695,7 +699,7 @@ impl Service {
 
     fn reader(&self, caller: &Caller, hash: &KeyHash, origin: Option<OriginHash>) -> Reader {
         Reader {
-            trusted_tenant: caller.trusted.then(|| self.tag("tenant", hash, caller.tenant.as_bytes())),
+            trusted_tenant: caller.who.trusted.then(|| self.tag("tenant", hash, caller.who.tenant.as_bytes())),
             origin: origin.map(|origin| self.tag("origin", hash, &origin.0)),
         }
     }
@@ -769,18 +773,8 @@ fn unpacked(kind: AssetKind, digest: Digest, codec: Codec, body: Bytes) -> Resul
     }
 }
 
-/// The network that makes two principals distinct.
-fn network_of(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V4(v4) => {
-            let [a, b, c, _] = v4.octets();
-            IpAddr::from([a, b, c, 0])
-        }
-        IpAddr::V6(v6) => {
-            let [a, b, c, ..] = v6.segments();
-            IpAddr::from([a, b, c, 0, 0, 0, 0, 0])
-        }
-    }
+fn no_enrolment() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "proxies do not enrol here; ask the operator for a token")
 }
 
 fn now() -> u64 {

@@ -118,8 +118,10 @@ fn kid(public: &[u8; 32]) -> String {
     blake3::hash(public).to_hex().chars().take(16).collect()
 }
 
-/// Unpads nothing and forgives nothing: one token has one form, so that its hash can stand for it.
-pub(super) fn decoded(text: &str) -> Option<Vec<u8>> {
+/// Reads base64url. Unpads nothing and forgives nothing: one token has one form, so that its hash can
+/// stand for it.
+#[must_use]
+pub fn decoded(text: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
 }
 
