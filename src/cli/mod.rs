@@ -6,6 +6,7 @@ mod proxy;
 mod replay;
 mod serve;
 mod status;
+mod token;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -37,6 +38,8 @@ enum Command {
     Replay(replay::Arguments),
     /// Run a node of the shared cache, for a home, a classroom or a grid
     Serve(serve::Arguments),
+    /// Make and revoke tokens of a shared cache
+    Token(token::Arguments),
     /// Show what a running proxy has done
     Status(status::Arguments),
     /// Check the configuration and show what it comes to
@@ -91,6 +94,10 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Proxy(arguments) => flags.proxy = arguments.flags.clone(),
         Command::Replay(arguments) => flags.replay = arguments.flags.clone(),
         Command::Serve(arguments) => flags.serve = arguments.flags.clone(),
+        Command::Token(token::Arguments { command: token::Command::Revoke(arguments) }) => {
+            flags.serve.store.clone_from(&arguments.store);
+        }
+        Command::Token(_) => {}
         Command::Status(arguments) => flags.proxy.control = arguments.control.clone(),
         Command::CheckConfig(arguments) => {
             (flags.proxy, flags.replay) = (arguments.proxy.clone(), arguments.replay.clone());
@@ -104,6 +111,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
             Command::Proxy(_) => proxy::run(settings).await,
             Command::Replay(arguments) => replay::run(arguments, settings).await,
             Command::Serve(_) => serve::run(settings).await,
+            Command::Token(arguments) => token::run(arguments, settings).await,
             Command::Status(arguments) => status::run(&arguments, &settings).await,
             Command::CheckConfig(_) => check_config::run(&settings),
         }
