@@ -211,6 +211,7 @@ impl Service {
             "audience": self.access.audience(),
             "enroll": self.access.residents().is_some(),
             "abuse_contact": self.config.abuse_contact,
+            "time": now(),
         })
     }
 
