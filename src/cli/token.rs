@@ -89,7 +89,7 @@ pub(super) struct List {
 }
 
 #[derive(Args, Debug)]
-#[group(id = "what", required = true, multiple = false, args = ["id", "subject", "tenant"])]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["id", "subject", "tenant"])))]
 pub(super) struct Revoke {
     /// One token, by the id that `token list` shows
     #[arg(long, value_name = "ID")]

@@ -1,6 +1,7 @@
 //! The integration tests: one program, so that it links once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod access;
 mod asset_url;
 mod cli;
 mod concurrency;
