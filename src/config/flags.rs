@@ -173,6 +173,18 @@ pub struct ServeFlags {
     /// 2, and 1 on loopback and private addresses]
     #[arg(long, value_name = "K", env = "REZCACHE_CONFIRMATIONS", hide_env_values = true)]
     pub confirmations: Option<String>,
+    /// Distinct assets that a principal may ask for in an hour [default: 20000]
+    #[arg(long, value_name = "N", env = "REZCACHE_ASSETS_PER_HOUR", hide_env_values = true)]
+    pub assets_per_hour: Option<String>,
+    /// Distinct assets that a principal may ask for at once [default: 5000]
+    #[arg(long, value_name = "N", env = "REZCACHE_ASSETS_BURST", hide_env_values = true)]
+    pub assets_burst: Option<String>,
+    /// Bytes of assets for a principal in a day, either way [default: 50GiB]
+    #[arg(long, value_name = "SIZE", env = "REZCACHE_BYTES_PER_DAY", hide_env_values = true)]
+    pub bytes_per_day: Option<String>,
+    /// Bytes of assets that a principal may bring in a year [default: 50GiB]
+    #[arg(long, value_name = "SIZE", env = "REZCACHE_STORED_BYTES", hide_env_values = true)]
+    pub stored_bytes: Option<String>,
     /// A grid whose assets are served beyond trusted tenants, whose hosts belong to one operator (central)
     /// or to anybody (distributed, the default); repeat for more
     #[arg(

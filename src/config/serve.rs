@@ -7,7 +7,7 @@ use super::file::{GridValues, ServeValues};
 use super::flags::ServeFlags;
 use super::value::{self, Checker, Given, Value};
 use crate::grid::GridId;
-use crate::node::{GridPolicy, NodeConfig};
+use crate::node::{GridPolicy, Limits, NodeConfig};
 use crate::token::DEFAULT_AUDIENCE;
 
 /// Where a node listens unless the user says otherwise.
@@ -38,6 +38,8 @@ pub struct ServeSettings {
     pub abuse_contact: Option<String>,
     /// Principals that make a quorum; `None`: as the listen address suggests.
     pub confirmations: Option<usize>,
+    /// The most a principal may use.
+    pub limits: Limits,
     /// What is published.
     pub grids: Vec<GridPolicy>,
     /// No TLS, and no QUIC.
@@ -86,6 +88,7 @@ impl ServeSettings {
             trusted_tenants: self.trusted_tenants,
             abuse_contact: self.abuse_contact,
             confirmations: self.confirmations.unwrap_or(usual),
+            limits: self.limits,
             grids: self.grids,
             memory_bytes: self.memory_bytes,
         }
@@ -156,6 +159,7 @@ pub(super) fn resolve(
         given => given.to_vec(),
     };
     let grids = published(flags, grids, check);
+    let limits = limits(flags, file, check);
     Some(ServeSettings {
         listen: listen?,
         store,
@@ -175,6 +179,7 @@ pub(super) fn resolve(
             None => None,
         },
         grids,
+        limits: limits?,
         plain_http: plain_http?,
         memory_bytes: memory_bytes?,
     })
@@ -249,5 +254,28 @@ fn policy_of(grid: &GridValues, check: &mut Checker) -> Option<GridPolicy> {
         central: central.flatten().unwrap_or(second_life),
         asset_hosts,
         id,
+    })
+}
+
+/// The usual budgets, or what was given in their place.
+fn limits(flags: &ServeFlags, file: &ServeValues, check: &mut Checker) -> Option<Limits> {
+    let usual = Limits::default();
+    let assets_per_hour = Given::flag("assets-per-hour", flags.assets_per_hour.as_ref())
+        .or(file.assets_per_hour.as_ref())
+        .or_default(&usual.assets_per_hour.to_string(), check, value::number);
+    let burst = Given::flag("assets-burst", flags.assets_burst.as_ref())
+        .or(file.assets_burst.as_ref())
+        .or_default(&usual.burst.to_string(), check, value::number);
+    let bytes_per_day = Given::flag("bytes-per-day", flags.bytes_per_day.as_ref())
+        .or(file.bytes_per_day.as_ref())
+        .or_default(&usual.bytes_per_day.to_string(), check, value::size);
+    let stored_bytes = Given::flag("stored-bytes", flags.stored_bytes.as_ref())
+        .or(file.stored_bytes.as_ref())
+        .or_default(&usual.stored_bytes.to_string(), check, value::size);
+    Some(Limits {
+        assets_per_hour: assets_per_hour?,
+        burst: burst?,
+        bytes_per_day: bytes_per_day?,
+        stored_bytes: stored_bytes?,
     })
 }

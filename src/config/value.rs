@@ -183,6 +183,14 @@ pub(super) fn confirmations(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A number that is not zero.
+pub(super) fn number(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(number @ 1..=1_000_000_000) => Ok(number),
+        _ => Err(format!("{text:?} is not a number from 1 to 1000000000")),
+    }
+}
+
 /// Whether one operator runs all hosts of a grid.
 pub(super) fn origins(text: &str) -> Result<bool, String> {
     match text {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 
 use super::bounded::{Ahead, Generations, Pace};
+use super::budgets::Budgets;
 use super::caller::{Caller, Identity, customer_of};
 use super::config::{AccessConfig, Open};
 use super::enrol::Residents;
@@ -61,6 +62,7 @@ pub(super) struct Access {
     revoked: RwLock<Revoked>,
     strangers: Mutex<Generations<IpAddr, Stranger>>,
     started: Instant,
+    budgets: Arc<Budgets>,
     nobody: Arc<Identity>,
     neighbour: Arc<Identity>,
 }
@@ -70,7 +72,7 @@ fn unauthorized(reason: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
 }
 
 impl Access {
-    pub(super) fn new(config: &AccessConfig, residents: Option<Residents>) -> Self {
+    pub(super) fn new(config: &AccessConfig, residents: Option<Residents>, budgets: Arc<Budgets>) -> Self {
         let mut keys = config.keys.clone();
         if residents.is_some() {
             keys.accept_residents();
@@ -85,6 +87,8 @@ impl Access {
                 grids: None,
                 counts_from: 0,
                 expires: u64::MAX,
+                limits: budgets.usual(),
+                account: None,
             })
         };
         let (rights, trusted) = match config.open {
@@ -105,6 +109,7 @@ impl Access {
             started: Instant::now(),
             nobody: open(false, rights, trusted),
             neighbour: open(true, rights, trusted),
+            budgets,
         }
     }
 
@@ -156,7 +161,11 @@ impl Access {
                 (_, true) => &self.neighbour,
                 (_, false) => &self.nobody,
             };
-            return Ok(Caller::new(Arc::clone(who), from));
+            let mut caller = Caller::new(Arc::clone(who), from);
+            if self.open == Open::Reading {
+                caller.account = Some(self.budgets.account_of(customer_of(from)));
+            }
+            return Ok(caller);
         };
         if !secure {
             return Err(Refusal::new(
@@ -212,6 +221,7 @@ impl Access {
             _ => 0,
         };
         let claims = verified.claims;
+        let account = self.budgets.account(&claims.subject);
         Ok(Identity {
             trusted: verified.own.is_none() && self.trusted.contains(&*claims.tenant),
             token: claims.id,
@@ -221,6 +231,8 @@ impl Access {
             grids: claims.grids,
             counts_from,
             expires: claims.expires,
+            limits: self.budgets.usual().of(claims.budgets),
+            account: Some(account),
         })
     }
 

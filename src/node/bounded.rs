@@ -32,6 +32,10 @@ impl<K: Hash + Eq, V> Generations<K, V> {
         Some(self.young.entry(key).insert_entry(value).into_mut())
     }
 
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.young.values().chain(self.old.values())
+    }
+
     pub(super) fn get_or_insert_with(&mut self, key: K, make: impl FnOnce() -> V) -> Option<&mut V>
     where
         K: Clone,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
+use super::budgets::{Account, Limits};
 use super::refusal::Refusal;
 use crate::grid::GridId;
 use crate::token::Rights;
@@ -18,6 +19,8 @@ pub(super) struct Caller {
     pub(super) network: IpAddr,
     /// Loopback may look at the node itself.
     pub(super) local: bool,
+    /// What it uses is counted there; without one it may use what it likes.
+    pub(super) account: Option<Arc<Account>>,
 }
 
 /// What a token, or its absence, makes of somebody.
@@ -39,6 +42,10 @@ pub(super) struct Identity {
     pub(super) counts_from: u64,
     /// Until when this holds.
     pub(super) expires: u64,
+    /// The most it may use.
+    pub(super) limits: Limits,
+    /// Where its use is counted.
+    pub(super) account: Option<Arc<Account>>,
 }
 
 fn forbidden(reason: &'static str) -> Refusal {
@@ -47,7 +54,8 @@ fn forbidden(reason: &'static str) -> Refusal {
 
 impl Caller {
     pub(super) fn new(who: Arc<Identity>, from: IpAddr) -> Self {
-        Self { who, network: network_of(from), local: from.to_canonical().is_loopback() }
+        let account = who.account.clone();
+        Self { who, network: network_of(from), local: from.to_canonical().is_loopback(), account }
     }
 
     /// Somebody on this very machine without a token: it may look at the node, and nothing else.
@@ -61,6 +69,8 @@ impl Caller {
             grids: None,
             counts_from: 0,
             expires: u64::MAX,
+            limits: Limits::default(),
+            account: None,
         };
         Self::new(Arc::new(nobody), from)
     }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::budgets::Limits;
 use super::{KeyFileError, StartError};
 use crate::grid::GridId;
 use crate::support::addresses::is_public;
@@ -33,6 +34,8 @@ pub struct NodeConfig {
     pub enroll: bool,
     /// Tenants whose members believe one another.
     pub trusted_tenants: Vec<String>,
+    /// The most a principal may use, unless its token says otherwise.
+    pub limits: Limits,
     /// Whom to write to about this node. Without one, only private addresses are served.
     pub abuse_contact: Option<String>,
     /// Principals that make a quorum.
@@ -58,6 +61,7 @@ impl Default for NodeConfig {
             audience: token::DEFAULT_AUDIENCE.into(),
             enroll: false,
             trusted_tenants: Vec::new(),
+            limits: Limits::default(),
             abuse_contact: None,
             confirmations: 1,
             grids: Vec::new(),

@@ -39,8 +39,14 @@ counts! {
     Refused = "refused",
     /// Requests without a valid token.
     Unauthenticated = "unauthenticated",
+    /// Requests refused since their principal's budget is used up.
+    OverBudget = "over_budget",
+    /// Requests refused since their principal asked for too much that nobody has.
+    Guessing = "guessing",
     /// Proxies that enrolled.
     Enrolments = "enrolments",
+    /// Times that the catalog could not be read.
+    CatalogAway = "catalog_away",
     /// Times that the revocations could not be read.
     RevocationsUnread = "revocations_unread",
     /// Requests that could not be read.

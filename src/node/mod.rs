@@ -17,6 +17,7 @@ use crate::token::KeyFormError;
 
 mod access;
 mod bounded;
+mod budgets;
 mod caller;
 mod config;
 mod counters;
@@ -29,6 +30,8 @@ mod service;
 mod tls;
 
 use access::Access;
+pub use budgets::Limits;
+use budgets::Budgets;
 pub use config::{GridPolicy, NodeConfig};
 use enrol::Residents;
 use service::Service;
@@ -147,7 +150,8 @@ impl Node {
         let abilities = blobs.probe().await?;
         let catalog = open_catalog(&config)?;
         let residents = config.enroll.then(|| Residents::new(ring.clone()));
-        let access = Access::new(&access, residents);
+        let budgets = Arc::new(Budgets::new(ring.clone(), Arc::clone(&catalog), config.limits));
+        let access = Access::new(&access, residents, Arc::clone(&budgets));
         // Who was revoked must be known before the first request.
         access.poll(&*catalog).await?;
         let identity = match (&config.certificate, config.plain_http) {
@@ -156,7 +160,7 @@ impl Node {
             (None, false) => Some(tls::Identity::read_or_make(&config.key_file.with_extension("crt"))?),
         };
         let (listener, endpoint, address) = listen(config.listen, identity.as_ref()).await?;
-        let service = Arc::new(Service::new(config, access, catalog, blobs, ring, abilities));
+        let service = Arc::new(Service::new(config, access, budgets, catalog, blobs, ring, abilities));
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let acceptor = match &identity {

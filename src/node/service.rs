@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::access::Access;
+use super::budgets::{Budgets, Over};
 use super::caller::Caller;
 use super::config::{GridPolicy, NodeConfig};
 use super::counters::{Count, Counters};
@@ -99,6 +100,7 @@ impl Drop for Running {
 pub(super) struct Service {
     config: NodeConfig,
     access: Access,
+    budgets: Arc<Budgets>,
     pub(super) catalog: Arc<dyn Catalog>,
     blobs: Blobs,
     ring: KeyRing,
@@ -117,6 +119,7 @@ impl Service {
     pub(super) fn new(
         config: NodeConfig,
         access: Access,
+        budgets: Arc<Budgets>,
         catalog: Arc<dyn Catalog>,
         blobs: Blobs,
         ring: KeyRing,
@@ -126,6 +129,7 @@ impl Service {
             hot: HotTier::new(config.memory_bytes),
             config,
             access,
+            budgets,
             catalog,
             blobs,
             ring,
@@ -194,7 +198,8 @@ impl Service {
     /// Whether a caller known from before is still let in, now from this address.
     pub(super) fn recognise(&self, caller: &Caller, from: IpAddr) -> Result<Caller, Refusal> {
         self.access.still_holds(caller, now())?;
-        Ok(Caller::new(Arc::clone(&caller.who), from))
+        let account = caller.account.clone();
+        Ok(Caller { account, ..Caller::new(Arc::clone(&caller.who), from) })
     }
 
     /// Reads what was revoked since the last time.
@@ -274,11 +279,13 @@ impl Service {
             return Ok(Reply::Absent.into());
         }
         let hash = self.key_hash(key);
-        let Some(record) = self.records(&[hash]).await?.into_iter().next().flatten() else {
-            return Ok(Reply::Absent.into());
-        };
+        self.ask(caller, &[hash])?;
+        let record = self.records(&[hash]).await?.into_iter().next().flatten();
         let reader = self.reader(caller, &hash, origin);
-        let Some(served) = publication::answer(&record, reader, self.policy(&key.grid), now()) else {
+        let served =
+            record.and_then(|record| publication::answer(&record, reader, self.policy(&key.grid), now()));
+        let Some(served) = served else {
+            self.missed(caller, &hash);
             return Ok(Reply::Absent.into());
         };
         let found = |first, length, grouped| Found {
@@ -297,6 +304,11 @@ impl Service {
             self.counters.count(Count::BlobsMissing);
             return Ok(Reply::Absent.into());
         };
+        let length = match range {
+            Some((first, end)) => end.min(served.size).saturating_sub(first),
+            None => served.size,
+        };
+        self.transfer(caller, length)?;
         self.counters.count(Count::Hits);
         self.touch(hash);
         let total = content.bytes.len() as u64;
@@ -338,15 +350,19 @@ impl Service {
             .iter()
             .map(|(kind, id)| self.key_hash(&AssetKey { grid: grid.clone(), kind: *kind, id: *id }))
             .collect();
+        self.ask(caller, &hashes)?;
         let records = self.records(&hashes).await?;
         let policy = self.policy(grid);
         let sizes = hashes
             .iter()
             .zip(records)
             .map(|(hash, record)| {
-                let record = record?;
-                let served = publication::answer(&record, self.reader(caller, hash, origin), policy, now())?;
-                Some((served.size, served.digest))
+                let reader = self.reader(caller, hash, origin);
+                let served = record.and_then(|record| publication::answer(&record, reader, policy, now()));
+                if served.is_none() {
+                    self.missed(caller, hash);
+                }
+                served.map(|served| (served.size, served.digest))
             })
             .collect();
         Ok(Reply::Sizes(sizes).into())
@@ -363,6 +379,7 @@ impl Service {
         caller.may_write(&key.grid)?;
         self.counters.count(Count::Attestations);
         let hash = self.key_hash(key);
+        self.ask(caller, &[hash])?;
         let proof_key = wire::proof_key(&caller.who.principal, key, digest);
         let stored =
             self.records(&[hash]).await?.into_iter().flatten().any(|record| {
@@ -379,7 +396,9 @@ impl Service {
         let verdict = self.change(key, hash, digest, move |record, policy, now| {
             publication::attest(record, digest, attestation.clone(), policy, now)
         });
-        self.answer_verdict(verdict.await?)
+        let verdict = verdict.await?;
+        self.attested(caller, &hash);
+        self.answer_verdict(verdict)
     }
 
     /// Whether a body may come, before any of it is read.
@@ -391,6 +410,8 @@ impl Service {
         if *length > key.kind.max_bytes() {
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "larger than any asset of this kind"));
         }
+        self.ask(caller, &[self.key_hash(key)])?;
+        self.transfer(caller, *length)?;
         // Twice: packed and unpacked.
         let kib = u32::try_from(length.div_ceil(512).max(1)).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.uploads).try_acquire_many_owned(kib);
@@ -436,8 +457,13 @@ impl Service {
                 publication::attest(record, digest, attestation.clone(), policy, now)
             })
             .await?;
+        self.attested(caller, &hash);
         if verdict != (Verdict::Waiting { want_body: true }) {
             return self.answer_verdict(verdict);
+        }
+        if let Some(account) = &caller.account {
+            let stored = self.budgets.stored(account, &caller.who.limits, bytes.len() as u64, now());
+            stored.inspect_err(|_| self.counters.count(Count::OverBudget))?;
         }
         // The blob first: a record must never name what is not there.
         let name = self.ring.blob_name(digest);
@@ -462,6 +488,39 @@ impl Service {
             .await?;
         self.hot.put(content);
         self.answer_verdict(verdict)
+    }
+
+    /// Counts assets against the caller's budget.
+    fn ask(&self, caller: &Caller, hashes: &[KeyHash]) -> Result<(), Refusal> {
+        let Some(account) = &caller.account else { return Ok(()) };
+        self.budgets.assets(account, &caller.who.limits, hashes, now()).map_err(|over| {
+            self.counters.count(match over {
+                Over::Budget(_) => Count::OverBudget,
+                Over::Guessing(_) => Count::Guessing,
+            });
+            over.into()
+        })
+    }
+
+    /// Counts bytes against the caller's budget.
+    fn transfer(&self, caller: &Caller, bytes: u64) -> Result<(), Refusal> {
+        let Some(account) = &caller.account else { return Ok(()) };
+        let counted = self.budgets.bytes(account, &caller.who.limits, bytes, now());
+        counted.inspect_err(|_| self.counters.count(Count::OverBudget))
+    }
+
+    /// An asset was asked for in vain: an honest proxy attests it soon. Whoever may not attest cannot be
+    /// judged by that.
+    fn missed(&self, caller: &Caller, hash: &KeyHash) {
+        if let Some(account) = caller.account.as_ref().filter(|_| caller.who.rights.write) {
+            self.budgets.missed(account, hash, now());
+        }
+    }
+
+    fn attested(&self, caller: &Caller, hash: &KeyHash) {
+        if let Some(account) = &caller.account {
+            self.budgets.attested(account, hash);
+        }
     }
 
     fn answer_verdict(&self, verdict: Verdict) -> Result<Answer, Refusal> {
@@ -602,6 +661,7 @@ impl Service {
 
     /// Writes what is written in batches.
     pub(super) async fn flush(&self) {
+        self.budgets.sweep(now());
         let uses = std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner));
         if !uses.is_empty()
             && let Err(error) = self.catalog.touch(uses).await
@@ -624,10 +684,17 @@ impl Service {
         let missing: Vec<KeyHash> =
             hashes.iter().zip(&found).filter(|(_, known)| known.is_none()).map(|(hash, _)| *hash).collect();
         if !missing.is_empty() {
-            let rows = self.catalog.read(missing.clone()).await.map_err(|error| {
-                tracing::warn!(%error, "the catalog cannot be read");
-                Refusal::unavailable()
-            })?;
+            let rows = match self.catalog.read(missing.clone()).await {
+                Ok(rows) => rows,
+                Err(error) => {
+                    // What was known last is better than nothing: the bytes are checked by digest anyway.
+                    tracing::warn!(%error, "the catalog cannot be read");
+                    self.counters.count(Count::CatalogAway);
+                    let last: Option<Vec<Option<Arc<Record>>>> =
+                        hashes.iter().map(|hash| self.hot.record(hash, Duration::MAX)).collect();
+                    return last.ok_or_else(Refusal::unavailable);
+                }
+            };
             let mut rows = missing.iter().zip(rows).map(|(hash, row)| {
                 let record = row.and_then(|row| opened(&self.ring, hash, &row.record)).map(Arc::new);
                 self.hot.keep_record(*hash, record.clone());
