@@ -151,7 +151,12 @@ impl Meter {
             return lease.map_or(Taken::Yes, Taken::YesAndLease);
         }
         let rest = seconds - now % seconds;
-        Taken::No { wait: if self.exhausted || after > limit { rest } else { rest.min(30) }, lease }
+        let wait = match (self.exhausted || after > limit, self.leasing) {
+            (true, _) => rest,
+            (false, true) => 1,
+            (false, false) => rest.min(AWAY),
+        };
+        Taken::No { wait, lease }
     }
 
     fn given(&mut self, window: u64, wanted: u64, given: Option<u64>, now: u64) {
@@ -472,10 +477,10 @@ mod tests {
         let take = |meter: &mut Meter, number, now| meter.take(number, HOUR, 400, now);
         assert_eq!(take(&mut meter, 1, NOW), Taken::YesAndLease(11));
         assert_eq!(take(&mut meter, 99, NOW), Taken::Yes, "before the catalog has answered");
-        assert!(matches!(take(&mut meter, 1, NOW), Taken::No { wait: 30, lease: None }));
+        assert!(matches!(take(&mut meter, 1, NOW), Taken::No { wait: 1, lease: None }));
         meter.given(NOW / HOUR, 11, None, NOW);
-        assert!(matches!(take(&mut meter, 1, NOW + 4), Taken::No { lease: None, .. }), "it is away");
-        assert_eq!(take(&mut meter, 1, NOW + 5), Taken::No { wait: 30, lease: Some(111) });
+        assert!(matches!(take(&mut meter, 1, NOW + 4), Taken::No { wait: 5, lease: None }), "it is away");
+        assert_eq!(take(&mut meter, 1, NOW + 5), Taken::No { wait: 1, lease: Some(111) });
         meter.given(NOW / HOUR, 111, Some(111), NOW + 5);
         assert_eq!(take(&mut meter, 1, NOW + 5), Taken::Yes);
         meter.given(NOW / HOUR, 10, Some(3), NOW + 5);

@@ -27,6 +27,8 @@ mod http;
 mod quic;
 mod refusal;
 mod service;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use access::Access;

@@ -525,3 +525,99 @@ async fn a_connection_outlives_no_token() {
     assert_eq!(short.face(), Face::Quic);
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_over_budget_is_told_when_to_come_again_and_nobody_else_is_harmed() {
+    // Budgets are of hours and days: not while one turns.
+    let rest = 3600 - now() % 3600;
+    if rest < 20 {
+        tokio::time::sleep(Duration::from_secs(rest)).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let operator = Operator::new(folder.path());
+    let node = Node::start(NodeConfig {
+        trusted_tenants: vec!["school".into()],
+        ..operator.config(folder.path())
+    })
+    .await
+    .unwrap();
+    let with = |subject: &str, budgets: token::Budgets| {
+        operator.sign(&Claims { budgets, ..operator.claims(subject, "school", "read,write") })
+    };
+    let bytes = texture(1, 20_000);
+    let honest = client(&node, Some(operator.token("honest", "school", "read,write")));
+    assert_eq!(share(&honest, &key(1), "a", &bytes).await, Ok(Verdict::Published));
+
+    for number in 2..=60 {
+        assert_eq!(share(&honest, &key(number), "a", &bytes).await, Ok(Verdict::Published));
+    }
+    let few = token::Budgets { assets_per_hour: Some(40), ..token::Budgets::default() };
+    let token = with("greedy", few);
+    let greedy = client(&node, Some(token.clone()));
+    let mut wanted: Vec<u128> = (1..=60).collect();
+    // A slice of the budget comes beside the requests: until nothing changes any more.
+    let mut idle = 0;
+    while idle < 10 {
+        let before = wanted.len();
+        let mut refused = Vec::new();
+        for number in wanted {
+            match read(&greedy, &key(number), "a").await {
+                Ok(found) => assert_eq!(found.as_deref(), Some(&bytes[..])),
+                Err(CallError::Refused { status: 429, retry_after: Some(wait), .. }) => {
+                    assert!(wait <= Duration::from_secs(3600));
+                    refused.push(number);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        wanted = refused;
+        idle = if wanted.len() == before { idle + 1 } else { 0 };
+        assert!(read(&honest, &key(1), "a").await.unwrap().is_some());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!((20..=24).contains(&wanted.len()), "{} of 60 refused", wanted.len());
+    // What it asked for before it may have again, and the other face says the same.
+    let had = (1..=60).find(|number| !wanted.contains(number)).unwrap();
+    assert!(read(&greedy, &key(had), "a").await.unwrap().is_some());
+    let path = |number: u128| format!("/v1/grids/{GRID}/assets/texture/{}", key(number).id.0);
+    let (code, answer) = curl(&node, &path(wanted[0]), Some(&token), &["-i"]).await;
+    assert_eq!(code, 429);
+    assert!(answer.to_ascii_lowercase().contains("\r\nretry-after: "), "{answer}");
+    let lookup = greedy.lookup(&GridId::new(GRID), None, vec![(AssetKind::Texture, key(wanted[0]).id)]).await;
+    assert_eq!(status(lookup), 429);
+
+    // Bytes: some downloads, then no more today; and so with what is stored.
+    let little = token::Budgets { bytes_per_day: Some(200_000), ..token::Budgets::default() };
+    let reader = client(&node, Some(with("reader", little)));
+    let (mut served, mut idle) = (0, 0);
+    while idle < 10 {
+        match read(&reader, &key(1), "a").await {
+            Ok(Some(_)) => (served, idle) = (served + 1, 0),
+            other => {
+                assert_eq!(status(other), 429);
+                idle += 1;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+    assert_eq!(served, 200_000 / bytes.len());
+    let little = token::Budgets { stored_bytes: Some(200_000), ..token::Budgets::default() };
+    let writer = client(&node, Some(with("writer", little)));
+    let (mut stored, mut idle) = (0, 0);
+    while idle < 10 {
+        let number = 100 + stored;
+        let body = texture(number, 20_000);
+        match share(&writer, &key(number as u128), "a", &body).await {
+            Ok(Verdict::Published) => (stored, idle) = (stored + 1, 0),
+            other => {
+                assert_eq!(status(other), 429);
+                idle += 1;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+    assert!((2..=10).contains(&stored), "{stored}");
+    let (_, report) = json_of(&node, "/v1/node", None, &[]).await;
+    assert!(report["counters"]["over_budget"].as_u64().unwrap() >= 40, "{report}");
+    node.stop().await;
+}
