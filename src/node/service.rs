@@ -655,8 +655,8 @@ impl Service {
 
     /// Destroys what was taken down long ago. Any node may; what another was faster with is gone.
     pub(super) async fn keep_house(&self, now: u64) {
-        let before = now.saturating_sub(HOLD_DAYS * 86_400);
-        match self.contents.blobs.destroy_held(before).await {
+        let until = now.saturating_sub(HOLD_DAYS * 86_400);
+        match self.contents.blobs.destroy_held(until).await {
             Ok((0, _)) => {}
             Ok((blobs, _)) => {
                 tracing::info!(blobs, "destroyed what was taken down {HOLD_DAYS} days ago");

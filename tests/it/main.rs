@@ -23,6 +23,7 @@ mod service;
 mod service_large;
 mod store_contract;
 mod store_format;
+mod store_upkeep;
 mod support;
 mod tls;
 mod udp_assets;
