@@ -2,10 +2,13 @@
 
 mod check_config;
 mod instructions;
+mod progress;
 mod proxy;
 mod replay;
 mod serve;
 mod status;
+mod store;
+mod times;
 mod token;
 
 use std::ffi::OsString;
@@ -38,6 +41,8 @@ enum Command {
     Replay(replay::Arguments),
     /// Run a node of the shared cache, for a home, a classroom or a grid
     Serve(serve::Arguments),
+    /// Check, repair and look into the store of a shared cache
+    Store(store::Arguments),
     /// Make and revoke tokens of a shared cache
     Token(token::Arguments),
     /// Show what a running proxy has done
@@ -94,8 +99,10 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Proxy(arguments) => flags.proxy = arguments.flags.clone(),
         Command::Replay(arguments) => flags.replay = arguments.flags.clone(),
         Command::Serve(arguments) => flags.serve = arguments.flags.clone(),
+        Command::Store(arguments) => flags.serve = arguments.flags(),
         Command::Token(token::Arguments { command: token::Command::Revoke(arguments) }) => {
             flags.serve.store.clone_from(&arguments.store);
+            flags.serve.catalog.clone_from(&arguments.catalog);
         }
         Command::Token(_) => {}
         Command::Status(arguments) => flags.proxy.control = arguments.control.clone(),
@@ -111,6 +118,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
             Command::Proxy(_) => proxy::run(settings).await,
             Command::Replay(arguments) => replay::run(arguments, settings).await,
             Command::Serve(_) => serve::run(settings).await,
+            Command::Store(arguments) => store::run(arguments, settings).await,
             Command::Token(arguments) => token::run(arguments, settings).await,
             Command::Status(arguments) => status::run(&arguments, &settings).await,
             Command::CheckConfig(_) => check_config::run(&settings),

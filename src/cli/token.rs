@@ -12,10 +12,9 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{Outcome, print};
-use crate::catalog::RevokedKind;
+use crate::catalog::{Place, RevokedKind};
 use crate::config::Settings;
 use crate::grid::GridId;
-use crate::node::open_catalog;
 use crate::support::private_file;
 use crate::token::{self, Budgets, Claims, Rights, SigningKey, is_name};
 
@@ -103,6 +102,9 @@ pub(super) struct Revoke {
     /// The store of the service, whose catalog holds what was revoked [default: as `rezcache serve`]
     #[arg(long, value_name = "URL", env = "REZCACHE_STORE", hide_env_values = true)]
     pub(super) store: Option<String>,
+    /// The catalog of the service, where that is not its store's own: postgres://… or sqlite:///FILE
+    #[arg(long, value_name = "URL", env = "REZCACHE_CATALOG", hide_env_values = true)]
+    pub(super) catalog: Option<String>,
     /// Note it beside this key too, for `token list`
     #[arg(long, value_name = "FILE")]
     signing_key: Option<PathBuf>,
@@ -290,14 +292,16 @@ async fn withdraw(revoke: Revoke, settings: Settings) -> anyhow::Result<Outcome>
     }
     let config = settings.serve.into_config(&settings.data_dir);
     match &config.catalog {
-        Some(path) if path.exists() => {}
-        Some(path) => bail!(
-            "there is no catalog {}; name the store of the service with --store",
+        Place::Sqlite(path) if !path.exists() => bail!(
+            "there is no catalog {}; name the store of the service with --store, or its --catalog",
             path.display()
         ),
-        None => bail!("the catalog of a store in memory is in its node only; restart the node without the key"),
+        Place::Memory => {
+            bail!("the catalog of a store in memory is in its node only; restart the node without the key")
+        }
+        Place::Sqlite(_) | Place::Postgres(_) => {}
     }
-    open_catalog(&config)?.revoke(kind, value.clone(), now()).await?;
+    config.catalog.open().await?.revoke(kind, value.clone(), now()).await?;
     if let Some(key) = &revoke.signing_key {
         note(key, &json!({ "revoked": word, "value": value, "at": now() }))?;
     }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use super::budgets::Limits;
 use super::{KeyFileError, StartError};
+use crate::catalog::Place;
 use crate::grid::GridId;
+use crate::publication::Policy;
 use crate::support::addresses::is_public;
 use crate::token::{self, Keys, RESIDENTS};
 
@@ -16,8 +18,8 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// The blob store's address.
     pub store: String,
-    /// The SQLite catalog's file; `None` keeps it in memory.
-    pub catalog: Option<PathBuf>,
+    /// The catalog.
+    pub catalog: Place,
     /// The key file.
     pub key_file: PathBuf,
     /// Certificate chain and key in PEM form; without, one is made beside the key file.
@@ -42,8 +44,25 @@ pub struct NodeConfig {
     pub confirmations: usize,
     /// What is published beyond trusted tenants.
     pub grids: Vec<GridPolicy>,
-    /// The most bytes the hot tier may take.
+    /// The most bytes the hot tier in memory may take.
     pub memory_bytes: u64,
+    /// Where sealed blobs are kept on a disk of this machine; worth while before a store that is far away.
+    pub hot_dir: Option<PathBuf>,
+    /// The most bytes that may take.
+    pub hot_bytes: u64,
+}
+
+impl NodeConfig {
+    /// What the operator says of a grid.
+    #[must_use]
+    pub fn policy(&self, grid: &GridId) -> Policy {
+        let listed = self.grids.iter().find(|policy| policy.id == *grid);
+        Policy {
+            publish: listed.is_some_and(|grid| grid.publish),
+            confirmations: self.confirmations,
+            central: listed.map_or(grid.is_second_life(), |grid| grid.central),
+        }
+    }
 }
 
 impl Default for NodeConfig {
@@ -52,7 +71,7 @@ impl Default for NodeConfig {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             store: "memory:".into(),
-            catalog: None,
+            catalog: Place::Memory,
             key_file: "service.key".into(),
             certificate: None,
             plain_http: false,
@@ -66,6 +85,8 @@ impl Default for NodeConfig {
             confirmations: 1,
             grids: Vec::new(),
             memory_bytes: 64 << 20,
+            hot_dir: None,
+            hot_bytes: 0,
         }
     }
 }

@@ -10,17 +10,19 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::catalog::{Catalog, CatalogError, SqliteCatalog};
-use crate::store::blobs::{Blobs, StoreError};
-use crate::store::keys::{KeyError, KeyRing};
+use crate::catalog::CatalogError;
+use crate::store::blobs::{Blobs, OpenError, StoreError};
 use crate::token::KeyFormError;
 
 mod access;
+mod body;
 mod bounded;
 mod budgets;
 mod caller;
 mod config;
+mod contents;
 mod counters;
+mod disk;
 mod enrol;
 mod hot;
 mod http;
@@ -30,11 +32,15 @@ mod service;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod turns;
+mod uploads;
 
 use access::Access;
 pub use budgets::Limits;
 use budgets::Budgets;
 pub use config::{GridPolicy, NodeConfig};
+pub use disk::DiskError;
+use disk::DiskTier;
 use enrol::Residents;
 use service::Service;
 pub use tls::IdentityError;
@@ -43,6 +49,9 @@ pub use tls::IdentityError;
 const DRAIN: Duration = Duration::from_secs(600);
 /// How often what is written in batches is written.
 const FLUSH: Duration = Duration::from_secs(10);
+
+/// How often the node looks for what is to be destroyed; at its start too.
+const HOUSEKEEPING: Duration = Duration::from_secs(6 * 3600);
 
 /// A running node.
 pub struct Node {
@@ -99,9 +108,12 @@ pub enum StartError {
     /// The catalog fails.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    /// The keys are missing or wrong.
+    /// The store's keys are missing or wrong.
     #[error(transparent)]
-    Keys(#[from] KeyError),
+    Keys(#[from] OpenError),
+    /// The folder of the disk tier cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The certificate cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -119,17 +131,6 @@ pub enum KeyFileError {
     Form(#[from] KeyFormError),
 }
 
-/// Opens the catalog that a configuration names.
-///
-/// # Errors
-/// When it cannot be used.
-pub fn open_catalog(config: &NodeConfig) -> Result<Arc<dyn Catalog>, CatalogError> {
-    Ok(match &config.catalog {
-        Some(path) => Arc::new(SqliteCatalog::open(path)?),
-        None => Arc::new(SqliteCatalog::in_memory()?),
-    })
-}
-
 impl Node {
     /// Opens stores and faces and starts serving.
     ///
@@ -141,16 +142,16 @@ impl Node {
             tracing::warn!("without --abuse-contact only private addresses are served");
         }
         let blobs = Blobs::open(&config.store)?;
-        let ring = match KeyRing::read(&config.key_file) {
-            Err(KeyError::Missing { .. }) if blobs.is_empty().await? => {
-                tracing::warn!(file = %config.key_file.display(), "made a key file; back it up: without it the store cannot be read");
-                KeyRing::create(&config.key_file)?
-            }
-            known => known?,
-        };
-        blobs.check_keys(&ring).await?;
+        let (ring, new) = blobs.keys(&config.key_file).await?;
+        if new {
+            tracing::warn!(file = %config.key_file.display(), "made a key file; back it up: without it the store cannot be read");
+        }
         let abilities = blobs.probe().await?;
-        let catalog = open_catalog(&config)?;
+        let catalog = config.catalog.open().await?;
+        let disk = match &config.hot_dir {
+            Some(folder) => Some(DiskTier::open(folder, config.hot_bytes)?),
+            None => None,
+        };
         let residents = config.enroll.then(|| Residents::new(ring.clone()));
         let budgets = Arc::new(Budgets::new(ring.clone(), Arc::clone(&catalog), config.limits));
         let access = Access::new(&access, residents, Arc::clone(&budgets));
@@ -162,7 +163,7 @@ impl Node {
             (None, false) => Some(tls::Identity::read_or_make(&config.key_file.with_extension("crt"))?),
         };
         let (listener, endpoint, address) = listen(config.listen, identity.as_ref()).await?;
-        let service = Arc::new(Service::new(config, access, budgets, catalog, blobs, ring, abilities));
+        let service = Arc::new(Service::new(config, access, budgets, catalog, blobs, ring, disk, abilities));
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let acceptor = match &identity {
@@ -192,6 +193,17 @@ impl Node {
             loop {
                 tokio::select! {
                     () = tokio::time::sleep(access::POLL) => polled.poll_revocations().await,
+                    () = end.as_mut() => return,
+                }
+            }
+        });
+        let (kept, stopping_too) = (Arc::clone(&service), stopping.clone());
+        tasks.spawn(async move {
+            let mut end = std::pin::pin!(stopped(stopping_too));
+            let mut rounds = tokio::time::interval(HOUSEKEEPING);
+            loop {
+                tokio::select! {
+                    _ = rounds.tick() => kept.keep_house(service::now()).await,
                     () = end.as_mut() => return,
                 }
             }

@@ -2,41 +2,50 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Value, json};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 
 use super::access::Access;
+use super::body::Body;
 use super::budgets::{Budgets, Over};
 use super::caller::Caller;
 use super::config::{GridPolicy, NodeConfig};
+use super::contents::{Content, Contents, Source};
 use super::counters::{Count, Counters};
+use super::disk::DiskTier;
 use super::enrol::Enrolled;
 use super::hot::{HotTier, Known};
 use super::refusal::Refusal;
+use super::uploads::{Received, Receiving, Uploads};
 use crate::asset::validate::{self, Valid};
 use crate::asset::{AssetKey, AssetKind, Digest};
-use crate::catalog::{Catalog, Change, KeyHash};
+use crate::catalog::{Catalog, CatalogError, Change, KeyHash};
 use crate::grid::{GridId, Origin};
 use crate::publication::{self, Attestation, Policy, Reader, Record, Tag, Verdict};
 use crate::store::blobs::{Abilities, Blobs};
 use crate::store::keys::KeyRing;
+use crate::store::tags::{self, Purpose};
 use crate::store::{records, sealed};
 use crate::support::addresses::is_public;
+use crate::support::process::Meter;
+use crate::upkeep::HOLD_DAYS;
 use crate::wire::frame::{self, Call, Codec, Found, Reply};
-use crate::wire::groups::{self, GROUP_BYTES, GroupHash};
+use crate::wire::groups::GROUP_BYTES;
 use crate::wire::{self, OriginHash, WHOLE_BYTES};
 
-/// What bodies being uploaded may hold in memory, all together.
-const UPLOAD_BUDGET_KIB: usize = 256 << 10;
 /// How long a record read from the catalog is believed. Take-downs reach every node within this.
 const RECORD_FRESH: Duration = Duration::from_secs(5);
-/// Opening more than this leaves the async threads.
-const OPEN_ASIDE_BYTES: usize = 256 << 10;
+/// How long it may still be served while the catalog is away. A node cut off from the catalog learns of
+/// no take-down, so this has an end.
+const RECORD_STALE: Duration = Duration::from_secs(600);
+/// How often the log says that the catalog is away.
+const CATALOG_WARNING: Duration = Duration::from_secs(10);
 
 /// What is taken down.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,12 +59,12 @@ pub(super) enum Victim {
 /// A reply with the body that follows it.
 pub(super) struct Answer {
     pub(super) reply: Reply,
-    pub(super) body: Vec<Bytes>,
+    pub(super) body: Body,
 }
 
 impl From<Reply> for Answer {
     fn from(reply: Reply) -> Self {
-        Self { reply, body: Vec::new() }
+        Self { reply, body: Body::default() }
     }
 }
 
@@ -65,25 +74,25 @@ impl From<Refusal> for Answer {
     }
 }
 
-/// A content in the hot tier.
-pub(super) struct Content {
-    pub(super) digest: Digest,
-    pub(super) bytes: Bytes,
-    groups: OnceLock<Vec<GroupHash>>,
+/// What of an asset is read.
+#[derive(Clone, Copy)]
+pub(super) enum Want<'a> {
+    /// Only what it is.
+    Nothing,
+    /// All of it, or the groups that hold these bytes; hashes of all groups before it when it is large.
+    Groups(Option<(u64, u64)>),
+    /// These bytes, of so many in all; nothing for all of them.
+    Exactly(&'a (dyn Fn(u64) -> Option<Range<u64>> + Sync)),
 }
 
-impl Content {
-    fn new(digest: Digest, bytes: Bytes) -> Self {
-        Self { digest, bytes, groups: OnceLock::new() }
-    }
+/// An open connection.
+pub(super) struct Connected(Arc<Service>);
 
-    fn group_hashes(&self) -> Bytes {
-        self.groups.get_or_init(|| groups::of(&self.bytes)).concat().into()
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.counters.disconnected();
     }
 }
-
-/// Leave to send a body.
-pub(super) struct BodyPermit(#[allow(dead_code)] OwnedSemaphorePermit);
 
 /// A request in progress; the node does not end before it.
 pub(super) struct Running(Arc<Service>);
@@ -102,17 +111,17 @@ pub(super) struct Service {
     access: Access,
     budgets: Arc<Budgets>,
     pub(super) catalog: Arc<dyn Catalog>,
-    blobs: Blobs,
-    ring: KeyRing,
     abilities: Abilities,
-    hot: HotTier,
-    pub(super) counters: Counters,
-    uploads: Arc<Semaphore>,
+    contents: Arc<Contents>,
+    pub(super) counters: Arc<Counters>,
+    uploads: Uploads,
     draining: AtomicBool,
     quiet: Notify,
     started: Instant,
     touched: Mutex<Vec<(KeyHash, u32)>>,
     pub(super) drain_asked: Notify,
+    meter: Meter,
+    catalog_warned: Mutex<Option<Instant>>,
 }
 
 impl Service {
@@ -123,24 +132,27 @@ impl Service {
         catalog: Arc<dyn Catalog>,
         blobs: Blobs,
         ring: KeyRing,
+        disk: Option<DiskTier>,
         abilities: Abilities,
     ) -> Self {
+        let counters = Arc::new(Counters::default());
+        let hot = HotTier::new(config.memory_bytes);
         Self {
-            hot: HotTier::new(config.memory_bytes),
+            contents: Arc::new(Contents::new(blobs, ring, hot, disk, Arc::clone(&counters))),
             config,
             access,
             budgets,
             catalog,
-            blobs,
-            ring,
             abilities,
-            counters: Counters::default(),
-            uploads: Arc::new(Semaphore::new(UPLOAD_BUDGET_KIB)),
+            counters,
+            uploads: Uploads::new(),
             draining: AtomicBool::new(false),
             quiet: Notify::new(),
             started: Instant::now(),
             touched: Mutex::default(),
             drain_asked: Notify::new(),
+            meter: Meter::default(),
+            catalog_warned: Mutex::default(),
         }
     }
 
@@ -148,6 +160,12 @@ impl Service {
     pub(super) fn admits_connection(&self, from: IpAddr) -> bool {
         self.counters.count(Count::Connections);
         (self.config.is_public() || !is_public(from)) && self.access.admits_connection(from)
+    }
+
+    /// Counts a connection for as long as it is open.
+    pub(super) fn connected(self: &Arc<Self>) -> Connected {
+        self.counters.connected();
+        Connected(Arc::clone(self))
     }
 
     /// Begins a request; `None` once the node is going.
@@ -251,7 +269,8 @@ impl Service {
     pub(super) async fn perform(&self, caller: &Caller, call: &Call) -> Answer {
         let answered = match call {
             Call::Read { key, origin, range, head_only } => {
-                self.read(caller, key, *origin, *range, *head_only).await
+                let want = if *head_only { Want::Nothing } else { Want::Groups(*range) };
+                self.read(caller, key, *origin, want).await
             }
             Call::Lookup { grid, origin, assets } => self.lookup(caller, grid, *origin, assets).await,
             Call::Attest { key, origin, digest, proof } => {
@@ -265,13 +284,26 @@ impl Service {
         })
     }
 
+    /// Reads an asset, or says why not.
+    pub(super) async fn asset(
+        &self,
+        caller: &Caller,
+        key: &AssetKey,
+        origin: Option<OriginHash>,
+        want: Want<'_>,
+    ) -> Answer {
+        self.read(caller, key, origin, want).await.unwrap_or_else(|refusal| {
+            self.counters.count(Count::Refused);
+            refusal.into()
+        })
+    }
+
     async fn read(
         &self,
         caller: &Caller,
         key: &AssetKey,
         origin: Option<OriginHash>,
-        range: Option<(u64, u64)>,
-        head_only: bool,
+        want: Want<'_>,
     ) -> Result<Answer, Refusal> {
         caller.may_read()?;
         self.counters.count(Count::Reads);
@@ -288,50 +320,42 @@ impl Service {
             self.missed(caller, &hash);
             return Ok(Reply::Absent.into());
         };
-        let found = |first, length, grouped| Found {
-            digest: served.digest,
-            total: served.size,
-            first,
-            length,
-            grouped,
-            verify: served.verify,
-        };
-        if head_only {
-            return Ok(Reply::Found(found(0, 0, false)).into());
-        }
-        let Some(content) = self.content(served.digest).await? else {
-            // The catalog names a blob that is not there: the scrub tells; the reader has the grid.
-            self.counters.count(Count::BlobsMissing);
-            return Ok(Reply::Absent.into());
-        };
-        let length = match range {
-            Some((first, end)) => end.min(served.size).saturating_sub(first),
-            None => served.size,
-        };
-        self.transfer(caller, length)?;
-        self.counters.count(Count::Hits);
-        self.touch(hash);
-        let total = content.bytes.len() as u64;
-        let answer = match range {
-            Some((first, end)) if total > WHOLE_BYTES => {
+        let total = served.size;
+        let mut found =
+            Found { digest: served.digest, total, first: 0, length: 0, grouped: false, verify: served.verify };
+        let range = match want {
+            Want::Nothing => return Ok(Reply::Found(found).into()),
+            Want::Groups(Some((first, end))) if total > WHOLE_BYTES => {
                 let group = GROUP_BYTES as u64;
                 let first = first.min(total.saturating_sub(1)) / group * group;
-                let end = end.min(total).max(first + 1).div_ceil(group).saturating_mul(group).min(total);
-                let index = |offset| usize::try_from(offset).unwrap_or(usize::MAX).min(content.bytes.len());
-                let slice = content.bytes.slice(index(first)..index(end));
-                Answer {
-                    reply: Reply::Found(found(first, end - first, true)),
-                    body: vec![content.group_hashes(), slice],
-                }
+                first..end.min(total).max(first + 1).div_ceil(group).saturating_mul(group).min(total)
             }
-            _ if total > WHOLE_BYTES => Answer {
-                reply: Reply::Found(found(0, total, true)),
-                body: vec![content.group_hashes(), content.bytes.clone()],
-            },
-            _ => Answer { reply: Reply::Found(found(0, total, false)), body: vec![content.bytes.clone()] },
+            Want::Groups(_) => 0..total,
+            Want::Exactly(choose) => choose(total).filter(|range| range.end <= total).unwrap_or(0..total),
         };
-        self.counters.add(Count::BytesOut, answer.body.last().map_or(0, Bytes::len) as u64);
-        Ok(answer)
+        let Some(source) = self.contents.get(served.digest, total).await? else {
+            return Ok(Reply::Absent.into());
+        };
+        self.transfer(caller, range.end.saturating_sub(range.start))?;
+        self.counters.count(Count::Hits);
+        self.touch(hash);
+        (found.first, found.length) = (range.start, range.end.saturating_sub(range.start));
+        found.grouped = matches!(want, Want::Groups(_)) && total > WHOLE_BYTES;
+        self.counters.add(Count::BytesOut, found.length);
+        let body = match source {
+            Source::Small(content) => {
+                let index =
+                    |offset| usize::try_from(offset).unwrap_or(usize::MAX).min(content.bytes.len());
+                let hashes = if found.grouped { content.group_hashes() } else { Bytes::new() };
+                let bytes = content.bytes.slice(index(range.start)..index(range.end));
+                Body { hashes, bytes, stream: None }
+            }
+            Source::Large(large) => {
+                let hashes = if found.grouped { large.group_hashes() } else { Bytes::new() };
+                Body { hashes, bytes: Bytes::new(), stream: Some(large.stream(range).await?) }
+            }
+        };
+        Ok(Answer { reply: Reply::Found(found), body })
     }
 
     async fn lookup(
@@ -381,19 +405,30 @@ impl Service {
         let hash = self.key_hash(key);
         self.ask(caller, &[hash])?;
         let proof_key = wire::proof_key(&caller.who.principal, key, digest);
-        let stored =
-            self.records(&[hash]).await?.into_iter().flatten().any(|record| {
-                record.contents.iter().any(|content| content.digest == digest && content.stored)
-            });
+        let records = self.records(&[hash]).await?;
+        let mut contents = records.iter().flatten().flat_map(|record| &record.contents);
+        let stored = contents.find(|content| content.digest == digest && content.stored);
         let mut attestation = self.attestation(caller, key, &hash, origin);
-        if stored && let Some(content) = self.content(digest).await? {
-            if wire::proof(&proof_key, &content.bytes) != proof {
-                return Err(no_proof());
-            }
-        } else {
-            attestation.unproven = Some((proof_key, proof));
+        let source = match stored {
+            Some(content) => self.contents.get(digest, content.size).await?,
+            None => None,
+        };
+        // The blob is gone or damaged: it is wanted again.
+        let lost = stored.is_some() && source.is_none();
+        let expected = match source {
+            Some(Source::Small(content)) => Some(wire::proof(&proof_key, &content.bytes)),
+            Some(Source::Large(large)) => Some(large.proof(&proof_key).await?),
+            None => None,
+        };
+        match expected {
+            Some(expected) if expected != proof => return Err(no_proof()),
+            Some(_) => {}
+            None => attestation.unproven = Some((proof_key, proof)),
         }
-        let verdict = self.change(key, hash, digest, move |record, policy, now| {
+        let verdict = self.change(key, hash, move |record, policy, now| {
+            if lost {
+                publication::body_lost(record, digest);
+            }
             publication::attest(record, digest, attestation.clone(), policy, now)
         });
         let verdict = verdict.await?;
@@ -402,8 +437,8 @@ impl Service {
     }
 
     /// Whether a body may come, before any of it is read.
-    pub(super) async fn admit_body(&self, caller: &Caller, call: &Call) -> Result<BodyPermit, Refusal> {
-        let Call::Put { key, length, .. } = call else {
+    pub(super) async fn admit_body(&self, caller: &Caller, call: &Call) -> Result<Receiving, Refusal> {
+        let Call::Put { key, length, codec, .. } = call else {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "no body is expected"));
         };
         caller.may_write(&key.grid)?;
@@ -412,27 +447,29 @@ impl Service {
         }
         self.ask(caller, &[self.key_hash(key)])?;
         self.transfer(caller, *length)?;
-        // Twice: packed and unpacked.
-        let kib = u32::try_from(length.div_ceil(512).max(1)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.uploads).try_acquire_many_owned(kib);
-        permit
-            .map(BodyPermit)
-            .map_err(|_| Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "too many uploads", 2))
+        let who = (Arc::clone(&caller.who.principal), caller.network);
+        self.uploads.begin(who, key.kind, *codec, *length).await
     }
 
-    /// Takes a body.
-    pub(super) async fn put(&self, caller: &Caller, call: &Call, body: Bytes, permit: BodyPermit) -> Answer {
+    /// Takes a body that has come.
+    pub(super) async fn put(&self, caller: &Caller, call: &Call, body: Receiving) -> Answer {
         let answered = match call {
-            Call::Put { key, origin, digest, codec, .. } => {
-                self.take(caller, key, *origin, *digest, *codec, body).await
-            }
+            Call::Put { key, origin, digest, codec, .. } => match body.finish().await {
+                Ok(body) => self.take(caller, key, *origin, *digest, *codec, body).await,
+                Err(refusal) => Err(refusal),
+            },
             _ => Err(Refusal::new(StatusCode::BAD_REQUEST, "no body is expected")),
         };
-        drop(permit);
         answered.unwrap_or_else(|refusal| {
             self.counters.count(Count::Refused);
             refusal.into()
         })
+    }
+
+    /// A body that came too slowly, or not whole.
+    pub(super) fn given_up(&self) -> Refusal {
+        self.counters.count(Count::UploadsSlow);
+        Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body came too slowly or not whole")
     }
 
     async fn take(
@@ -442,8 +479,9 @@ impl Service {
         origin: Option<OriginHash>,
         digest: Digest,
         codec: Codec,
-        body: Bytes,
+        received: Received,
     ) -> Result<Answer, Refusal> {
+        let body = received.bytes.clone();
         self.counters.count(Count::Bodies);
         self.counters.add(Count::BytesIn, body.len() as u64);
         let kind = key.kind;
@@ -453,7 +491,7 @@ impl Service {
         // The body shows possession better than any proof.
         let attestation = self.attestation(caller, key, &hash, origin);
         let verdict = self
-            .change(key, hash, digest, move |record, policy, now| {
+            .change(key, hash, move |record, policy, now| {
                 publication::attest(record, digest, attestation.clone(), policy, now)
             })
             .await?;
@@ -466,27 +504,28 @@ impl Service {
             stored.inspect_err(|_| self.counters.count(Count::OverBudget))?;
         }
         // The blob first: a record must never name what is not there.
-        let name = self.ring.blob_name(digest);
-        let (ring, plain) = (self.ring.clone(), bytes.clone());
+        let name = self.contents.ring.blob_name(digest);
+        let (ring, plain) = (self.contents.ring.clone(), bytes.clone());
         let try_lz4 = matches!(kind, AssetKind::Animation | AssetKind::Material);
         let sealed = tokio::task::spawn_blocking(move || {
-            sealed::seal(&ring, &name, digest, &plain, try_lz4, rand::random())
+            let hashed = sealed::Hashed::of(&plain);
+            sealed::seal(&ring, &name, &hashed, &plain, try_lz4, rand::random())
         });
         let sealed = sealed.await.map_err(|_| Refusal::unavailable())?.map_err(|_| Refusal::unavailable())?;
-        self.blobs.put(&name, sealed).await.map_err(|error| {
+        self.contents.blobs.put(&name, sealed).await.map_err(|error| {
             tracing::warn!(%error, "a blob cannot be stored");
             Refusal::unavailable()
         })?;
-        let content = Arc::new(Content::new(digest, bytes));
+        let content = Arc::new(Content::new(bytes));
         let proofs = Arc::clone(&content);
         let verdict = self
-            .change(key, hash, digest, move |record, policy, now| {
+            .change(key, hash, move |record, policy, now| {
                 let is_proof = |key: &[u8; 32], proof: &[u8; 32]| wire::proof(key, &proofs.bytes) == *proof;
                 let size = proofs.bytes.len() as u64;
                 publication::body_arrived(record, digest, size, is_proof, policy, now)
             })
             .await?;
-        self.hot.put(content);
+        self.contents.keep(digest, content);
         self.answer_verdict(verdict)
     }
 
@@ -548,27 +587,30 @@ impl Service {
         &self,
         key: &AssetKey,
         hash: KeyHash,
-        digest: Digest,
         mut rule: impl FnMut(&mut Record, Policy, u64) -> Verdict + Send + 'static,
     ) -> Result<Verdict, Refusal> {
-        let (policy, now, ring) = (self.policy(&key.grid), now(), self.ring.clone());
-        let verdict = Arc::new(Mutex::new(Verdict::Conflict));
+        let (policy, now, ring) = (self.policy(&key.grid), now(), self.contents.ring.clone());
+        let verdict = Arc::new(Mutex::new(None));
         let told = Arc::clone(&verdict);
         let decide = Box::new(move |old: Option<&[u8]>| {
-            let mut record = old.and_then(|old| opened(&ring, &hash, old)).unwrap_or_default();
-            *told.lock().unwrap_or_else(PoisonError::into_inner) = rule(&mut record, policy, now);
+            let mut record = match old.map(|old| records::read(&ring, &hash, old)) {
+                // What somebody with the right keys has written must not be lost.
+                Some(Err(_)) => return Change::default(),
+                Some(Ok(record)) => record,
+                None => Record::default(),
+            };
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(rule(&mut record, policy, now));
             let stored = record.contents.iter().filter(|content| content.stored);
             let blobs = stored.map(|content| ring.blob_name(content.digest).0).collect();
-            Change { record: closed(&ring, &hash, &record), blobs }
+            Change { record: records::write(&ring, &hash, &record), blobs }
         });
-        let _ = digest;
-        self.catalog.update(hash, day(now), decide).await.map_err(|error| {
-            tracing::warn!(%error, "an attestation cannot be kept");
-            Refusal::unavailable()
-        })?;
-        self.hot.forget(&hash);
+        self.catalog.update(hash, day(now), decide).await.map_err(|error| self.catalog_fails(&error))?;
+        self.contents.hot.forget(&hash);
         let verdict = *verdict.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(verdict)
+        verdict.ok_or_else(|| {
+            self.counters.count(Count::RecordsUnreadable);
+            Refusal::unavailable()
+        })
     }
 
     /// Takes assets down for good.
@@ -586,7 +628,7 @@ impl Service {
         let keys = match &victim {
             Victim::Key(key) => vec![self.key_hash(key)],
             Victim::Content(digest) => {
-                self.catalog.keys_of_blob(self.ring.blob_name(*digest).0).await.map_err(unavailable)?
+                self.catalog.keys_of_blob(self.contents.ring.blob_name(*digest).0).await.map_err(unavailable)?
             }
         };
         if dry_run {
@@ -595,24 +637,25 @@ impl Service {
         let mut orphans = Vec::new();
         for hash in &keys {
             let contents: Arc<Mutex<Vec<Digest>>> = Arc::default();
-            let (told, ring, hash) = (Arc::clone(&contents), self.ring.clone(), *hash);
+            let (told, ring, hash) = (Arc::clone(&contents), self.contents.ring.clone(), *hash);
             let decide = Box::new(move |old: Option<&[u8]>| {
-                let mut record = old.and_then(|old| opened(&ring, &hash, old)).unwrap_or_default();
+                // One that cannot be read must go all the same; its blobs are then orphans.
+                let mut record = old.and_then(|old| records::read(&ring, &hash, old).ok()).unwrap_or_default();
                 *told.lock().unwrap_or_else(PoisonError::into_inner) =
                     record.contents.iter().map(|content| content.digest).collect();
                 record.taken_down = true;
                 record.contents.clear();
-                Change { record: closed(&ring, &hash, &record), blobs: Vec::new() }
+                Change { record: records::write(&ring, &hash, &record), blobs: Vec::new() }
             });
             self.catalog.update(hash, day(now()), decide).await.map_err(unavailable)?;
-            self.hot.forget(&hash);
+            self.contents.hot.forget(&hash);
             orphans.append(&mut contents.lock().unwrap_or_else(PoisonError::into_inner));
         }
         for digest in orphans {
-            self.hot.drop_content(digest);
-            let name = self.ring.blob_name(digest);
+            self.contents.forget(digest).await;
+            let name = self.contents.ring.blob_name(digest);
             if self.catalog.keys_of_blob(name.0).await.map_err(unavailable)?.is_empty() {
-                self.blobs.hold(&name).await.map_err(|_| Refusal::unavailable())?;
+                self.contents.blobs.hold(&name, now()).await.map_err(|_| Refusal::unavailable())?;
             }
         }
         let detail = format!("{} assets by {:?}", keys.len(), caller.who.tenant);
@@ -636,8 +679,8 @@ impl Service {
     /// The load report.
     pub(super) async fn report(&self, caller: &Caller) -> Result<Value, Refusal> {
         caller.may_observe()?;
-        let catalog = self.catalog.read(vec![[0; 32]]).await.is_ok();
-        let canary = self.blobs.check_keys(&self.ring).await.is_ok();
+        let catalog = self.catalog.health().await;
+        let canary = self.contents.blobs.check_keys(&self.contents.ring).await.is_ok();
         let counters = &self.counters;
         Ok(json!({
             "uptime_s": self.started.elapsed().as_secs(),
@@ -645,10 +688,20 @@ impl Service {
             "requests_running": counters.running(),
             "requests_per_s": counters.rate(),
             "hit_ratio": counters.hit_ratio(),
-            "memory": { "hot_bytes": self.hot.bytes(), "hot_limit": self.config.memory_bytes },
+            "memory": {
+                "hot_bytes": self.contents.hot.bytes(),
+                "hot_limit": self.config.memory_bytes,
+                "records": self.contents.hot.records(),
+            },
+            "disk": self.contents.disk.as_ref().map(|disk| {
+                json!({ "hot_bytes": disk.bytes(), "hot_limit": self.config.hot_bytes })
+            }),
             "bytes": { "in": counters.get(Count::BytesIn), "out": counters.get(Count::BytesOut) },
-            "store": { "url": self.blobs.url(), "canary": canary, "abilities": self.abilities },
-            "catalog": { "engine": self.catalog.engine(), "answers": catalog },
+            "store": { "url": self.contents.blobs.url(), "canary": canary, "abilities": self.abilities },
+            "catalog": catalog,
+            "connections_open": counters.connections(),
+            "uploads": self.uploads.report(),
+            "process": self.meter.usage(),
             "counters": counters.all(),
         }))
     }
@@ -656,12 +709,37 @@ impl Service {
     /// The metrics as Prometheus reads them.
     pub(super) fn metrics(&self, caller: &Caller) -> Result<String, Refusal> {
         caller.may_observe()?;
-        Ok(self.counters.prometheus(self.hot.bytes()))
+        let usage = self.meter.usage();
+        Ok(self.counters.prometheus(&[
+            ("hot_bytes", self.contents.hot.bytes()),
+            ("hot_records", self.contents.hot.records() as u64),
+            ("disk_bytes", self.contents.disk.as_ref().map_or(0, |disk| disk.bytes())),
+            ("uploads_memory_bytes", self.uploads.memory_bytes()),
+            ("process_memory_bytes", usage.map_or(0, |usage| usage.memory_bytes)),
+            ("process_cpu_milliseconds", usage.map_or(0, |usage| usage.cpu_ms)),
+        ]))
+    }
+
+    /// Destroys what was taken down long ago. Any node may; what another was faster with is gone.
+    pub(super) async fn keep_house(&self, now: u64) {
+        let until = now.saturating_sub(HOLD_DAYS * 86_400);
+        match self.contents.blobs.destroy_held(until).await {
+            Ok((0, _)) => {}
+            Ok((blobs, _)) => {
+                tracing::info!(blobs, "destroyed what was taken down {HOLD_DAYS} days ago");
+                let detail = format!("{blobs} blobs of the hold destroyed");
+                if let Err(error) = self.catalog.audit(now, "prune".into(), detail).await {
+                    tracing::warn!(%error, "it was not written down");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the hold cannot be cleared"),
+        }
     }
 
     /// Writes what is written in batches.
     pub(super) async fn flush(&self) {
         self.budgets.sweep(now());
+        self.meter.tick();
         let uses = std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner));
         if !uses.is_empty()
             && let Err(error) = self.catalog.touch(uses).await
@@ -680,63 +758,56 @@ impl Service {
 
     async fn records(&self, hashes: &[KeyHash]) -> Result<Vec<Option<Arc<Record>>>, Refusal> {
         let mut found: Vec<Option<Known>> =
-            hashes.iter().map(|hash| self.hot.record(hash, RECORD_FRESH)).collect();
+            hashes.iter().map(|hash| self.contents.hot.record(hash, RECORD_FRESH)).collect();
         let missing: Vec<KeyHash> =
             hashes.iter().zip(&found).filter(|(_, known)| known.is_none()).map(|(hash, _)| *hash).collect();
         if !missing.is_empty() {
-            let rows = match self.catalog.read(missing.clone()).await {
-                Ok(rows) => rows,
-                Err(error) => {
-                    // What was known last is better than nothing: the bytes are checked by digest anyway.
-                    tracing::warn!(%error, "the catalog cannot be read");
-                    self.counters.count(Count::CatalogAway);
-                    let last: Option<Vec<Option<Arc<Record>>>> =
-                        hashes.iter().map(|hash| self.hot.record(hash, Duration::MAX)).collect();
-                    return last.ok_or_else(Refusal::unavailable);
+            match self.catalog.read(missing.clone()).await {
+                Ok(rows) => {
+                    let mut rows = missing.iter().zip(rows).map(|(hash, row)| {
+                        let record = row.and_then(|row| self.opened(hash, &row.record)).map(Arc::new);
+                        self.contents.hot.keep_record(*hash, record.clone());
+                        record
+                    });
+                    for place in found.iter_mut().filter(|place| place.is_none()) {
+                        *place = Some(rows.next().flatten());
+                    }
                 }
-            };
-            let mut rows = missing.iter().zip(rows).map(|(hash, row)| {
-                let record = row.and_then(|row| opened(&self.ring, hash, &row.record)).map(Arc::new);
-                self.hot.keep_record(*hash, record.clone());
-                record
-            });
-            for place in found.iter_mut().filter(|place| place.is_none()) {
-                *place = Some(rows.next().flatten());
+                Err(error) => {
+                    let refusal = self.catalog_fails(&error);
+                    for (hash, place) in hashes.iter().zip(&mut found).filter(|(_, place)| place.is_none()) {
+                        *place = self.contents.hot.record(hash, RECORD_STALE);
+                        self.counters.add(Count::StaleRecords, u64::from(place.is_some()));
+                    }
+                    // Of several, those that are known are worth an answer.
+                    if found.iter().all(Option::is_none) {
+                        return Err(refusal);
+                    }
+                }
             }
         }
         Ok(found.into_iter().map(Option::flatten).collect())
     }
 
-    async fn content(&self, digest: Digest) -> Result<Option<Arc<Content>>, Refusal> {
-        if let Some(content) = self.hot.content(digest) {
-            return Ok(Some(content));
+    /// Says so in the log, but not for each of thousands of requests.
+    fn catalog_fails(&self, error: &CatalogError) -> Refusal {
+        self.counters.count(Count::CatalogFailures);
+        let mut warned = self.catalog_warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|last| last.elapsed() >= CATALOG_WARNING) {
+            *warned = Some(Instant::now());
+            tracing::warn!(%error, "the catalog fails; uploads are refused, and reads go on from memory");
         }
-        let name = self.ring.blob_name(digest);
-        let blob = self.blobs.get(&name).await.map_err(|error| {
-            tracing::warn!(%error, "a blob cannot be read");
-            Refusal::unavailable()
-        })?;
-        let Some(blob) = blob else { return Ok(None) };
-        let ring = self.ring.clone();
-        let limit = AssetKind::ALL.iter().map(|kind| kind.max_bytes()).max().unwrap_or(0);
-        let opening = move || sealed::open(&ring, &name, &blob, limit).map(|(_, bytes)| (blob.len(), bytes));
-        let opened = if limit > OPEN_ASIDE_BYTES as u64 {
-            tokio::task::spawn_blocking(opening).await.map_err(|_| Refusal::unavailable())?
-        } else {
-            opening()
-        };
-        match opened {
-            Ok((_, bytes)) => {
-                let content = Arc::new(Content::new(digest, bytes));
-                self.hot.put(Arc::clone(&content));
-                Ok(Some(content))
-            }
-            Err(error) => {
-                self.counters.count(Count::BlobsDamaged);
-                tracing::error!(%error, blob = %name, "a blob cannot be opened");
-                Ok(None)
-            }
+        Refusal::unavailable()
+    }
+
+    /// A record out of the catalog. One that cannot be read is nobody's word.
+    fn opened(&self, hash: &KeyHash, sealed: &[u8]) -> Option<Record> {
+        let read = records::read(&self.contents.ring, hash, sealed);
+        if let Err(error) = &read {
+            self.counters.count(Count::RecordsUnreadable);
+            tracing::error!(%error, "a record of the catalog cannot be read; `rezcache store verify` tells more");
         }
+        read.ok()
     }
 
     fn attestation(
@@ -752,10 +823,10 @@ impl Service {
             hosts.iter().any(|host| OriginHash::of(&key.grid, &Origin::new(host)) == origin)
         };
         Attestation {
-            attester: self.tag("attester", hash, caller.who.principal.as_bytes()),
-            network: self.tag("network", hash, caller.network.to_string().as_bytes()),
-            tenant: self.tag("tenant", hash, caller.who.tenant.as_bytes()),
-            origin: origin.map(|origin| self.tag("origin", hash, &origin.0)),
+            attester: self.tag(Purpose::Attester, hash, caller.who.principal.as_bytes()),
+            network: self.tag(Purpose::Network, hash, caller.network.to_string().as_bytes()),
+            tenant: self.tag(Purpose::Tenant, hash, caller.who.tenant.as_bytes()),
+            origin: origin.map(|origin| self.tag(Purpose::Origin, hash, &origin.0)),
             at: now,
             counts_from: caller.who.counts_from.max(now),
             trusted: caller.who.trusted,
@@ -767,21 +838,20 @@ impl Service {
 
     fn reader(&self, caller: &Caller, hash: &KeyHash, origin: Option<OriginHash>) -> Reader {
         Reader {
-            trusted_tenant: caller.who.trusted.then(|| self.tag("tenant", hash, caller.who.tenant.as_bytes())),
-            origin: origin.map(|origin| self.tag("origin", hash, &origin.0)),
+            trusted_tenant: caller
+                .who
+                .trusted
+                .then(|| self.tag(Purpose::Tenant, hash, caller.who.tenant.as_bytes())),
+            origin: origin.map(|origin| self.tag(Purpose::Origin, hash, &origin.0)),
         }
     }
 
-    /// A hash that cannot be joined with that of another asset.
-    fn tag(&self, purpose: &str, hash: &KeyHash, what: &[u8]) -> Tag {
-        let full = self.ring.keyed_hash(purpose, &[hash, what]);
-        let mut tag = [0; 16];
-        tag.iter_mut().zip(full).for_each(|(place, byte)| *place = byte);
-        tag
+    fn tag(&self, purpose: Purpose, hash: &KeyHash, what: &[u8]) -> Tag {
+        tags::tag(&self.contents.ring, purpose, hash, what)
     }
 
     fn key_hash(&self, key: &AssetKey) -> KeyHash {
-        self.ring.keyed_hash("asset key", &[&wire::key_bytes(key)])
+        tags::asset(&self.contents.ring, key)
     }
 
     fn grid_policy(&self, grid: &GridId) -> Option<&GridPolicy> {
@@ -789,23 +859,8 @@ impl Service {
     }
 
     fn policy(&self, grid: &GridId) -> Policy {
-        let listed = self.grid_policy(grid);
-        Policy {
-            publish: listed.is_some_and(|grid| grid.publish),
-            confirmations: self.config.confirmations,
-            central: listed.map_or(grid.is_second_life(), |grid| grid.central),
-        }
+        self.config.policy(grid)
     }
-}
-
-/// A record out of the catalog. One that cannot be read is nobody's word.
-fn opened(ring: &KeyRing, hash: &KeyHash, sealed: &[u8]) -> Option<Record> {
-    Record::decode(&records::open(ring, hash, sealed)?)
-}
-
-/// A record for the catalog.
-fn closed(ring: &KeyRing, hash: &KeyHash, record: &Record) -> Option<Vec<u8>> {
-    records::seal(ring, hash, &record.encode(), rand::random())
 }
 
 fn no_proof() -> Refusal {
@@ -845,7 +900,7 @@ fn no_enrolment() -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, "proxies do not enrol here; ask the operator for a token")
 }
 
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

@@ -16,7 +16,7 @@ use super::config::NodeConfig;
 use super::service::Service;
 use crate::asset::{AssetId, AssetKey, AssetKind, Digest};
 use crate::catalog::{
-    Answer, BlobHash, Catalog, CatalogError, Decide, KeyHash, Revocation, RevokedKind, Row, SqliteCatalog,
+    Answer, BlobHash, Catalog, CatalogError, Decide, Health, KeyHash, Revocation, RevokedKind, Row, SqliteCatalog,
 };
 use crate::grid::GridId;
 use crate::store::blobs::Blobs;
@@ -74,6 +74,9 @@ impl Catalog for Switched {
     fn enrolled(&self, principal: KeyHash) -> Answer<'_, Option<Vec<u8>>> {
         self.through(self.inner.enrolled(principal))
     }
+    fn health(&self) -> std::pin::Pin<Box<dyn Future<Output = Health> + Send + '_>> {
+        self.inner.health()
+    }
     fn engine(&self) -> &'static str {
         "switched"
     }
@@ -107,7 +110,7 @@ impl World {
         let abilities = blobs.probe().await.unwrap();
         let budgets = Arc::new(Budgets::new(ring.clone(), Arc::clone(&shared), config.limits));
         let access = Access::new(&config.access().unwrap(), None, Arc::clone(&budgets));
-        let service = Service::new(config, access, budgets, shared, blobs, ring, abilities);
+        let service = Service::new(config, access, budgets, shared, blobs, ring, None, abilities);
         Self { service, catalog, key, _folder: folder }
     }
 
@@ -173,8 +176,9 @@ async fn with_the_catalog_away_reads_go_on_and_writes_wait() {
         codec: Codec::Raw,
         length: bytes.len() as u64,
     };
-    let permit = service.admit_body(&caller, &put).await.unwrap();
-    let answer = service.put(&caller, &put, bytes.clone(), permit).await;
+    let mut body = service.admit_body(&caller, &put).await.unwrap();
+    body.push(&bytes).await.unwrap();
+    let answer = service.put(&caller, &put, body).await;
     assert_eq!(answer.reply, Reply::Upload(Verdict::Published));
     assert!(matches!(service.perform(&caller, &read_call(1)).await.reply, Reply::Found(_)));
 
@@ -200,8 +204,9 @@ async fn with_the_catalog_away_reads_go_on_and_writes_wait() {
     }
     let waits = service.perform(&newcomer, &attest_call("newcomer", 3, &bytes)).await.reply;
     assert!(matches!(waits, Reply::Busy { .. }), "{waits:?}");
-    let permit = service.admit_body(&newcomer, &put).await.unwrap();
-    let waits = service.put(&newcomer, &put, bytes.clone(), permit).await.reply;
+    let mut body = service.admit_body(&newcomer, &put).await.unwrap();
+    body.push(&bytes).await.unwrap();
+    let waits = service.put(&newcomer, &put, body).await.reply;
     assert!(matches!(waits, Reply::Busy { .. }), "{waits:?}");
 
     world.catalog.away.store(false, Ordering::Relaxed);

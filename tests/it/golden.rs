@@ -22,7 +22,7 @@ fn golden(name: &str, actual: &str) {
 
 #[test]
 fn help_of_every_subcommand() {
-    let names = ["", "proxy", "replay", "serve", "token", "status", "check-config"];
+    let names = ["", "proxy", "replay", "serve", "store", "token", "status", "check-config"];
     for name in names.into_iter().chain(["token keygen", "token new", "token list", "token revoke"]) {
         let mut arguments: Vec<&str> = name.split_whitespace().collect();
         arguments.push("--help");
@@ -31,6 +31,20 @@ fn help_of_every_subcommand() {
         let file = if name.is_empty() { "rezcache".into() } else { name.replace(' ', "-") };
         golden(&format!("help-{file}.txt"), &run.out);
     }
+}
+
+#[test]
+fn help_of_the_stores_commands() {
+    let mut all = String::new();
+    for words in ["verify", "stat", "keys", "keys list", "keys export", "keys import", "keys rotate", "reseal", "distrust", "prune"] {
+        let arguments: Vec<_> = ["store"].into_iter().chain(words.split(' ')).chain(["--help"]).collect();
+        let run = rezcache(&arguments);
+        assert_eq!(run.code, 0, "{run:?}");
+        // What is common to all stands in the help of `store`.
+        let own = run.out.split("\nCommon options:").next().expect("help");
+        let _ = write!(all, "== store {words}\n{own}");
+    }
+    golden("help-store-commands.txt", &all);
 }
 
 #[test]
@@ -43,7 +57,7 @@ fn every_subcommand_has_a_golden_help() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(commands, ["proxy", "replay", "serve", "token", "status", "check-config", "help"]);
+    assert_eq!(commands, ["proxy", "replay", "serve", "store", "token", "status", "check-config", "help"]);
 }
 
 #[test]

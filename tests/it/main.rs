@@ -3,6 +3,7 @@
 
 mod access;
 mod asset_url;
+mod catalog_contract;
 mod cli;
 mod concurrency;
 mod decode_agreement;
@@ -20,7 +21,10 @@ mod proxy_http;
 mod proxy_udp;
 mod secrets_in_logs;
 mod service;
+mod service_large;
 mod store_contract;
+mod store_format;
+mod store_upkeep;
 mod support;
 mod tls;
 mod udp_assets;

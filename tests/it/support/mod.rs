@@ -14,6 +14,7 @@ pub(crate) mod operator;
 pub(crate) mod captures;
 pub(crate) mod client;
 pub(crate) mod fake_grid;
+pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod synthetic;
 pub(crate) mod tls;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rezcache::catalog::Place;
 use rezcache::client::ServiceClient;
 use rezcache::node::{Node, NodeConfig};
 use rezcache::token::{self, Budgets, Claims, Rights, SigningKey};
@@ -34,7 +35,7 @@ impl Operator {
     pub(crate) fn config(&self, folder: &Path) -> NodeConfig {
         NodeConfig {
             store: format!("file://{}", folder.join("store").display()),
-            catalog: Some(folder.join("store/catalog.sqlite")),
+            catalog: Place::Sqlite(folder.join("store/catalog.sqlite")),
             key_file: folder.join("store.key"),
             token_keys: vec![self.public.clone()],
             ..NodeConfig::default()
