@@ -32,12 +32,14 @@ fn summary(settings: &Settings) -> String {
     };
     let mut text = format!(
         "ok\nfile         {}\ndata_dir     {}\nlog_format   {format}\nverbose      {verbose}\n\
-         proxy.listen       {}\nproxy.control      {control}\nproxy.cache_size   {}\nproxy.memory_size  {}\n",
+         proxy.listen       {}\nproxy.control      {control}\nproxy.cache_size   {}\nproxy.memory_size  {}\n\
+         proxy.cache_server {}\n",
         path(file.as_deref()),
         data_dir.display(),
         proxy.listen,
         proxy.cache_bytes,
         proxy.memory_bytes,
+        proxy.service.as_ref().map_or_else(|| "none".into(), |service| service.address.to_string()),
     );
     for grid in &proxy.grids {
         let assets = grid.asset_host.as_ref().map_or_else(|| "none".into(), ToString::to_string);

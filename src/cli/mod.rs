@@ -97,7 +97,9 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
     };
     match &command {
         Command::Proxy(arguments) => flags.proxy = arguments.flags.clone(),
-        Command::Replay(arguments) => flags.replay = arguments.flags.clone(),
+        Command::Replay(arguments) => {
+            (flags.replay, flags.replay_service) = (arguments.flags.clone(), arguments.service.clone());
+        }
         Command::Serve(arguments) => flags.serve = arguments.flags.clone(),
         Command::Store(arguments) => flags.serve = arguments.flags(),
         Command::Token(token::Arguments { command: token::Command::Revoke(arguments) }) => {

@@ -121,18 +121,36 @@ impl QuicLink {
         Ok((Reply::decode(&frame).ok_or(CallError::Garbled)?, receive))
     }
 
+    /// Makes a connection, whatever became of the last one.
+    ///
+    /// # Errors
+    /// When the service cannot be reached over QUIC.
+    pub(super) async fn connect_anew(&self) -> Result<(), CallError> {
+        let connection = self.connect(false).await?;
+        *self.connection.lock().await = Some(Connected { connection, introduced: Arc::default() });
+        Ok(())
+    }
+
+    /// Gives the connection up.
+    pub(super) async fn disconnect(&self) {
+        if let Some(known) = self.connection.lock().await.take() {
+            known.connection.close(0u8.into(), b"");
+        }
+    }
+
     async fn connected(&self) -> Result<Connected, CallError> {
         let mut slot = self.connection.lock().await;
         if let Some(connected) = slot.as_ref().filter(|known| known.connection.close_reason().is_none()) {
             return Ok(connected.clone());
         }
-        let connection = self.connect().await?;
+        let connection = self.connect(true).await?;
         let connected = Connected { connection, introduced: Arc::default() };
         *slot = Some(connected.clone());
         Ok(connected)
     }
 
-    async fn connect(&self) -> Result<Connection, CallError> {
+    /// With `early`, a connection may be there before the service has answered at all.
+    async fn connect(&self, early: bool) -> Result<Connection, CallError> {
         let addresses = tokio::net::lookup_host((self.address.host.as_str(), self.address.port))
             .await
             .map_err(|_| CallError::Unreachable)?;
@@ -143,7 +161,8 @@ impl QuicLink {
                 continue;
             };
             // With a ticket of an earlier visit the first request goes out with the first packet.
-            let connecting = match connecting.into_0rtt() {
+            let attempt = if early { connecting.into_0rtt() } else { Err(connecting) };
+            let connecting = match attempt {
                 Ok((connection, _)) => return Ok(connection),
                 Err(connecting) => connecting,
             };

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use super::file::GridValues;
 use super::{Problem, Problems, ProxyFlags};
+use crate::client::address::{AddressError, ServerAddress};
 use crate::grid::GridId;
 use crate::proxy::GridConfig;
+use crate::redact::Redacted;
 use crate::replay::{LinkSpec, LinkSpecError};
 
 /// Where a value was given.
@@ -214,6 +216,24 @@ pub(super) fn grid_id(text: &str) -> Result<GridId, String> {
         Err(_) => Err(format!(
             "{text:?} names no grid; write its login address without http://, such as login.osgrid.org, or agni"
         )),
+    }
+}
+
+/// The address of a shared cache.
+pub(super) fn cache_server(text: &str) -> Result<ServerAddress, String> {
+    text.parse().map_err(|wrong: AddressError| wrong.to_string())
+}
+
+/// The token in a file. Neither the text nor what is wrong with it is shown.
+pub(super) fn token_file(path: &Path) -> Result<Redacted<String>, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("cannot read the token file {}: {error}", path.display()))?;
+    let token = text.trim();
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    if (16..=4096).contains(&token.len()) && token.bytes().all(fits) {
+        Ok(Redacted::new(token.to_owned()))
+    } else {
+        Err(format!("{} does not hold a token as `rezcache token new` prints it", path.display()))
     }
 }
 

@@ -2,7 +2,7 @@
 //! proxy answers it.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -13,11 +13,13 @@ use super::arrivals::Arrivals;
 use super::next_urls::NextUrls;
 use super::reach::{GridReach, OwnListeners};
 use super::registry::{AliasToken, Registry};
+use super::service::ServiceTier;
 use super::upstream::{Body, Upstream};
 use super::{
     Dial, GridConfig, assets, event_queue, fetcher, grid_info, guard, login, replies, reverse, seed,
 };
 use crate::cache::LocalCache;
+use crate::fetch::pace::GridPace;
 use crate::grid::{GridId, Origin};
 use crate::session::CapabilityClass;
 use crate::support::metrics::{Counter, Metrics};
@@ -38,6 +40,8 @@ pub(super) struct Shared {
     pub(super) started: Instant,
     pub(super) grids: OnceLock<Vec<Weak<GridPort>>>,
     pub(super) stop: watch::Receiver<bool>,
+    /// The shared cache, when one is used.
+    pub(super) service: Option<Arc<ServiceTier>>,
     /// How long a request over LLUDP is held while the asset is looked for.
     pub(super) hold: Duration,
     /// Every session keeps a copy while it runs.
@@ -55,6 +59,8 @@ pub(super) struct GridPort {
     pub(super) next_urls: NextUrls,
     pub(super) fetches: fetcher::Inflight,
     pub(super) arrivals: Arrivals,
+    /// How fast the grid answers.
+    pub(super) pace: Mutex<GridPace>,
     pub(super) identity: OnceLock<Identity>,
     pub(super) configured: Identity,
     pub(super) asset_host: Option<AssetHost>,
@@ -160,6 +166,30 @@ impl GridPort {
     /// What the configuration alone says.
     pub(super) fn configured_identity(&self) -> Identity {
         self.configured.clone()
+    }
+
+    fn pace(&self) -> MutexGuard<'_, GridPace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The grid's median time to first byte.
+    pub(super) fn median(&self) -> Option<Duration> {
+        self.pace().median()
+    }
+
+    /// How long the grid usually takes for a body of this length.
+    pub(super) fn usual(&self, bytes: u64) -> Duration {
+        self.pace().usual(bytes)
+    }
+
+    /// The grid's first byte came after `took`.
+    pub(super) fn note_first_byte(&self, took: Duration) {
+        self.pace().answered(took);
+    }
+
+    /// The grid sent a body.
+    pub(super) fn note_body(&self, bytes: u64, took: Duration) {
+        self.pace().delivered(bytes, took);
     }
 
     /// The grid's own URL for a path on this port.

@@ -13,6 +13,8 @@ use crate::support::metrics::Counter;
 pub(super) struct Target {
     pub(super) key: AssetKey,
     pub(super) scope: Scope,
+    /// The grid's owner lets it be shared, so the service may be asked for it and told of it.
+    pub(super) shared: bool,
     /// The store holds the asset's first bytes, and they are of its kind.
     pub(super) beginning_held: bool,
 }
@@ -63,6 +65,9 @@ pub(super) fn keep(grid: &GridPort, target: &Target, whole: Bytes) -> Option<Ass
         return None;
     }
     let asset = Asset { digest: Digest::of(&whole), bytes: whole };
+    if let Some(service) = &grid.shared.service {
+        service.grid_says(target, asset.digest);
+    }
     cache.put(target.key.clone(), &target.scope, asset.clone());
     grid.arrivals.announce(target, &asset);
     Some(asset)

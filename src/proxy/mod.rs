@@ -35,6 +35,7 @@ mod registry;
 mod replies;
 mod reverse;
 mod seed;
+mod service;
 mod stitched;
 mod trust;
 mod udp;
@@ -43,6 +44,8 @@ mod upstream;
 
 use grid_port::{AssetHost, GridPort, Identity, Shared};
 use reach::{GridReach, OwnListeners, Transport};
+use service::ServiceTier;
+pub use service::{SPOT_CHECK, ServiceConfig};
 use upstream::Upstream;
 
 /// What to run.
@@ -62,6 +65,8 @@ pub struct ProxyConfig {
     pub disk_patience: Duration,
     /// What stands in the paths of mode `VIEWERASSET`: 32 hexadecimal digits, one per installation.
     pub asset_token: String,
+    /// The shared cache to use, if any.
+    pub service: Option<ServiceConfig>,
     /// Other places to dial for these authorities and simulator endpoints (`host:port`); identity,
     /// policy and headers go by the name, only the packets go elsewhere. For replays and tests.
     pub dial: DialMap,
@@ -184,6 +189,13 @@ impl Proxy {
         counters_file::restore(&config.data_dir, &metrics);
         let cache = open_cache(&config, &metrics);
 
+        let service = match config.service {
+            Some(service) => {
+                let tier = ServiceTier::new(service, &config.data_dir, cache.clone(), Arc::clone(&metrics));
+                Some(Arc::new(tier.map_err(|error| StartError::Config(format!("cache service: {error}")))?))
+            }
+            None => None,
+        };
         let (stop, stopping) = watch::channel(false);
         let (session_alive, sessions) = mpsc::channel(1);
         let shared = Arc::new(Shared {
@@ -195,6 +207,7 @@ impl Proxy {
             started: Instant::now(),
             grids: OnceLock::new(),
             stop: stopping.clone(),
+            service: service.clone(),
             hold: config.disk_patience,
             session_alive: Mutex::new(Some(session_alive)),
         });
@@ -241,6 +254,15 @@ impl Proxy {
                 grid_port::answer(Arc::clone(&port), request)
             }));
         }
+        if let Some(service) = service {
+            let mut stopping_too = stopping.clone();
+            proxy.tasks.spawn(async move {
+                tokio::select! {
+                    () = service.look_after() => {}
+                    _ = stopping_too.wait_for(|stopping| *stopping) => {}
+                }
+            });
+        }
         proxy.tasks.spawn(counters_file::keep(config.data_dir, metrics, stopped(stopping)));
         Ok(proxy)
     }
@@ -261,6 +283,14 @@ impl Proxy {
     #[must_use]
     pub fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.metrics)
+    }
+
+    /// Waits until the cache service has answered for the first time, at most for `patience`. Without a
+    /// service there is nothing to wait for.
+    pub async fn service_settled(&self, patience: Duration) {
+        if let Some(service) = &self.shared.service {
+            service.settled(patience).await;
+        }
     }
 
     /// Stops taking requests, lets those in progress end, writes what is still to be written, and
@@ -340,6 +370,7 @@ async fn open_grid(
         next_urls: next_urls::NextUrls::default(),
         fetches: fetcher::Inflight::default(),
         arrivals: arrivals::Arrivals::default(),
+        pace: Mutex::default(),
         identity: OnceLock::new(),
         asked: watch::Sender::new(false),
     });

@@ -25,7 +25,7 @@ use super::script::{self, Action, Milestone, Script};
 use super::side::Side;
 use super::viewer::ViewerHttp;
 use crate::asset::{AssetKind, AssetSource};
-use crate::proxy::{DialMap, GridConfig, Proxy, ProxyConfig};
+use crate::proxy::{DialMap, GridConfig, Proxy, ProxyConfig, ServiceConfig};
 use crate::support::metrics::{Counter, Metrics};
 
 /// The longest pause between two steps, unless in real time.
@@ -42,6 +42,8 @@ const MILESTONE_LIMIT: Duration = Duration::from_secs(35);
 const WASTE_LIMIT: Duration = Duration::from_secs(60);
 /// How long the proxy may take to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// How long a pass waits for the cache service to answer for the first time.
+const SERVICE_PATIENCE: Duration = Duration::from_secs(10);
 const CACHE_BYTES: u64 = 4 << 30;
 const MEMORY_BYTES: u64 = 256 << 20;
 
@@ -54,6 +56,7 @@ pub(crate) struct PassOptions {
     pub(crate) link: Option<LinkSpec>,
     pub(crate) realtime: bool,
     pub(crate) save: Option<PathBuf>,
+    pub(crate) service: Option<ServiceConfig>,
 }
 
 /// What came of a pass.
@@ -139,6 +142,7 @@ impl Stage {
             let config = proxy_config(script, options, &logins, &http, &udp)?;
             let proxy =
                 Proxy::start(config).await.map_err(|error| format!("the proxy did not start: {error}"))?;
+            proxy.service_settled(SERVICE_PATIENCE).await;
             let proxies = logins.into_iter().zip(proxy.grid_addresses().iter().copied()).collect();
             (Some(proxy), proxies)
         };
@@ -352,6 +356,12 @@ fn proxy_config(
         disk_patience: Duration::from_secs(10),
         // Nobody comes by the asset URL in a replay.
         asset_token: uuid::Uuid::from_bytes(rand::random()).simple().to_string(),
+        service: options.service.clone().map(|service| ServiceConfig {
+            // Nothing is compared, and nothing is judged by how busy this machine is.
+            spot_check: 0,
+            least_deadline: Duration::from_secs(10),
+            ..service
+        }),
         dial,
     })
 }
@@ -458,8 +468,7 @@ impl ProxyCounts {
             malformed: metrics.get(Counter::DatagramsMalformed),
             lost: 0,
         };
-        let from_service =
-            AssetKind::ALL.iter().map(|kind| metrics.served(*kind, AssetSource::Service).1).sum();
+        let from_service = metrics.get(Counter::BytesFromService);
         let requests = |source| AssetKind::ALL.iter().map(|kind| metrics.served(*kind, source).0).sum();
         let served = Served {
             memory: requests(AssetSource::Memory),

@@ -2,8 +2,11 @@
 //!
 //! Counting is one relaxed atomic addition; nothing here allocates or waits.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::asset::{AssetKind, AssetSource};
 
@@ -91,6 +94,32 @@ counters! {
     StoreEvictions = "store_evictions",
     /// Bodies that completed but are not of the kind they were asked as, or not whole.
     AssetsInvalid = "assets_invalid",
+    /// Asset bytes read from the cache service.
+    BytesFromService = "bytes_from_service",
+    /// Reads that the cache service had nothing for.
+    ServiceAbsent = "service_absent",
+    /// Reads not made because the cache service had just said that it has nothing.
+    ServiceKnownAbsent = "service_known_absent",
+    /// Reads not made because the cache service does not answer in time, is busy, or is not trusted.
+    ServiceAway = "service_away",
+    /// Reads not made because too many others had to be asked of the grid too.
+    ServiceOverBudget = "service_over_budget",
+    /// Reads for which the grid was asked too, because the cache service took too long.
+    ServiceHedges = "service_hedges",
+    /// Reads that failed: no connection, or an answer that broke off.
+    ServiceFailures = "service_failures",
+    /// Answers of the cache service that say it is busy or refuses us.
+    ServiceBusy = "service_busy",
+    /// Answers whose bytes were not those of their digest; nobody got them.
+    ServiceWrongBytes = "service_wrong_bytes",
+    /// Answers that are no valid asset of their kind; nobody got them.
+    ServiceInvalid = "service_invalid",
+    /// Hits left to the grid because others have said otherwise.
+    ServiceVerify = "service_verify",
+    /// Hits compared with the grid.
+    ServiceSpotChecks = "service_spot_checks",
+    /// Hits that were proven to differ from what the grid has.
+    ServiceMismatches = "service_mismatches",
 }
 
 /// All counters of one process. Share it in an `Arc`.
@@ -103,6 +132,18 @@ pub struct Metrics {
     sessions_open: AtomicI64,
     store_bytes: AtomicU64,
     store_objects: AtomicU64,
+    service: Mutex<Option<ServiceState>>,
+}
+
+/// How the cache service stands, for those that have one.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ServiceState {
+    /// `working`, `away` or `distrusted`.
+    pub state: Cow<'static, str>,
+    /// Whether it is reached over QUIC rather than HTTP.
+    pub quic: bool,
+    /// How long a request waits for it at most, in microseconds.
+    pub deadline_us: u64,
 }
 
 #[derive(Debug)]
@@ -177,6 +218,19 @@ impl Metrics {
     pub fn set_store_size(&self, objects: u64, bytes: u64) {
         self.store_objects.store(objects, Ordering::Relaxed);
         self.store_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Sets how the cache service stands.
+    pub fn set_service(&self, state: &'static str, quic: bool, deadline: Duration) {
+        let deadline_us = u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX);
+        let state = ServiceState { state: Cow::Borrowed(state), quic, deadline_us };
+        *self.service.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+    }
+
+    /// How the cache service stands; `None` without one.
+    #[must_use]
+    pub fn service(&self) -> Option<ServiceState> {
+        self.service.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The size of the disk tier: objects and bytes.

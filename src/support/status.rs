@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::metrics::{Counter, Metrics, Served};
+use super::metrics::{Counter, Metrics, Served, ServiceState};
 use crate::asset::{AssetKind, AssetSource};
 
 /// The whole answer. Counters include earlier runs on the same data directory.
@@ -29,6 +29,9 @@ pub struct Status {
     pub datagrams: Datagrams,
     /// The disk tier.
     pub store: Store,
+    /// The cache service; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceState>,
     /// Every counter by its name.
     pub counters: BTreeMap<String, u64>,
 }
@@ -123,6 +126,7 @@ impl Status {
                     .saturating_add(counted(Counter::DatagramsUnsent)),
             },
             store: Store { objects, bytes, write_failures: counted(Counter::StoreWriteFailures) },
+            service: metrics.service(),
             counters: snapshot.counters,
         }
     }

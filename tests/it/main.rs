@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod access;
+mod array;
 mod asset_url;
 mod catalog_contract;
 mod cli;
@@ -14,6 +15,7 @@ mod hostile;
 mod hostile_neighbours;
 mod interop;
 mod kill;
+mod kill_node;
 mod layers;
 mod proxy_assets;
 mod proxy_faults;
@@ -22,6 +24,7 @@ mod proxy_udp;
 mod secrets_in_logs;
 mod service;
 mod service_large;
+mod service_tier;
 mod store_contract;
 mod store_format;
 mod store_upkeep;
