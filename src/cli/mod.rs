@@ -1,6 +1,7 @@
 //! The command line: one subcommand a file. Exit status: 0 done, 1 failed, 2 wrong usage.
 
 mod check_config;
+mod consent;
 mod instructions;
 mod progress;
 mod proxy;

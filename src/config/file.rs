@@ -19,6 +19,8 @@ pub(super) struct FileValues {
     pub(super) control: Option<Value>,
     pub(super) cache_server: Option<Value>,
     pub(super) token_file: Option<Value>,
+    pub(super) upload: Option<Value>,
+    pub(super) upload_limit: Option<Value>,
     pub(super) cache_size: Option<Value>,
     pub(super) memory_size: Option<Value>,
     pub(super) grids: Vec<GridValues>,
@@ -91,6 +93,8 @@ pub(super) fn read(path: &Path, text: &str, check: &mut Checker) -> FileValues {
         values.control = proxy.scalar("control", check);
         values.cache_server = proxy.scalar("cache_server", check);
         values.token_file = proxy.scalar("token_file", check);
+        values.upload = proxy.scalar("upload", check);
+        values.upload_limit = proxy.scalar("upload_limit", check);
         values.cache_size = proxy.scalar("cache_size", check);
         values.memory_size = proxy.scalar("memory_size", check);
         proxy.finish(check);

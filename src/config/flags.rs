@@ -70,6 +70,13 @@ pub struct ProxyFlags {
     /// The shared cache.
     #[command(flatten)]
     pub service: CacheServerFlags,
+    /// Whether public assets that the grid sends are shared with the cache server: yes or no
+    /// [default: the first run asks]
+    #[arg(long, value_name = "yes|no", env = "REZCACHE_UPLOAD", hide_env_values = true)]
+    pub upload: Option<String>,
+    /// The most that uploads take of your line, such as 500kbit, or none [default: 1mbit]
+    #[arg(long, value_name = "RATE", env = "REZCACHE_UPLOAD_LIMIT", hide_env_values = true)]
+    pub upload_limit: Option<String>,
     /// The most the store on disk may take [default: 10GiB]
     #[arg(long, value_name = "SIZE", env = "REZCACHE_CACHE_SIZE", hide_env_values = true)]
     pub cache_size: Option<String>,

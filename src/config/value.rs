@@ -136,6 +136,30 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
 }
 
+pub(super) fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" | "true" => Ok(true),
+        "no" | "false" => Ok(false),
+        _ => Err(format!("{text:?} is neither yes nor no")),
+    }
+}
+
+/// Bytes a second; `None` for no limit.
+pub(super) fn rate(text: &str) -> Result<Option<u64>, String> {
+    let text = text.trim().to_ascii_lowercase();
+    if text == "none" {
+        return Ok(None);
+    }
+    let bits = [("kbit", 1_000), ("mbit", 1_000_000), ("gbit", 1_000_000_000)]
+        .iter()
+        .find_map(|(unit, factor)| text.strip_suffix(unit)?.trim().parse::<u64>().ok()?.checked_mul(*factor));
+    match bits {
+        // Less would be no more than a way of saying no.
+        Some(bits @ 8_000..) => Ok(Some(bits / 8)),
+        _ => Err(format!("{text:?} is not a rate such as 500kbit, 1mbit or none (8kbit at least)")),
+    }
+}
+
 pub(super) fn passes(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(passes @ 1..=100) => Ok(passes),
