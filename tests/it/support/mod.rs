@@ -10,6 +10,7 @@ use rezcache::proxy::{DialMap, GridConfig, Proxy, ProxyConfig};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+pub(crate) mod operator;
 pub(crate) mod captures;
 pub(crate) mod client;
 pub(crate) mod fake_grid;
