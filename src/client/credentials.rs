@@ -82,7 +82,11 @@ enum State {
         /// By how many seconds the service's clock is ahead of ours.
         ahead: i64,
     },
-    Failed { error: CallError, until: Instant, pause: Duration },
+    Failed {
+        error: CallError,
+        until: Instant,
+        pause: Duration,
+    },
 }
 
 impl Credentials {
@@ -163,9 +167,7 @@ impl Credentials {
         }
         // On its own: whoever gives up waiting does not break it off for the others.
         let (own, http) = (Arc::clone(own), http.clone());
-        tokio::spawn(async move { own.introduce(&http).await })
-            .await
-            .unwrap_or(Err(CallError::Unreachable))
+        tokio::spawn(async move { own.introduce(&http).await }).await.unwrap_or(Err(CallError::Unreachable))
     }
 
     /// The service did not accept what we showed.
@@ -253,7 +255,8 @@ impl Own {
             return Ok(None);
         }
         let ahead = about.get("time").and_then(Value::as_u64).map_or(0, |time| {
-            let difference = i64::try_from(time).unwrap_or(0).saturating_sub(i64::try_from(now()).unwrap_or(0));
+            let difference =
+                i64::try_from(time).unwrap_or(0).saturating_sub(i64::try_from(now()).unwrap_or(0));
             // What a request takes is no difference of clocks.
             if difference.abs() > 5 { difference } else { 0 }
         });
