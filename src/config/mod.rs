@@ -219,7 +219,7 @@ fn resolve(
     let verbose = if common.verbose > 0 { common.verbose } else { in_file.unwrap_or(0) };
     let proxy = proxy(&flags.proxy, file, path.as_deref(), check);
     let replay = replay(&flags.replay, &flags.replay_service, file, path.as_deref(), check);
-    let serve = serve::resolve(&flags.serve, &file.serve, path.as_deref(), check);
+    let serve = serve::resolve(&flags.serve, &file.serve, &file.grids, path.as_deref(), check);
     let data_dir = data_dir_given.clone().or(default_data_dir);
     if data_dir.is_none() {
         check.add(true, "this system names no folder for data; name one with --data-dir".into());

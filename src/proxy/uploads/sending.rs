@@ -133,6 +133,8 @@ fn failed(error: &CallError) -> Outcome {
             500.. => Outcome::Trouble,
             _ => Outcome::Drop(Dropped::Refused),
         },
+        // No token that may go there, which comes to the same as an unknown one.
+        CallError::PlainToken | CallError::NotAToken => Outcome::Unknown,
         CallError::WrongBytes => Outcome::Trouble,
         CallError::Unreachable | CallError::NoEndpoint | CallError::Tls | CallError::Garbled => {
             Outcome::Unreachable
