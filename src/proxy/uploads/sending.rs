@@ -134,9 +134,12 @@ fn failed(error: &CallError) -> Outcome {
             _ => Outcome::Drop(Dropped::Refused),
         },
         CallError::WrongBytes => Outcome::Trouble,
-        CallError::Unreachable | CallError::NoEndpoint | CallError::Tls | CallError::Garbled => {
-            Outcome::Unreachable
-        }
+        CallError::Unreachable
+        | CallError::NoEndpoint
+        | CallError::Tls
+        | CallError::PlainToken
+        | CallError::NotAToken
+        | CallError::Garbled => Outcome::Unreachable,
     }
 }
 
