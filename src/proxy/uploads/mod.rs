@@ -67,6 +67,12 @@ pub(crate) struct UploadQueue {
     driver: Mutex<Option<JoinHandle<()>>>,
 }
 
+impl std::fmt::Debug for UploadQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UploadQueue").field("entries", &*self.inner.size.borrow()).finish_non_exhaustive()
+    }
+}
+
 struct Inner {
     state: Mutex<State>,
     /// Something was told.
@@ -91,7 +97,7 @@ struct State {
 impl UploadQueue {
     /// Reads what an earlier run left in `folder` and begins to upload. A folder that cannot be used is
     /// no reason not to: the queue then ends with the process.
-    pub(crate) async fn start(
+    pub(super) async fn start(
         folder: PathBuf,
         config: &UploadConfig,
         service: Arc<ServiceTier>,
