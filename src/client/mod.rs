@@ -14,11 +14,14 @@ use crate::wire::{self, OriginHash, groups};
 
 pub mod address;
 mod http;
+mod paced;
 mod quic;
 mod tls;
 
 use address::ServerAddress;
 use http::HttpLink;
+use paced::PacedBody;
+pub use paced::{Grant, Pace};
 use quic::QuicLink;
 
 /// How long the other face is used after QUIC has failed, at first and at most.
@@ -224,7 +227,7 @@ impl ServiceClient {
         }
     }
 
-    /// Uploads a body, packed as `codec` says.
+    /// Uploads a body, packed as `codec` says, as fast as the line takes it.
     ///
     /// # Errors
     /// When there is no answer, or a refusal.
@@ -236,8 +239,24 @@ impl ServiceClient {
         codec: Codec,
         body: Bytes,
     ) -> Result<Verdict, CallError> {
+        self.put_paced(key, origin, digest, codec, body, None).await
+    }
+
+    /// The same as fast as `pace` lets it go.
+    ///
+    /// # Errors
+    /// When there is no answer, or a refusal.
+    pub async fn put_paced(
+        &self,
+        key: &AssetKey,
+        origin: Option<OriginHash>,
+        digest: Digest,
+        codec: Codec,
+        body: Bytes,
+        pace: Option<Arc<dyn Pace>>,
+    ) -> Result<Verdict, CallError> {
         let call = Call::Put { key: key.clone(), origin, digest, codec, length: body.len() as u64 };
-        match self.call(call, Some(body)).await?.0 {
+        match self.call(call, Some((body, pace))).await?.0 {
             Reply::Upload(verdict) => Ok(verdict),
             other => Err(unexpected(other)),
         }
@@ -249,10 +268,15 @@ impl ServiceClient {
         ""
     }
 
-    async fn call(&self, call: Call, body: Option<Bytes>) -> Result<(Reply, Body), CallError> {
+    async fn call(
+        &self,
+        call: Call,
+        body: Option<(Bytes, Option<Arc<dyn Pace>>)>,
+    ) -> Result<(Reply, Body), CallError> {
+        // Made anew for the other face, which needs all of it again.
+        let body = || body.clone().map(|(bytes, pace)| PacedBody::new(bytes, pace));
         if let (Face::Quic, Some(quic)) = (self.face(), &self.quic) {
-            let chunks = body.clone().map(|body| vec![body]);
-            match quic.call(self.token.reveal(), call.clone(), chunks.as_deref()).await {
+            match quic.call(self.token.reveal(), call.clone(), body()).await {
                 Ok((reply, stream)) => {
                     self.quic_works();
                     return Ok((reply, Body::Quic(stream)));
@@ -261,7 +285,7 @@ impl ServiceClient {
                 Err(other) => return Err(other),
             }
         }
-        let (reply, body) = self.http.call(self.token.reveal(), call, body).await?;
+        let (reply, body) = self.http.call(self.token.reveal(), call, body()).await?;
         Ok((reply, Body::Http(body)))
     }
 }

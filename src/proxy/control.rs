@@ -174,7 +174,10 @@ fn act(state: &ControlState, parts: &Parts, action: &str) -> Response<Full<Bytes
             }
         }
         _ => {
-            return text(StatusCode::NOT_FOUND, "there is /uploads/pause, /uploads/resume and /uploads/limit");
+            return text(
+                StatusCode::NOT_FOUND,
+                "there is /uploads/pause, /uploads/resume and /uploads/limit",
+            );
         }
     }
     text(StatusCode::OK, "done")

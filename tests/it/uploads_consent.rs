@@ -10,7 +10,8 @@ const SERVICE: &str = "http://127.0.0.1:9";
 fn words(data: &Path, more: &[&str]) -> Vec<String> {
     let words = [env!("CARGO_BIN_EXE_rezcache"), "proxy", "--grid", "http://127.0.0.1:9/"];
     let ports = ["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--cache-server", SERVICE];
-    let mut words: Vec<String> = words.iter().chain(&ports).chain(more).map(|&word| word.to_owned()).collect();
+    let mut words: Vec<String> =
+        words.iter().chain(&ports).chain(more).map(|&word| word.to_owned()).collect();
     words.extend(["--data-dir".to_owned(), data.display().to_string()]);
     words
 }
