@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use rezcache::node::Node;
 use rezcache::replay::{self, CaptureReport, ReplayOptions};
 
-use crate::service::config as node_config;
+use crate::service::{config as node_config, tcp_only};
 use crate::uploads::service;
 
 fn capture(name: &str) -> PathBuf {
@@ -37,6 +37,12 @@ async fn a_second_household_is_served_by_the_node() {
         // Both have their own data directories: what the second did not ask of the grid the node gave it.
         assert!(second.served.service > 0 && second.bytes.from_service > 0, "{file} {second:?}");
         assert_eq!((second.served.grid, second.bytes.from_grid), (0, 0), "{file} {second:?}");
+        // The same where UDP is blocked: over HTTPS.
+        let relay = tcp_only(node.address()).await;
+        let blocked = format!("https://{relay}#pin={}", node.pin().unwrap());
+        let third = replayed(file, &blocked).await.passes.remove(0);
+        assert!(third.served.service > 0 && third.bytes.from_service > 0, "{file} {third:?}");
+        assert_eq!((third.served.grid, third.bytes.from_grid), (0, 0), "{file} {third:?}");
         node.stop().await;
     }
 }
