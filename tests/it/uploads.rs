@@ -470,6 +470,32 @@ async fn an_owner_who_no_longer_shares_has_the_queue_emptied() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_was_proven_wrong_gets_nothing_more() {
+    let fake = Fake::start(verdict("202 Accepted", false), Reply::none()).await;
+    let setup = setup(&fake.url(), |_| {}).await;
+    setup.proxy.pause_uploads();
+    fetch(&setup, &[texture()]).await;
+    assert_eq!(setup.proxy.metrics().upload_queue().0, 1);
+    let Setup { grid, proxy, dir, .. } = setup;
+    within(proxy.stop()).await;
+    std::fs::write(dir.path().join("service-proven-wrong"), format!("{}\n", fake.http.at)).unwrap();
+    let config = ProxyConfig {
+        service: Some(service(&fake.url())),
+        uploads: Some(at_once()),
+        ..proxy_config(grid_config(&grid.url("/")), dir.path())
+    };
+    let proxy = Proxy::start(config).await.unwrap();
+    assert_eq!(proxy.metrics().service().unwrap().state, "distrusted");
+    assert!(proxy.uploads_idle(PATIENCE).await);
+    assert_eq!(count(&proxy, Counter::UploadsDroppedWithdrawn), 1);
+    let setup = Setup { at: proxy.grid_addresses()[0], grid, proxy, dir };
+    fetch(&setup, &[sound()]).await;
+    assert_eq!(count(&setup.proxy, Counter::UploadsRefusedDistrusted), 1);
+    within(setup.proxy.stop()).await;
+    assert!(fake.uploads("POST").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_grid_at_home_is_not_told_to_the_world() {
     // Nobody is there, but nobody is asked either.
     let setup = setup("https://cache.rezcache.invalid", |_| {}).await;

@@ -182,6 +182,11 @@ impl UploadQueue {
         self.change(|state, gone| state.plan.withdraw(Some(grid), gone));
     }
 
+    /// Whether the service has not been proven to give wrong bytes.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.inner.service.is_trusted()
+    }
+
     /// The host of the service.
     pub(crate) fn service_host(&self) -> &str {
         &self.inner.service.client().address().host
@@ -300,6 +305,11 @@ async fn drive(inner: Arc<Inner>, mut journal: Option<Journal>) {
             if state.stopping {
                 break;
             }
+            if !inner.service.is_trusted() && state.plan.size().0 > 0 {
+                let mut gone = Vec::new();
+                state.plan.withdraw(None, &mut gone);
+                inner.settle(&mut state, gone);
+            }
             let requests = usize::try_from(inner.metrics.requests_in_flight()).unwrap_or(0);
             state.plan.next(now, requests)
         };
@@ -394,6 +404,7 @@ pub(crate) const fn refused(reason: NotUploaded) -> Counter {
         NotUploaded::InexactEnd => Counter::UploadsRefusedInexactEnd,
         NotUploaded::NotShareable => Counter::UploadsRefusedNotShareable,
         NotUploaded::Baked => Counter::UploadsRefusedBaked,
+        NotUploaded::Distrusted => Counter::UploadsRefusedDistrusted,
     }
 }
 
