@@ -41,6 +41,13 @@ async fn contract(blobs: &Blobs) {
     assert_eq!(blobs.get_range(&name(3), 0..10).await.unwrap(), None);
     assert_eq!(blobs.get_range(&name(1), 4..7).await.unwrap().unwrap(), "aga");
     parts(blobs, &ring).await;
+    // Larger than what goes in one request.
+    let large: Vec<u8> = (0..20_000_000u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
+    blobs.put(&name(9), large.clone()).await.unwrap();
+    assert!(blobs.get(&name(9)).await.unwrap().unwrap() == large);
+    blobs.put(&name(9), large[..17_000_000].to_vec()).await.unwrap();
+    assert!(blobs.get(&name(9)).await.unwrap().unwrap() == large[..17_000_000]);
+    blobs.delete(&name(9)).await.unwrap();
     let listed: Vec<_> = blobs.list().try_collect().await.unwrap();
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     assert!(listed.iter().all(|blob| blob.at.abs_diff(now) < 3600), "{listed:?}");
