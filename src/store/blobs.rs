@@ -425,6 +425,8 @@ impl Blobs {
     pub async fn keys(&self, path: &std::path::Path) -> Result<(KeyRing, bool), OpenError> {
         let (ring, new) = match KeyRing::read(path) {
             Err(KeyError::Missing { .. }) if self.is_empty().await? => (KeyRing::create(path)?, true),
+            // Another node may have made the file and marked the store since.
+            Err(KeyError::Missing { .. }) => (self.known_keys(path, KeyRing::read(path)).await?, false),
             known => (self.known_keys(path, known).await?, false),
         };
         self.check_keys(&ring).await?;

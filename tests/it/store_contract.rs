@@ -110,6 +110,24 @@ async fn memory_and_directory_keep_the_contract() {
     assert!(matches!(Blobs::open("ftp://x"), Err(StoreError::Url(_))));
 }
 
+/// Nodes of one host that start on an empty store at once: one makes the keys, all have them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_who_start_at_once_all_have_the_same_keys() {
+    for _ in 0..20 {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", folder.path().join("store").display());
+        let starting = (0..8).map(|_| {
+            let (url, file) = (url.clone(), folder.path().join("store.key"));
+            tokio::spawn(async move { Blobs::open(&url).unwrap().keys(&file).await.unwrap().0.text() })
+        });
+        let rings: Vec<String> =
+            futures_util::future::join_all(starting).await.into_iter().map(Result::unwrap).collect();
+        assert!(rings.iter().all(|ring| *ring == rings[0]));
+        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+        assert_eq!(left.len(), 2, "the store and its key file, and nothing half made: {left:?}");
+    }
+}
+
 /// PyPI's `moto`: S3 as others wrote it.
 struct Moto {
     process: Child,
