@@ -229,6 +229,8 @@ fn main() {
             memory_bytes: 16 << 20,
             disk_patience: rezcache::proxy::DISK_PATIENCE,
             asset_token: "bench".into(),
+            service: None,
+            uploads: None,
             dial: DialMap::default(),
         }))
         .expect("the proxy starts");

@@ -12,6 +12,7 @@ use super::claims::{Claim, MAX_VARIANTS, Scope, choose, weakest};
 use super::evict::Evictor;
 use super::files::Stem;
 use crate::asset::{Asset, AssetKey};
+use crate::grid::Origin;
 
 /// What an entry costs beside its body: key, claim, ranking.
 const OVERHEAD: u64 = 200;
@@ -71,6 +72,17 @@ impl MemoryTier {
         }
         held.variants.retain(|variant| !variant.claim.origins.is_empty());
         self.add(key, held, claim, bytes);
+    }
+
+    /// Takes an origin's word back.
+    pub(super) fn withdraw(&mut self, key: &AssetKey, origin: &Origin) {
+        let Some(mut held) = self.take(key) else { return };
+        held.variants.retain_mut(|variant| {
+            variant.claim.withdraw(origin);
+            !variant.claim.origins.is_empty()
+        });
+        held.all_known = false;
+        self.insert(key, held);
     }
 
     /// Takes what was read from disk; never outranks what is here. `alone`: the disk has no other

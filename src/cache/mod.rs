@@ -306,6 +306,20 @@ impl LocalCache {
         shared.queue.notify();
     }
 
+    /// Takes back what an origin is said to have delivered of an asset, whole or in part; nobody gets it
+    /// any more. `false`: too many of these wait, or the store is closing; then only [`Self::clear`] helps.
+    pub fn withdraw(&self, key: &AssetKey, scope: &Scope) -> bool {
+        let shared = &self.shared;
+        let (stem, origin) = (Stem::of(key), scope.origin.clone());
+        self.forget_parts(key, stem, scope);
+        let mut queue = shared.queue.lock();
+        lock(&shared.memory).withdraw(key, &origin);
+        let taken = shared.disk.is_none() || queue.withdraw(key, stem, &origin);
+        drop(queue);
+        shared.queue.notify();
+        taken
+    }
+
     /// Takes ranges of an asset of `total` bytes that its origin has just delivered. Returns the
     /// whole body once every byte is there: validate it, then [`LocalCache::put`] it, or
     /// [`LocalCache::drop_partial`].
@@ -359,6 +373,12 @@ impl LocalCache {
         drop(queue);
         shared.queue.notify();
         complete
+    }
+
+    /// Whether parts are held in memory and all of them came since this process started.
+    #[must_use]
+    pub fn parts_are_fresh(&self, key: &AssetKey, scope: &Scope) -> bool {
+        lock(&self.shared.parts).is_fresh(&PartialKey { key: key.clone(), origin: scope.origin.clone() })
     }
 
     /// Drops the parts held of an asset from the request's origin.

@@ -33,6 +33,9 @@ impl PutJob {
     }
 }
 
+/// The digest of no content that is ever stored.
+pub(super) const NOTHING: Digest = Digest([0; 32]);
+
 /// Work for the writer thread, done in order.
 #[derive(Debug)]
 pub(super) enum Job {
@@ -43,6 +46,12 @@ pub(super) enum Job {
         stem: Stem,
         origin: Origin,
         digest: Digest,
+    },
+    /// Whatever an origin supplied of this key is no longer its word.
+    Withdraw {
+        key: AssetKey,
+        stem: Stem,
+        origin: Origin,
     },
     /// A reader found this file damaged and took it out of the index.
     Remove {
@@ -88,6 +97,8 @@ struct Waiting {
 pub(super) struct State {
     jobs: VecDeque<Job>,
     puts: HashMap<AssetKey, Vec<Arc<PutJob>>>,
+    /// Origins whose word on a key is being taken back on disk.
+    withdrawn: HashMap<AssetKey, Vec<Origin>>,
     parts: HashMap<PartialKey, Waiting>,
     order: VecDeque<PartialKey>,
     bytes: u64,
@@ -118,6 +129,26 @@ impl State {
         if !self.closing && self.jobs.len() < MAX_JOBS {
             self.jobs.push_back(job);
         }
+    }
+
+    /// Takes an origin's word on a key back, from what waits at once and from the disk in its turn. `false`:
+    /// no room, or closing.
+    pub(super) fn withdraw(&mut self, key: &AssetKey, stem: Stem, origin: &Origin) -> bool {
+        if self.closing || self.jobs.len() >= MAX_JOBS {
+            return false;
+        }
+        if let Some(waiting) = self.puts.get_mut(key) {
+            let (gone, kept): (Vec<_>, Vec<_>) =
+                std::mem::take(waiting).into_iter().partition(|job| job.origin == *origin);
+            *waiting = kept;
+            if waiting.is_empty() {
+                self.puts.remove(key);
+            }
+            self.bytes = self.bytes.saturating_sub(gone.iter().map(|job| job.cost()).sum());
+        }
+        self.withdrawn.entry(key.clone()).or_default().push(origin.clone());
+        self.jobs.push_back(Job::Withdraw { key: key.clone(), stem, origin: origin.clone() });
+        true
     }
 
     /// Takes the fate of an origin's parts; replaces an earlier one.
@@ -156,12 +187,18 @@ impl State {
     pub(super) fn abandon(&mut self) {
         self.forget_bodies();
         self.jobs.clear();
+        self.withdrawn.clear();
     }
 
     /// Who supplied what of this key and is not written yet.
     pub(super) fn waiting_words(&self, key: &AssetKey) -> Vec<(Origin, Digest)> {
         let waiting = self.puts.get(key).into_iter().flatten();
-        waiting.map(|job| (job.origin.clone(), job.asset.digest)).collect()
+        let withdrawn = self.withdrawn.get(key).into_iter().flatten();
+        waiting
+            .map(|job| (job.origin.clone(), job.asset.digest))
+            // No content has this digest, so whatever the origin supplied is not its word.
+            .chain(withdrawn.map(|origin| (origin.clone(), NOTHING)))
+            .collect()
     }
 
     /// Forgets all assets and parts that wait.
@@ -261,6 +298,18 @@ impl Queue {
         }
         if found {
             state.bytes = state.bytes.saturating_sub(job.cost());
+        }
+    }
+
+    /// An origin's word has been taken back on disk.
+    pub(super) fn finish_withdrawal(&self, key: &AssetKey, origin: &Origin) {
+        let mut state = self.lock();
+        let Some(waiting) = state.withdrawn.get_mut(key) else { return };
+        if let Some(place) = waiting.iter().position(|known| known == origin) {
+            waiting.swap_remove(place);
+        }
+        if waiting.is_empty() {
+            state.withdrawn.remove(key);
         }
     }
 

@@ -19,7 +19,7 @@ use super::files::{FileId, Stem, on_disk, shard_name};
 use super::format::{Content, Extent, Header};
 use super::index::{Entry, Index, variants};
 use super::partial::{PartialAsset, PartialKey};
-use super::queue::{Job, Parts, PutJob, Work};
+use super::queue::{Job, NOTHING, Parts, PutJob, Work};
 use super::{Shared, lock, unix_now, usage};
 use crate::asset::{AssetKey, Digest};
 use crate::grid::Origin;
@@ -100,6 +100,12 @@ impl Writer {
                 let mut claims = self.claims(stem, &key);
                 self.withdraw_others(&mut claims, &key, &origin, digest);
                 self.remove(FileId::parts(stem, &origin));
+            }
+            Job::Withdraw { key, stem, origin } => {
+                let mut claims = self.claims(stem, &key);
+                self.withdraw_others(&mut claims, &key, &origin, NOTHING);
+                self.remove(FileId::parts(stem, &origin));
+                self.shared.queue.finish_withdrawal(&key, &origin);
             }
             Job::Remove { id, generation, size } => self.remove_damaged(id, generation, size),
             Job::Trim => {

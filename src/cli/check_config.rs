@@ -32,12 +32,20 @@ fn summary(settings: &Settings) -> String {
     };
     let mut text = format!(
         "ok\nfile         {}\ndata_dir     {}\nlog_format   {format}\nverbose      {verbose}\n\
-         proxy.listen       {}\nproxy.control      {control}\nproxy.cache_size   {}\nproxy.memory_size  {}\n",
+         proxy.listen       {}\nproxy.control      {control}\nproxy.cache_size   {}\nproxy.memory_size  {}\n\
+         proxy.cache_server {}\nproxy.upload       {}\nproxy.upload_limit {}\n",
         path(file.as_deref()),
         data_dir.display(),
         proxy.listen,
         proxy.cache_bytes,
         proxy.memory_bytes,
+        proxy.service.as_ref().map_or_else(|| "none".into(), |service| service.address.to_string()),
+        match proxy.upload {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "the first run asks",
+        },
+        proxy.upload_rate.map_or_else(|| "none".into(), |rate| format!("{} bit/s", rate.saturating_mul(8))),
     );
     for grid in &proxy.grids {
         let assets = grid.asset_host.as_ref().map_or_else(|| "none".into(), ToString::to_string);

@@ -1,6 +1,7 @@
 //! The command line: one subcommand a file. Exit status: 0 done, 1 failed, 2 wrong usage.
 
 mod check_config;
+mod consent;
 mod instructions;
 mod progress;
 mod proxy;
@@ -94,7 +95,9 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
     };
     match &command {
         Command::Proxy(arguments) => flags.proxy = arguments.flags.clone(),
-        Command::Replay(arguments) => flags.replay = arguments.flags.clone(),
+        Command::Replay(arguments) => {
+            (flags.replay, flags.replay_service) = (arguments.flags.clone(), arguments.service.clone());
+        }
         Command::Serve(arguments) => flags.serve = arguments.flags.clone(),
         Command::Store(arguments) => flags.serve = arguments.flags(),
         Command::Status(arguments) => flags.proxy.control = arguments.control.clone(),

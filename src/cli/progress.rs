@@ -67,7 +67,12 @@ fn line(what: &str, done: u64, total: u64, elapsed: Duration) -> String {
             format!(", {} left", super::times::ago(left.round() as u64))
         }
     };
-    format!("{what} [{}{}] {} %, {done} of {total}{left}", "#".repeat(filled), " ".repeat(BAR - filled), share(100))
+    format!(
+        "{what} [{}{}] {} %, {done} of {total}{left}",
+        "#".repeat(filled),
+        " ".repeat(BAR - filled),
+        share(100)
+    )
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Outcome, print};
-use crate::config::{ReplayFlags, Settings};
+use crate::config::{CacheServerFlags, ReplayFlags, Settings};
 use crate::replay::{self, Progress, ReplayOptions};
 
 #[derive(Args, Debug)]
@@ -16,6 +16,8 @@ pub(super) struct Arguments {
     captures: Vec<PathBuf>,
     #[command(flatten)]
     pub(super) flags: ReplayFlags,
+    #[command(flatten)]
+    pub(super) service: CacheServerFlags,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -29,6 +31,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         save: settings.replay.save,
         link: settings.replay.link,
         realtime: settings.replay.realtime,
+        service: settings.replay.service,
         // Only where the user says so are stores left behind.
         data_dir: settings.data_dir_given.then_some(settings.data_dir),
     };

@@ -151,7 +151,10 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         }
         Command::Stat { key } => {
             let Some(key) = asset(&key) else {
-                return misused(&format!("`{key}` is no asset; write GRID/KIND/UUID, for instance grid.example:8002/texture/89556747-24cb-43ed-920b-47caed15465f; kinds are {}", kinds()));
+                return misused(&format!(
+                    "`{key}` is no asset; write GRID/KIND/UUID, for instance grid.example:8002/texture/89556747-24cb-43ed-920b-47caed15465f; kinds are {}",
+                    kinds()
+                ));
             };
             let policy = config.policy(&key.grid);
             let stat = open().await?.stat(&key, policy, now).await?;
@@ -166,7 +169,11 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
             tell(json, &report, || {
                 let mut text = format!(
                     "{} blobs ({}) and {} records were sealed anew with key {}; {} were sealed with it already\n",
-                    report.blobs, human_bytes(report.bytes), report.records, report.key, report.passed_over,
+                    report.blobs,
+                    human_bytes(report.bytes),
+                    report.records,
+                    report.key,
+                    report.passed_over,
                 );
                 if report.unreadable > 0 {
                     let _ = writeln!(
@@ -192,13 +199,19 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
             let teller = Teller::new("reading records");
             let report = open()
                 .await?
-                .distrust(&liar, since, distrust.dry_run, policy, now, &|done, total| teller.tell(done, total))
+                .distrust(&liar, since, distrust.dry_run, policy, now, &|done, total| {
+                    teller.tell(done, total)
+                })
                 .await?;
             drop(teller);
             tell(json, &report, || {
                 format!(
                     "{}{} attestations of {} assets are void; {} contents are served to fewer, of which {} to nobody any more\n",
-                    would(report.dry_run), report.attestations, report.touched, report.reduced, report.unpublished,
+                    would(report.dry_run),
+                    report.attestations,
+                    report.touched,
+                    report.reduced,
+                    report.unpublished,
                 )
             })?;
             Ok(Outcome::Done)
@@ -212,7 +225,10 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
             tell(json, &report, || {
                 format!(
                     "{}{} blobs ({}) of the hold are destroyed; {} stay, for {HOLD_DAYS} days each\n",
-                    would(dry_run), report.blobs, human_bytes(report.bytes), report.left,
+                    would(dry_run),
+                    report.blobs,
+                    human_bytes(report.bytes),
+                    report.left,
                 )
             })?;
             Ok(Outcome::Done)
@@ -282,7 +298,11 @@ fn verified(report: &Verified, repair: bool) -> String {
     count(&mut text, report.damaged.count, "blobs are damaged");
     count(&mut text, report.missing.count, "blobs are missing");
     count(&mut text, report.unreadable.count, "records cannot be read");
-    count(&mut text, report.orphans.count, "blobs are superfluous: no record names them, since an upload broke off");
+    count(
+        &mut text,
+        report.orphans.count,
+        "blobs are superfluous: no record names them, since an upload broke off",
+    );
     count(&mut text, report.arriving, "blobs have come within the last hour, and their records not yet");
     count(&mut text, report.held, "blobs were taken down and wait in the hold to be destroyed");
     count(&mut text, report.repaired, "were repaired: put away, and wanted again");
@@ -423,7 +443,14 @@ mod tests {
         let key = asset(&format!("grid.example:8002/texture/{id}")).unwrap();
         assert_eq!((key.grid.as_str(), key.kind.name()), ("grid.example:8002", "texture"));
         assert_eq!(key.id.0.to_string(), id);
-        for wrong in ["", "texture", "a/b/c", &format!("grid/script/{id}"), &format!("/texture/{id}"), &format!("a/b/texture/{id}")] {
+        for wrong in [
+            "",
+            "texture",
+            "a/b/c",
+            &format!("grid/script/{id}"),
+            &format!("/texture/{id}"),
+            &format!("a/b/texture/{id}"),
+        ] {
             assert!(asset(wrong).is_none(), "{wrong}");
         }
     }

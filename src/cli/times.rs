@@ -116,12 +116,23 @@ mod tests {
         assert_eq!(moment("1970-01-01", now), Ok(0));
         assert_eq!(moment("2000-02-29T00:00:01Z", now), Ok(951_782_401));
         assert_eq!(moment("2026-11-25T18:30:00Z", now), Ok(1_795_631_400));
-        for wrong in ["2026-02-29", "2026-13-01", "2026-00-01", "1969-12-31", "2026-11-25T24:00:00Z", "2026-1-1", "tomorrow"] {
+        for wrong in [
+            "2026-02-29",
+            "2026-13-01",
+            "2026-00-01",
+            "1969-12-31",
+            "2026-11-25T24:00:00Z",
+            "2026-1-1",
+            "tomorrow",
+        ] {
             assert!(moment(wrong, now).is_err(), "{wrong}");
         }
         for day in (0..40_000).step_by(7) {
             assert_eq!(moment(&date(day), now), Ok(day * 86_400));
         }
-        assert_eq!((ago(1), ago(300), ago(200_000)), ("1 second".into(), "5 minutes".into(), "2 days".into()));
+        assert_eq!(
+            (ago(1), ago(300), ago(200_000)),
+            ("1 second".into(), "5 minutes".into(), "2 days".into())
+        );
     }
 }

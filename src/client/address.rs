@@ -80,6 +80,13 @@ impl fmt::Display for ServerAddress {
 }
 
 impl ServerAddress {
+    /// Whether it is on this machine, by what it is called.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        self.host == "localhost"
+            || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    }
+
     /// Host and port as they stand in URLs.
     #[must_use]
     pub fn authority(&self) -> String {

@@ -1,8 +1,7 @@
 //! The proxy's side of the shared cache service: reads, lookups, attestations and uploads over QUIC,
 //! or over HTTPS where UDP is blocked. Decides nothing about when to ask; that is `fetch`.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -88,11 +87,20 @@ pub struct ServiceClient {
     away: Mutex<Away>,
 }
 
-/// Since when QUIC is not used, and how long that holds.
+/// Since when QUIC is not used, and when it is to be tried again.
 #[derive(Default)]
 struct Away {
     until: Option<Instant>,
     pause: Duration,
+}
+
+/// How much of a body has come, and when the last of it came.
+#[derive(Clone, Copy, Debug)]
+pub struct Receipt {
+    /// Bytes, group hashes included.
+    pub bytes: u64,
+    /// When the last ones came.
+    pub at: Instant,
 }
 
 impl ServiceClient {
@@ -117,9 +125,37 @@ impl ServiceClient {
     #[must_use]
     pub fn face(&self) -> Face {
         let away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
-        match &self.quic {
-            Some(_) if away.until.is_none_or(|until| Instant::now() >= until) => Face::Quic,
-            _ => Face::Http,
+        if self.quic.is_some() && away.until.is_none() { Face::Quic } else { Face::Http }
+    }
+
+    /// How often a QUIC connection was begun: once, unless connections are lost.
+    #[must_use]
+    pub fn connections_made(&self) -> u64 {
+        self.quic.as_ref().map_or(0, QuicLink::made)
+    }
+
+    /// When QUIC, which has failed before, is worth another try by [`ServiceClient::retry_quic`].
+    #[must_use]
+    pub fn quic_retry_at(&self) -> Option<Instant> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).until
+    }
+
+    /// Tries QUIC again after it has failed. No other call ever waits for that: whoever needs an answer
+    /// goes on over HTTP meanwhile.
+    pub async fn retry_quic(&self) {
+        let Some(quic) = &self.quic else { return };
+        match quic.connect_anew().await {
+            Ok(()) => self.quic_works(),
+            Err(_) => self.quic_failed(),
+        }
+    }
+
+    /// QUIC has not answered in time, as where UDP is blocked or the network has changed: its connection
+    /// is given up, and HTTP is used until [`ServiceClient::retry_quic`] has succeeded.
+    pub async fn give_up_quic(&self) {
+        if let Some(quic) = &self.quic {
+            self.quic_failed();
+            quic.disconnect().await;
         }
     }
 
@@ -149,7 +185,8 @@ impl ServiceClient {
         let (reply, body) = self.call(call, None).await?;
         match reply {
             Reply::Found(found) if found.total <= key.kind.max_bytes() => {
-                Ok(Some(FoundBody { found, body, state: Progress::Start }))
+                let receipt = Arc::new(Mutex::new(Receipt { bytes: 0, at: Instant::now() }));
+                Ok(Some(FoundBody { found, body, groups: None, state: Progress::Start, receipt }))
             }
             Reply::Absent => Ok(None),
             other => Err(unexpected(other)),
@@ -274,7 +311,7 @@ impl Body {
 
 enum Progress {
     Start,
-    Groups { groups: groups::Groups, next: u64, rest: BytesMut },
+    Groups { next: u64, rest: BytesMut },
     Done,
 }
 
@@ -282,7 +319,9 @@ enum Progress {
 pub struct FoundBody {
     found: Found,
     body: Body,
+    groups: Option<Arc<groups::Groups>>,
     state: Progress,
+    receipt: Arc<Mutex<Receipt>>,
 }
 
 impl FoundBody {
@@ -290,6 +329,19 @@ impl FoundBody {
     #[must_use]
     pub const fn found(&self) -> &Found {
         &self.found
+    }
+
+    /// How the body is coming along, for whoever watches while another waits for it.
+    #[must_use]
+    pub fn receipt(&self) -> Arc<Mutex<Receipt>> {
+        Arc::clone(&self.receipt)
+    }
+
+    /// The group hashes that the digest was checked to be made of; `None` for bodies that come whole,
+    /// and until the first bytes have come.
+    #[must_use]
+    pub fn groups(&self) -> Option<Arc<groups::Groups>> {
+        self.groups.clone()
     }
 
     /// The next checked bytes, in order from [`Found::first`] on; `None` after the last.
@@ -326,7 +378,8 @@ impl FoundBody {
                     return Err(CallError::Garbled);
                 }
                 let next = self.found.first / groups::GROUP_BYTES as u64;
-                self.state = Progress::Groups { groups, next, rest };
+                self.groups = Some(Arc::new(groups));
+                self.state = Progress::Groups { next, rest };
                 self.group().await
             }
             Progress::Groups { .. } => self.group().await,
@@ -334,8 +387,7 @@ impl FoundBody {
     }
 
     async fn group(&mut self) -> Result<Option<Bytes>, CallError> {
-        let Progress::Groups { groups, next, mut rest } = std::mem::replace(&mut self.state, Progress::Done)
-        else {
+        let Progress::Groups { next, mut rest } = std::mem::replace(&mut self.state, Progress::Done) else {
             return Ok(None);
         };
         let end = self.found.first + self.found.length;
@@ -346,10 +398,10 @@ impl FoundBody {
         let length = usize::try_from((end - start).min(groups::GROUP_BYTES as u64)).unwrap_or(0);
         self.fill(&mut rest, length).await?;
         let group = rest.split_to(length).freeze();
-        if !groups.check(next, &group) {
+        if !self.groups.as_ref().is_some_and(|groups| groups.check(next, &group)) {
             return Err(CallError::WrongBytes);
         }
-        self.state = Progress::Groups { groups, next: next + 1, rest };
+        self.state = Progress::Groups { next: next + 1, rest };
         Ok(Some(group))
     }
 
@@ -357,6 +409,10 @@ impl FoundBody {
     async fn fill(&mut self, buffer: &mut BytesMut, length: usize) -> Result<(), CallError> {
         while buffer.len() < length {
             let bytes = self.body.next(256 << 10).await?.ok_or(CallError::Unreachable)?;
+            let mut receipt = self.receipt.lock().unwrap_or_else(PoisonError::into_inner);
+            receipt.bytes += bytes.len() as u64;
+            receipt.at = Instant::now();
+            drop(receipt);
             buffer.extend_from_slice(&bytes);
         }
         if !self.found.grouped && buffer.len() > length {

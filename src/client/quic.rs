@@ -28,6 +28,7 @@ pub(super) struct QuicLink {
     config: ClientConfig,
     endpoints: std::sync::Mutex<[Option<Endpoint>; 2]>,
     connection: Mutex<Option<Connected>>,
+    made: std::sync::atomic::AtomicU64,
 }
 
 #[derive(Clone)]
@@ -58,7 +59,13 @@ impl QuicLink {
             .keep_alive_interval(Some(KEEP_ALIVE))
             .max_idle_timeout(IDLE.try_into().ok());
         config.transport_config(Arc::new(transport));
-        Ok(Self { address, config, endpoints: std::sync::Mutex::default(), connection: Mutex::default() })
+        Ok(Self {
+            address,
+            config,
+            endpoints: std::sync::Mutex::default(),
+            connection: Mutex::default(),
+            made: Default::default(),
+        })
     }
 
     /// Makes one request and reads the reply's header.
@@ -101,21 +108,45 @@ impl QuicLink {
         Ok((reply, receive))
     }
 
+    /// Makes a connection, whatever became of the last one.
+    ///
+    /// # Errors
+    /// When the service cannot be reached over QUIC.
+    pub(super) async fn connect_anew(&self) -> Result<(), CallError> {
+        let connection = self.connect(false).await?;
+        *self.connection.lock().await = Some(Connected { connection, introduced: Arc::default() });
+        Ok(())
+    }
+
+    /// Gives the connection up.
+    pub(super) async fn disconnect(&self) {
+        if let Some(known) = self.connection.lock().await.take() {
+            known.connection.close(0u8.into(), b"");
+        }
+    }
+
     async fn connected(&self) -> Result<Connected, CallError> {
         let mut slot = self.connection.lock().await;
         if let Some(connected) = slot.as_ref().filter(|known| known.connection.close_reason().is_none()) {
             return Ok(connected.clone());
         }
-        let connection = self.connect().await?;
+        let connection = self.connect(true).await?;
         let connected = Connected { connection, introduced: Arc::default() };
         *slot = Some(connected.clone());
         Ok(connected)
     }
 
-    async fn connect(&self) -> Result<Connection, CallError> {
+    /// How many connections were made so far.
+    pub(super) fn made(&self) -> u64 {
+        self.made.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// With `early`, a connection may be there before the service has answered at all.
+    async fn connect(&self, early: bool) -> Result<Connection, CallError> {
         let addresses = tokio::net::lookup_host((self.address.host.as_str(), self.address.port))
             .await
             .map_err(|_| CallError::Unreachable)?;
+        self.made.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         for address in addresses.take(8) {
             let Some(endpoint) = self.endpoint(address) else { return Err(CallError::NoEndpoint) };
             let Ok(connecting) = endpoint.connect_with(self.config.clone(), address, &self.address.host)
@@ -123,7 +154,8 @@ impl QuicLink {
                 continue;
             };
             // With a ticket of an earlier visit the first request goes out with the first packet.
-            let connecting = match connecting.into_0rtt() {
+            let attempt = if early { connecting.into_0rtt() } else { Err(connecting) };
+            let connecting = match attempt {
                 Ok((connection, _)) => return Ok(connection),
                 Err(connecting) => connecting,
             };

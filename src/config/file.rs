@@ -17,6 +17,10 @@ pub(super) struct FileValues {
     pub(super) verbose: Option<Value>,
     pub(super) listen: Option<Value>,
     pub(super) control: Option<Value>,
+    pub(super) cache_server: Option<Value>,
+    pub(super) token_file: Option<Value>,
+    pub(super) upload: Option<Value>,
+    pub(super) upload_limit: Option<Value>,
     pub(super) cache_size: Option<Value>,
     pub(super) memory_size: Option<Value>,
     pub(super) grids: Vec<GridValues>,
@@ -73,6 +77,10 @@ pub(super) fn read(path: &Path, text: &str, check: &mut Checker) -> FileValues {
     if let Some(mut proxy) = root.section("proxy", check) {
         values.listen = proxy.scalar("listen", check);
         values.control = proxy.scalar("control", check);
+        values.cache_server = proxy.scalar("cache_server", check);
+        values.token_file = proxy.scalar("token_file", check);
+        values.upload = proxy.scalar("upload", check);
+        values.upload_limit = proxy.scalar("upload_limit", check);
         values.cache_size = proxy.scalar("cache_size", check);
         values.memory_size = proxy.scalar("memory_size", check);
         proxy.finish(check);

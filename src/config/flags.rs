@@ -37,6 +37,17 @@ pub struct ControlFlag {
     pub control: Option<String>,
 }
 
+/// Which shared cache to use.
+#[derive(Args, Clone, Debug, Default)]
+pub struct CacheServerFlags {
+    /// A shared cache to use: https://HOST[:PORT][#pin=sha256:…], or http://… in a private network
+    #[arg(long, value_name = "URL", env = "REZCACHE_CACHE_SERVER", hide_env_values = true)]
+    pub cache_server: Option<String>,
+    /// The file with the token that the shared cache knows you by
+    #[arg(long, value_name = "FILE", env = "REZCACHE_TOKEN_FILE", hide_env_values = true)]
+    pub token_file: Option<PathBuf>,
+}
+
 /// Flags of `proxy`.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ProxyFlags {
@@ -56,6 +67,16 @@ pub struct ProxyFlags {
     /// Where the control port is.
     #[command(flatten)]
     pub control: ControlFlag,
+    /// The shared cache.
+    #[command(flatten)]
+    pub service: CacheServerFlags,
+    /// Whether public assets that the grid sends are shared with the cache server: yes or no
+    /// [default: the first run asks]
+    #[arg(long, value_name = "yes|no", env = "REZCACHE_UPLOAD", hide_env_values = true)]
+    pub upload: Option<String>,
+    /// The most that uploads take of your line, such as 500kbit, or none [default: 1mbit]
+    #[arg(long, value_name = "RATE", env = "REZCACHE_UPLOAD_LIMIT", hide_env_values = true)]
+    pub upload_limit: Option<String>,
     /// The most the store on disk may take [default: 10GiB]
     #[arg(long, value_name = "SIZE", env = "REZCACHE_CACHE_SIZE", hide_env_values = true)]
     pub cache_size: Option<String>,

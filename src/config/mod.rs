@@ -12,12 +12,13 @@ mod value;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-pub use flags::{CommonFlags, ControlFlag, ProxyFlags, ReplayFlags, ServeFlags};
+pub use flags::{CacheServerFlags, CommonFlags, ControlFlag, ProxyFlags, ReplayFlags, ServeFlags};
 pub use serve::{DEFAULT_SERVE_LISTEN, ServeSettings};
 pub use value::LogFormat;
 
-use crate::proxy::{DISK_PATIENCE, GridConfig, ProxyConfig};
+use crate::proxy::{DISK_PATIENCE, GridConfig, ProxyConfig, SPOT_CHECK, ServiceConfig, UploadConfig};
 use crate::replay::LinkSpec;
 use file::FileValues;
 use value::{Checker, Given};
@@ -28,6 +29,8 @@ pub const DEFAULT_LISTEN: &str = "127.0.0.1:9080";
 pub const DEFAULT_CACHE_SIZE: &str = "10GiB";
 /// The most bytes the memory tier takes unless the user says otherwise.
 pub const DEFAULT_MEMORY_SIZE: &str = "256MiB";
+/// The most that uploads take of the line unless the user says otherwise.
+pub const DEFAULT_UPLOAD_LIMIT: &str = "1mbit";
 /// How often a capture is replayed unless the user says otherwise: cold, then warm.
 pub const DEFAULT_PASSES: &str = "2";
 
@@ -65,12 +68,25 @@ pub struct ProxySettings {
     pub cache_bytes: u64,
     /// The most bytes the memory tier may take.
     pub memory_bytes: u64,
+    /// The shared cache to use.
+    pub service: Option<ServiceConfig>,
+    /// Whether the user lets us upload; `None`: has not been asked.
+    pub upload: Option<bool>,
+    /// The most that uploads take of the line, in bytes a second. `None`: no limit.
+    pub upload_rate: Option<u64>,
 }
 
 impl ProxySettings {
-    /// The configuration of the proxy, with `listen` of each grid in their order.
+    /// The configuration of the proxy, with `listen` of each grid in their order. `may_upload` is what
+    /// the user says in the end, [`ProxySettings::upload`] what they said beforehand.
     #[must_use]
-    pub fn into_config(self, listen: &[SocketAddr], data_dir: PathBuf, asset_token: String) -> ProxyConfig {
+    pub fn into_config(
+        self,
+        listen: &[SocketAddr],
+        data_dir: PathBuf,
+        asset_token: String,
+        may_upload: bool,
+    ) -> ProxyConfig {
         let mut grids = self.grids;
         for (grid, address) in grids.iter_mut().zip(listen) {
             grid.listen = *address;
@@ -83,6 +99,8 @@ impl ProxySettings {
             memory_bytes: self.memory_bytes,
             disk_patience: DISK_PATIENCE,
             asset_token,
+            service: self.service,
+            uploads: may_upload.then(|| UploadConfig { rate: self.upload_rate, ..UploadConfig::default() }),
             dial: crate::proxy::DialMap::default(),
         }
     }
@@ -99,6 +117,8 @@ pub struct ReplaySettings {
     pub link: Option<LinkSpec>,
     /// Whether waiting times stay as captured.
     pub realtime: bool,
+    /// The shared cache to use.
+    pub service: Option<ServiceConfig>,
 }
 
 /// The flags of whichever subcommand runs; the others' stay empty.
@@ -110,6 +130,8 @@ pub struct Flags {
     pub proxy: ProxyFlags,
     /// Of `replay`.
     pub replay: ReplayFlags,
+    /// Of `replay` too: what a file says of the shared cache is for the proxy alone.
+    pub replay_service: CacheServerFlags,
     /// Of `serve`.
     pub serve: ServeFlags,
 }
@@ -196,7 +218,7 @@ fn resolve(
     let in_file = file.verbose.as_ref().and_then(|v| check.value(v, value::verbosity));
     let verbose = if common.verbose > 0 { common.verbose } else { in_file.unwrap_or(0) };
     let proxy = proxy(&flags.proxy, file, path.as_deref(), check);
-    let replay = replay(&flags.replay, file, path.as_deref(), check);
+    let replay = replay(&flags.replay, &flags.replay_service, file, path.as_deref(), check);
     let serve = serve::resolve(&flags.serve, &file.serve, path.as_deref(), check);
     let data_dir = data_dir_given.clone().or(default_data_dir);
     if data_dir.is_none() {
@@ -234,6 +256,14 @@ fn proxy(
     let memory_bytes = Given::flag("memory-size", flags.memory_size.as_ref())
         .or(file.memory_size.as_ref())
         .or_default(DEFAULT_MEMORY_SIZE, check, value::size);
+    let service = service(&flags.service, file, path, check);
+    let upload = match Given::flag("upload", flags.upload.as_ref()).or(file.upload.as_ref()).0 {
+        Some(given) => check.value(&given, value::yes_or_no).map(Some),
+        None => Some(None),
+    };
+    let upload_rate = Given::flag("upload-limit", flags.upload_limit.as_ref())
+        .or(file.upload_limit.as_ref())
+        .or_default(DEFAULT_UPLOAD_LIMIT, check, value::rate);
     if let (Some(listen), Some(Some(control))) = (listen, control)
         && listen == control
         && listen.port() != 0
@@ -249,11 +279,51 @@ fn proxy(
         control: control?,
         cache_bytes: cache_bytes?,
         memory_bytes: memory_bytes?,
+        service: service?,
+        upload: upload?,
+        upload_rate: upload_rate?,
     })
+}
+
+/// The shared cache that flags or file name, with its token.
+fn service(
+    flags: &CacheServerFlags,
+    file: &FileValues,
+    path: Option<&Path>,
+    check: &mut Checker,
+) -> Option<Option<ServiceConfig>> {
+    let token_file =
+        flags.token_file.clone().or_else(|| file.token_file.as_ref().map(|value| value.path(path)));
+    let given = Given::flag("cache-server", flags.cache_server.as_ref()).or(file.cache_server.as_ref());
+    let Some(given) = given.0 else {
+        if flags.token_file.is_some() {
+            check.add(true, "--token-file is of no use without --cache-server".into());
+            return None;
+        }
+        return Some(None);
+    };
+    let address = check.value(&given, value::cache_server);
+    let token = match token_file.map(|file| value::token_file(&file)) {
+        Some(Err(wrong)) => {
+            check.add(flags.token_file.is_some(), wrong);
+            return None;
+        }
+        Some(Ok(token)) => Some(token),
+        None => None,
+    };
+    let address = address?;
+    if token.is_some() && !address.tls && !address.is_loopback() {
+        let wrong =
+            format!("{address} is plain http, which would show your token to anyone on the way; use https");
+        check.add(flags.cache_server.is_some(), wrong);
+        return None;
+    }
+    Some(Some(ServiceConfig { address, token, spot_check: SPOT_CHECK, least_deadline: Duration::ZERO }))
 }
 
 fn replay(
     flags: &ReplayFlags,
+    service_flags: &CacheServerFlags,
     file: &FileValues,
     path: Option<&Path>,
     check: &mut Checker,
@@ -276,6 +346,7 @@ fn replay(
         save: flags.save.clone().or_else(|| file.save.as_ref().map(|v| v.path(path))),
         link: link?,
         realtime: realtime?,
+        service: service(service_flags, &FileValues::default(), None, check)?,
     })
 }
 

@@ -95,9 +95,11 @@ pub(super) fn resolve(
     let memory_bytes = Given::flag("memory-size", flags.memory_size.as_ref())
         .or(file.memory_size.as_ref())
         .or_default(super::DEFAULT_MEMORY_SIZE, check, value::size);
-    let hot_bytes = Given::flag("hot-size", flags.hot_size.as_ref())
-        .or(file.hot_size.as_ref())
-        .or_default(DEFAULT_HOT_SIZE, check, value::size);
+    let hot_bytes = Given::flag("hot-size", flags.hot_size.as_ref()).or(file.hot_size.as_ref()).or_default(
+        DEFAULT_HOT_SIZE,
+        check,
+        value::size,
+    );
     let mut truth = |flag: Option<bool>, file: &Option<Value>| match flag {
         Some(flag) => Some(flag),
         None => Given(file.clone()).or_default("false", check, value::boolean),

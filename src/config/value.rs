@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use super::file::GridValues;
 use super::{Problem, Problems, ProxyFlags};
+use crate::client::address::{AddressError, ServerAddress};
 use crate::grid::GridId;
 use crate::proxy::GridConfig;
+use crate::redact::Redacted;
 use crate::replay::{LinkSpec, LinkSpecError};
 
 /// Where a value was given.
@@ -134,6 +136,30 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
 }
 
+pub(super) fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" | "true" => Ok(true),
+        "no" | "false" => Ok(false),
+        _ => Err(format!("{text:?} is neither yes nor no")),
+    }
+}
+
+/// Bytes a second; `None` for no limit.
+pub(super) fn rate(text: &str) -> Result<Option<u64>, String> {
+    let text = text.trim().to_ascii_lowercase();
+    if text == "none" {
+        return Ok(None);
+    }
+    let bits = [("kbit", 1_000), ("mbit", 1_000_000), ("gbit", 1_000_000_000)]
+        .iter()
+        .find_map(|(unit, factor)| text.strip_suffix(unit)?.trim().parse::<u64>().ok()?.checked_mul(*factor));
+    match bits {
+        // Less would be no more than a way of saying no.
+        Some(bits @ 8_000..) => Ok(Some(bits / 8)),
+        _ => Err(format!("{text:?} is not a rate such as 500kbit, 1mbit or none (8kbit at least)")),
+    }
+}
+
 pub(super) fn passes(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(passes @ 1..=100) => Ok(passes),
@@ -155,6 +181,24 @@ pub(super) fn loopback(text: &str) -> Result<SocketAddr, String> {
             "{address} can be reached from other machines; rezcache listens on loopback only, such as 127.0.0.1:{}",
             address.port()
         ))
+    }
+}
+
+/// The address of a shared cache.
+pub(super) fn cache_server(text: &str) -> Result<ServerAddress, String> {
+    text.parse().map_err(|wrong: AddressError| wrong.to_string())
+}
+
+/// The token in a file. Neither the text nor what is wrong with it is shown.
+pub(super) fn token_file(path: &Path) -> Result<Redacted<String>, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("cannot read the token file {}: {error}", path.display()))?;
+    let token = text.trim();
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    if (16..=4096).contains(&token.len()) && token.bytes().all(fits) {
+        Ok(Redacted::new(token.to_owned()))
+    } else {
+        Err(format!("{} does not hold a token as `rezcache token new` prints it", path.display()))
     }
 }
 

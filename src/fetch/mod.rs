@@ -1,7 +1,12 @@
 //! Decisions of the fetch plan that need no I/O: what of an asset is asked from the grid, and
 //! whether a fetch in flight serves another request.
 
+pub mod pace;
 pub mod service_plan;
+pub mod sharing;
+pub mod upload_pace;
+pub mod upload_plan;
+pub mod upload_rules;
 
 use bytes::Bytes;
 

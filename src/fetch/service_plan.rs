@@ -7,6 +7,8 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
+use super::pace::Samples;
+
 /// The deadline until [`ENOUGH`] samples of the service's time to header exist.
 pub const FIRST_DEADLINE: Duration = Duration::from_millis(40);
 /// The shortest deadline.
@@ -20,7 +22,6 @@ pub const ABSENT_FOR: Duration = Duration::from_secs(120);
 
 /// Samples that make a percentile worth believing.
 const ENOUGH: usize = 20;
-const SAMPLES: usize = 128;
 /// Reads that the hedge budget looks back on.
 const BUDGET_READS: usize = 100;
 /// Hedges among them that are within the budget.
@@ -64,33 +65,24 @@ pub enum Standing {
     Distrusted,
 }
 
-/// The latest durations of one kind.
-#[derive(Debug, Default)]
-struct Samples(VecDeque<Duration>);
-
-impl Samples {
-    fn add(&mut self, sample: Duration) {
-        if self.0.len() >= SAMPLES {
-            self.0.pop_front();
+impl Standing {
+    /// The word for status pages and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Working => "working",
+            Self::Away => "away",
+            Self::Distrusted => "distrusted",
         }
-        self.0.push_back(sample);
-    }
-
-    /// The nearest-rank percentile.
-    fn percentile(&self, percent: usize) -> Option<Duration> {
-        let mut sorted: Vec<Duration> = self.0.iter().copied().collect();
-        sorted.sort_unstable();
-        sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied()
     }
 }
 
 /// The plan for one service. `K` names an asset as asked for from one origin.
 #[derive(Debug)]
 pub struct ServicePlan<K> {
-    headers: Samples,
-    grid: Samples,
-    /// The cached deadline; percentiles are not computed for every request.
-    deadline: Duration,
+    headers: Samples<Duration>,
+    /// What the service's answers alone ask for; percentiles are not computed for every request.
+    usual: Duration,
     least: Duration,
     hedged: VecDeque<bool>,
     over_budget: u32,
@@ -98,6 +90,8 @@ pub struct ServicePlan<K> {
     /// `Some` while open: when to probe next, and the pause after that.
     open: Option<(Instant, Duration)>,
     distrusted: bool,
+    /// The service has asked to be left alone until then.
+    paused: Option<Instant>,
     absent: HashMap<K, Instant>,
     absent_order: VecDeque<(Instant, K)>,
 }
@@ -109,25 +103,25 @@ impl<K: Clone + Eq + Hash> ServicePlan<K> {
     pub fn new(now: Instant, least: Duration) -> Self {
         Self {
             headers: Samples::default(),
-            grid: Samples::default(),
-            deadline: FIRST_DEADLINE.max(least),
+            usual: FIRST_DEADLINE,
             least: least.max(SHORTEST_DEADLINE),
             hedged: VecDeque::with_capacity(BUDGET_READS),
             over_budget: 0,
             misses: 0,
             open: Some((now, PROBE_PAUSE[0])),
             distrusted: false,
+            paused: None,
             absent: HashMap::new(),
             absent_order: VecDeque::new(),
         }
     }
 
-    /// What to do with a read of `key`.
-    pub fn advise(&mut self, key: &K, now: Instant) -> Advice {
+    /// What to do with a read of `key`, on a grid whose median time to first byte is `grid_median`.
+    pub fn advise(&mut self, key: &K, grid_median: Option<Duration>, now: Instant) -> Advice {
         if self.distrusted {
             return Advice::Grid(WhyGrid::Distrusted);
         }
-        if self.open.is_some() {
+        if self.open.is_some() || self.paused.is_some_and(|until| now < until) {
             return Advice::Grid(WhyGrid::Open);
         }
         if self.absent.get(key).is_some_and(|until| now < *until) {
@@ -139,21 +133,27 @@ impl<K: Clone + Eq + Hash> ServicePlan<K> {
                 return Advice::Grid(WhyGrid::OverBudget);
             }
         }
-        Advice::Ask(self.deadline)
+        Advice::Ask(self.deadline(grid_median))
     }
 
-    /// How long a read waits for the service now.
+    /// How long a read waits for the service now, on a grid with this median time to first byte.
     #[must_use]
-    pub const fn deadline(&self) -> Duration {
-        self.deadline
+    pub fn deadline(&self, grid_median: Option<Duration>) -> Duration {
+        let most = grid_median.map_or(LONGEST_DEADLINE, |median| median.min(LONGEST_DEADLINE));
+        self.usual.min(most).max(self.least)
     }
 
-    /// The service answered a read within the deadline, after `took`.
+    /// The service answered a read within the deadline, after `took`. Whether it also delivers what it
+    /// has begun is told by [`Self::delivered`].
     pub fn answered(&mut self, took: Duration) {
         self.headers.add(took);
-        self.misses = 0;
         self.read(false);
         self.reckon();
+    }
+
+    /// An answer came whole, in time.
+    pub const fn delivered(&mut self) {
+        self.misses = 0;
     }
 
     /// The deadline passed without an answer, or the call failed, and the grid was asked.
@@ -176,12 +176,6 @@ impl<K: Clone + Eq + Hash> ServicePlan<K> {
         self.reckon();
     }
 
-    /// The grid's time to first byte.
-    pub fn grid_answered(&mut self, took: Duration) {
-        self.grid.add(took);
-        self.reckon();
-    }
-
     /// The service does not have `key`.
     pub fn absent(&mut self, key: K, now: Instant) {
         while let Some((until, _)) = self.absent_order.front()
@@ -197,6 +191,17 @@ impl<K: Clone + Eq + Hash> ServicePlan<K> {
         self.absent_order.push_back((until, key));
     }
 
+    /// The service is not asked before `until`: it is busy, or refuses us.
+    pub fn pause(&mut self, until: Instant) {
+        self.paused = self.paused.max(Some(until));
+    }
+
+    /// The longest that a probe may take for the service to be of use.
+    #[must_use]
+    pub fn probe_limit(&self) -> Duration {
+        LONGEST_DEADLINE.max(self.least)
+    }
+
     /// When the service is to be probed next; `None` while it works or is not used at all.
     #[must_use]
     pub fn probe_at(&self) -> Option<Instant> {
@@ -207,7 +212,7 @@ impl<K: Clone + Eq + Hash> ServicePlan<K> {
     pub fn probed(&mut self, took: Option<Duration>, now: Instant) -> bool {
         let Some((_, pause)) = self.open else { return false };
         // Whoever answers, but too late to be of use, stays away.
-        if took.is_some_and(|took| took <= LONGEST_DEADLINE.max(self.least)) {
+        if took.is_some_and(|took| took <= self.probe_limit()) {
             self.open = None;
             // One more miss opens it again.
             self.misses = BREAKER_MISSES - 1;
@@ -235,12 +240,6 @@ impl<K: Clone + Eq + Hash> ServicePlan<K> {
         }
     }
 
-    /// The grid's median time to first byte, once anything is known of it.
-    #[must_use]
-    pub fn grid_median(&self) -> Option<Duration> {
-        self.grid.percentile(50)
-    }
-
     fn read(&mut self, hedged: bool) {
         if self.hedged.len() >= BUDGET_READS {
             self.hedged.pop_front();
@@ -249,13 +248,9 @@ impl<K: Clone + Eq + Hash> ServicePlan<K> {
     }
 
     fn reckon(&mut self) {
-        let usual = if self.headers.0.len() < ENOUGH {
-            FIRST_DEADLINE
-        } else {
-            self.headers.percentile(95).map_or(FIRST_DEADLINE, |p95| p95 * 3 / 2)
-        };
-        let most = self.grid_median().map_or(LONGEST_DEADLINE, |grid| grid.min(LONGEST_DEADLINE));
-        self.deadline = usual.min(most).max(self.least);
+        if self.headers.len() >= ENOUGH {
+            self.usual = self.headers.percentile(95).map_or(FIRST_DEADLINE, |p95| p95 * 3 / 2);
+        }
     }
 }
 
@@ -268,9 +263,14 @@ mod tests {
         Duration::from_millis(number)
     }
 
+    fn well(plan: &mut ServicePlan<u32>, took: u64) {
+        plan.answered(ms(took));
+        plan.delivered();
+    }
+
     fn working(now: Instant) -> ServicePlan<u32> {
         let mut plan = ServicePlan::new(now, Duration::ZERO);
-        assert_eq!((plan.advise(&1, now), plan.probe_at()), (Advice::Grid(WhyGrid::Open), Some(now)));
+        assert_eq!((plan.advise(&1, None, now), plan.probe_at()), (Advice::Grid(WhyGrid::Open), Some(now)));
         assert!(plan.probed(Some(ms(1)), now));
         plan
     }
@@ -281,40 +281,38 @@ mod tests {
         for _ in 0..19 {
             plan.answered(ms(20));
         }
-        assert_eq!(plan.deadline(), FIRST_DEADLINE);
+        assert_eq!(plan.deadline(None), FIRST_DEADLINE);
         plan.answered(ms(20));
-        assert_eq!(plan.deadline(), ms(30));
-        plan.grid_answered(ms(12));
-        assert_eq!(plan.deadline(), ms(12), "a grid that is nearer than the service");
-        for _ in 0..10 {
-            plan.grid_answered(ms(1));
-        }
-        assert_eq!(plan.deadline(), SHORTEST_DEADLINE);
+        assert_eq!(plan.deadline(None), ms(30));
+        assert_eq!(plan.deadline(Some(ms(12))), ms(12), "a grid that is nearer than the service");
+        assert_eq!(plan.deadline(Some(ms(1))), SHORTEST_DEADLINE);
         for _ in 0..200 {
-            plan.grid_answered(ms(900));
             plan.late(ms(700));
         }
-        assert_eq!(plan.deadline(), LONGEST_DEADLINE);
+        assert_eq!(plan.deadline(Some(ms(900))), LONGEST_DEADLINE);
         let mut patient = ServicePlan::<u32>::new(Instant::now(), ms(150));
         patient.answered(ms(1));
-        assert_eq!(patient.deadline(), ms(150));
+        assert_eq!(patient.deadline(Some(ms(1))), ms(150));
     }
 
     #[test]
     fn three_misses_in_a_row_open_the_breaker_and_a_timely_probe_closes_it() {
         let start = Instant::now();
         let mut plan = working(start);
-        plan.answered(ms(1));
+        well(&mut plan, 1);
         for _ in 0..2 {
             plan.missed(start);
         }
-        plan.answered(ms(1));
+        well(&mut plan, 1);
         for _ in 0..2 {
             plan.missed(start);
         }
-        assert_eq!(plan.advise(&1, start), Advice::Ask(FIRST_DEADLINE));
+        assert_eq!(plan.advise(&1, None, start), Advice::Ask(FIRST_DEADLINE));
         plan.missed(start);
-        assert_eq!((plan.advise(&1, start), plan.standing()), (Advice::Grid(WhyGrid::Open), Standing::Away));
+        assert_eq!(
+            (plan.advise(&1, None, start), plan.standing()),
+            (Advice::Grid(WhyGrid::Open), Standing::Away)
+        );
         let first = plan.probe_at().unwrap();
         assert!(first > start);
         assert!(!plan.probed(None, first) && !plan.probed(Some(Duration::from_secs(2)), first));
@@ -333,15 +331,16 @@ mod tests {
     fn many_hedges_send_nine_of_ten_reads_straight_to_the_grid() {
         let now = Instant::now();
         let mut plan = working(now);
+        well(&mut plan, 1);
         for read in 0..100 {
-            if read % 9 == 0 { plan.missed(now) } else { plan.answered(ms(1)) }
+            if read % 9 == 0 { plan.missed(now) } else { well(&mut plan, 1) }
         }
-        let asked = (0..1000).filter(|_| matches!(plan.advise(&1, now), Advice::Ask(_))).count();
+        let asked = (0..1000).filter(|_| matches!(plan.advise(&1, None, now), Advice::Ask(_))).count();
         assert_eq!(asked, 100);
         for _ in 0..100 {
-            plan.answered(ms(1));
+            well(&mut plan, 1);
         }
-        assert!(matches!(plan.advise(&1, now), Advice::Ask(_)), "recovered");
+        assert!(matches!(plan.advise(&1, None, now), Advice::Ask(_)), "recovered");
     }
 
     #[test]
@@ -349,9 +348,9 @@ mod tests {
         let start = Instant::now();
         let mut plan = working(start);
         plan.absent(7, start);
-        assert_eq!(plan.advise(&7, start + ms(119_999)), Advice::Grid(WhyGrid::Absent));
-        assert_eq!(plan.advise(&7, start + ABSENT_FOR), Advice::Ask(FIRST_DEADLINE));
-        assert!(matches!(plan.advise(&8, start), Advice::Ask(_)));
+        assert_eq!(plan.advise(&7, None, start + ms(119_999)), Advice::Grid(WhyGrid::Absent));
+        assert_eq!(plan.advise(&7, None, start + ABSENT_FOR), Advice::Ask(FIRST_DEADLINE));
+        assert!(matches!(plan.advise(&8, None, start), Advice::Ask(_)));
         for key in 0..200_000 {
             plan.absent(key, start);
         }
@@ -365,7 +364,7 @@ mod tests {
         let now = Instant::now();
         let mut plan = working(now);
         plan.distrust();
-        assert_eq!(plan.advise(&1, now), Advice::Grid(WhyGrid::Distrusted));
+        assert_eq!(plan.advise(&1, None, now), Advice::Grid(WhyGrid::Distrusted));
         for _ in 0..3 {
             plan.missed(now);
         }

@@ -163,7 +163,9 @@ impl Contents {
         let open = move |blob: Vec<u8>| sealed::open_owned(&ring, &name, blob, limit()).map(|(_, bytes)| bytes);
         let bytes = match self.from_disk(name, Piece::Whole, open.clone()).await {
             Some(bytes) => bytes,
-            None => self.from_store(name, Piece::Whole, None, open).await?.map_err(|e| self.damaged(&name, e))?,
+            None => {
+                self.from_store(name, Piece::Whole, None, open).await?.map_err(|e| self.damaged(&name, e))?
+            }
         };
         let content = Arc::new(Content::new(bytes));
         self.hot.put(digest, Piece::Whole, Held::Whole(Arc::clone(&content)));

@@ -267,8 +267,9 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         fs::create_dir_all(folder)?;
     }
     let temporary = path.with_extension(format!("new-{:016x}", rand::random::<u64>()));
-    let written =
-        File::create_new(&temporary).and_then(|mut file| file.write_all(bytes)).and_then(|()| fs::rename(&temporary, path));
+    let written = File::create_new(&temporary)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
@@ -327,7 +328,8 @@ mod tests {
         drop(tier);
 
         let old = folder.path().join("02").join(format!("{}-whole-{}", name(2), today() - 31));
-        std::fs::rename(folder.path().join("02").join(format!("{}-whole-{}", name(2), today())), old).unwrap();
+        std::fs::rename(folder.path().join("02").join(format!("{}-whole-{}", name(2), today())), old)
+            .unwrap();
         std::fs::write(folder.path().join("03").join("half.new-0000"), b"half").unwrap();
         let tier = DiskTier::open(folder.path(), 5 * (1000 + FILE_BYTES)).unwrap();
         assert_eq!((tier.bytes(), files(folder.path()).len()), (5 * (1000 + FILE_BYTES), 5));

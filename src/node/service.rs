@@ -1,8 +1,8 @@
 //! What a node does, whichever face it is asked through.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -298,8 +298,14 @@ impl Service {
             return Ok(Reply::Absent.into());
         };
         let total = served.size;
-        let mut found =
-            Found { digest: served.digest, total, first: 0, length: 0, grouped: false, verify: served.verify };
+        let mut found = Found {
+            digest: served.digest,
+            total,
+            first: 0,
+            length: 0,
+            grouped: false,
+            verify: served.verify,
+        };
         let range = match want {
             Want::Nothing => return Ok(Reply::Found(found).into()),
             Want::Groups(Some((first, end))) if total > WHOLE_BYTES => {
@@ -320,8 +326,7 @@ impl Service {
         self.counters.add(Count::BytesOut, found.length);
         let body = match source {
             Source::Small(content) => {
-                let index =
-                    |offset| usize::try_from(offset).unwrap_or(usize::MAX).min(content.bytes.len());
+                let index = |offset| usize::try_from(offset).unwrap_or(usize::MAX).min(content.bytes.len());
                 let hashes = if found.grouped { content.group_hashes() } else { Bytes::new() };
                 let bytes = content.bytes.slice(index(range.start)..index(range.end));
                 Body { hashes, bytes, stream: None }
@@ -554,9 +559,11 @@ impl Service {
         let unavailable = |_| Refusal::unavailable();
         let keys = match &victim {
             Victim::Key(key) => vec![self.key_hash(key)],
-            Victim::Content(digest) => {
-                self.catalog.keys_of_blob(self.contents.ring.blob_name(*digest).0).await.map_err(unavailable)?
-            }
+            Victim::Content(digest) => self
+                .catalog
+                .keys_of_blob(self.contents.ring.blob_name(*digest).0)
+                .await
+                .map_err(unavailable)?,
         };
         if dry_run {
             return Ok(keys.len());
@@ -567,7 +574,8 @@ impl Service {
             let (told, ring, hash) = (Arc::clone(&contents), self.contents.ring.clone(), *hash);
             let decide = Box::new(move |old: Option<&[u8]>| {
                 // One that cannot be read must go all the same; its blobs are then orphans.
-                let mut record = old.and_then(|old| records::read(&ring, &hash, old).ok()).unwrap_or_default();
+                let mut record =
+                    old.and_then(|old| records::read(&ring, &hash, old).ok()).unwrap_or_default();
                 *told.lock().unwrap_or_else(PoisonError::into_inner) =
                     record.contents.iter().map(|content| content.digest).collect();
                 record.taken_down = true;

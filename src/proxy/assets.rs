@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 
 use super::fetcher::{self, AssetHead, Failure, Head, Place, Seat};
 use super::grid_port::{AssetRoute, GridPort, Sharing};
-use super::learn::{self, Target};
+use super::learn::{self, Heard, Target};
 use super::stitched::StitchedBody;
 use super::upstream::{Body, UpstreamError, empty};
 use super::{headers, replies, reverse};
@@ -24,6 +24,7 @@ use crate::asset::{Asset, AssetKey, AssetKind, AssetSource};
 use crate::cache::{Lookup, PartialAsset, Scope};
 use crate::fetch::{self, Span, Stitch};
 use crate::support::metrics::{Counter, InFlight, Metrics};
+use crate::wire::WHOLE_BYTES;
 
 /// Who answered: `hit; tier=memory`, `hit; tier=disk`, `hit; tier=service` or `miss`.
 const REZCACHE: HeaderName = HeaderName::from_static("rezcache");
@@ -72,7 +73,9 @@ impl Want {
         };
         let key = AssetKey { grid: route.identity.id.clone(), kind, id };
         let scope = Scope { origin: route.origin.clone(), central: grid.config.central };
-        Some(Self { target: Target { key, scope, beginning_held: false }, range, head_only })
+        let shared = route.identity.sharing == Sharing::Share;
+        let target = Target { key, scope, shared, beginning_held: false, by_login: route.by_login };
+        Some(Self { target, range, head_only })
     }
 }
 
@@ -98,7 +101,7 @@ pub(super) async fn answer(
         Lookup::Hit { asset, source } => return hit(metrics, &want, &asset, source, in_flight),
         Lookup::Partial(partial) => match complete(&partial) {
             // All its parts came, one by one; now it is judged as a whole.
-            Some(whole) => match learn::keep(grid, &want.target, whole) {
+            Some(whole) => match learn::keep(grid, &want.target, whole, Heard::Earlier) {
                 Some(asset) => return hit(metrics, &want, &asset, AssetSource::Memory, in_flight),
                 None => None,
             },
@@ -241,9 +244,20 @@ impl Miss<'_> {
                 }
             }
         }
-        // An odd range serves nobody else: the span that covers nothing is never joined.
+        // An odd range serves nobody else: the span that covers nothing is never joined. The service is
+        // asked for the whole, which on a hit is the answer to such a range.
+        let asked = if span.is_some() { span } else { Some(Span::WHOLE) };
         let span = span.unwrap_or(Span { start: 0, end: Some(0) });
-        let seat = fetcher::start(self.grid, &self.want.target, span, request);
+        let seat = fetcher::start(self.grid, &self.want.target, span, asked, request);
+        self.led(seat).await
+    }
+
+    /// The grid's answer, without asking anybody else.
+    async fn from_grid(&mut self) -> Response<Body> {
+        let parts = self.parts.clone();
+        let request = move || Request::from_parts(parts.clone(), empty());
+        let span = Span::of(self.want.range).unwrap_or(Span { start: 0, end: Some(0) });
+        let seat = fetcher::start(self.grid, &self.want.target, span, None, request);
         self.led(seat).await
     }
 
@@ -251,6 +265,13 @@ impl Miss<'_> {
     async fn led(&mut self, mut seat: Seat) -> Response<Body> {
         let answer = seat.head().await;
         match &answer {
+            Head::Asset(head) if head.source == AssetSource::Service => {
+                match self.slice_of(seat, head, AssetSource::Service) {
+                    Some(response) => response,
+                    // A range that the service does not understand as the grid would.
+                    None => Box::pin(self.from_grid()).await,
+                }
+            }
             Head::Asset(head) => {
                 let mut parts = head.parts.clone();
                 parts.headers.insert(REZCACHE, HeaderValue::from_static("miss"));
@@ -306,8 +327,12 @@ impl Miss<'_> {
                 AssetSource::Memory,
             ),
             Some(missing) => {
-                let mut seat = self.fetch_missing(missing);
+                let mut seat = self.fetch_missing(missing, total);
                 let Head::Asset(head) = seat.head().await else { return None };
+                if head.source == AssetSource::Service {
+                    // The service's content is one, and what is held here may be of another.
+                    return self.slice_of(seat, &head, AssetSource::Service);
+                }
                 if head.total != Some(total) {
                     self.grid.shared.cache.drop_partial(&self.want.target.key, &self.want.target.scope);
                 }
@@ -328,7 +353,7 @@ impl Miss<'_> {
         Some(response)
     }
 
-    fn fetch_missing(&self, missing: ByteRange) -> Seat {
+    fn fetch_missing(&self, missing: ByteRange, total: u64) -> Seat {
         let span = Span { start: missing.start, end: Some(missing.end) };
         if let Some(seat) = fetcher::join(self.grid, &self.want.target, span) {
             return seat;
@@ -337,7 +362,10 @@ impl Miss<'_> {
         if let Ok(value) = HeaderValue::from_str(&format!("bytes={}-{}", missing.start, missing.end - 1)) {
             parts.headers.insert(RANGE, value);
         }
-        fetcher::start(self.grid, &self.want.target, span, move || {
+        // The service gives small assets whole; of a larger one it would give other groups than those
+        // that the held parts leave out.
+        let asked = (total <= WHOLE_BYTES).then_some(span);
+        fetcher::start(self.grid, &self.want.target, span, asked, move || {
             Request::from_parts(parts.clone(), empty())
         })
     }

@@ -14,20 +14,20 @@ use dashmap::DashMap;
 use http::{Request, Response, StatusCode, response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::grid_port::GridPort;
 use super::headers;
 use super::learn::{self, Target};
-use super::upstream::{Body, BodyError, UpstreamError};
+use super::service::{self, Alone, Opened, Sink};
+use super::upstream::{Body, BodyError, SILENCE_LIMIT, UpstreamError};
 use crate::asset::range::ContentRange;
-use crate::asset::{Asset, AssetKey};
+use crate::asset::{Asset, AssetKey, AssetSource};
 use crate::fetch::Span;
 use crate::support::metrics::Counter;
 
-/// Above the viewer's own limit for textures (60 s) and meshes (120 s); large meshes take longer
-/// in all, but never between two bytes.
-const SILENCE_LIMIT: Duration = Duration::from_secs(130);
+/// How long the service is waited for when the grid cannot be reached at all.
+const SERVICE_ALONE: Duration = Duration::from_secs(10);
 /// What all buffers of one grid's fetches may hold; past it bodies stream through unkept.
 const BUFFER_BUDGET_KIB: usize = 256 << 10;
 /// A fetch that the grid has left without a byte for this long is not joined: asking again may be sooner.
@@ -50,6 +50,8 @@ impl Default for Inflight {
 /// One request to the grid.
 pub(super) struct Fetch {
     span: Span,
+    /// What the service is asked for; `None`: it is not asked.
+    asked: Option<Span>,
     state: Mutex<State>,
     deserted: Notify,
 }
@@ -99,6 +101,8 @@ pub(super) struct AssetHead {
     pub(super) length: u64,
     /// How long the asset is.
     pub(super) total: Option<u64>,
+    /// The grid, or the service.
+    pub(super) source: AssetSource,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -180,9 +184,9 @@ impl Drop for Seat {
 
 impl Fetch {
     /// A fetch with the first seat in it.
-    fn new(span: Span) -> (Arc<Self>, Seat) {
+    fn new(span: Span, asked: Option<Span>) -> (Arc<Self>, Seat) {
         let state = Mutex::new(State { readers: 1, heard: Some(Instant::now()), ..State::default() });
-        let fetch = Arc::new(Self { span, state, deserted: Notify::new() });
+        let fetch = Arc::new(Self { span, asked, state, deserted: Notify::new() });
         (Arc::clone(&fetch), Seat { fetch, driver: None })
     }
 
@@ -312,21 +316,23 @@ pub(super) fn join_or_start(
         grid.fetches.fetches.remove_if(&key, |_, fetches| fetches.is_empty());
         return Place::Kept(asset);
     }
-    let (fetch, mut seat) = Fetch::new(span);
+    let (fetch, mut seat) = Fetch::new(span, Some(span));
     fetches.push(Arc::clone(&fetch));
     drop(fetches);
     seat.driver = Some(driver(grid, target, fetch, request));
     Place::Started(seat)
 }
 
-/// Starts a fetch of `span` with a request made by `request`, and takes the first seat in it.
+/// Starts a fetch of `span` with a request made by `request`, and takes the first seat in it. The service
+/// is asked for `asked` first.
 pub(super) fn start(
     grid: &Arc<GridPort>,
     target: &Target,
     span: Span,
+    asked: Option<Span>,
     request: impl Fn() -> Request<Body> + Send + Sync + 'static,
 ) -> Seat {
-    let (fetch, mut seat) = Fetch::new(span);
+    let (fetch, mut seat) = Fetch::new(span, asked);
     grid.fetches.fetches.entry(target.table_key()).or_default().push(Arc::clone(&fetch));
     seat.driver = Some(driver(grid, target, fetch, request));
     seat
@@ -338,9 +344,10 @@ fn driver(
     fetch: Arc<Fetch>,
     request: impl Fn() -> Request<Body> + Send + Sync + 'static,
 ) -> Driver {
-    let running = Running { grid: Arc::clone(grid), target: target.clone(), fetch };
+    let alive = grid.shared.alive();
+    let running = Running { grid: Arc::clone(grid), target: target.clone(), fetch, _alive: alive };
     Box::pin(async move {
-        let Running { grid, target, fetch } = &running;
+        let Running { grid, target, fetch, .. } = &running;
         tokio::select! {
             biased;
             () = run(grid, target, fetch, request) => {}
@@ -354,6 +361,8 @@ struct Running {
     grid: Arc<GridPort>,
     target: Target,
     fetch: Arc<Fetch>,
+    /// The proxy ends only when what was fetched is kept.
+    _alive: Option<mpsc::Sender<()>>,
 }
 
 impl Drop for Running {
@@ -367,6 +376,13 @@ impl Drop for Running {
 }
 
 impl Inflight {
+    /// The share of the budget that a body of this length takes; `None` when it is not to be had.
+    fn budget_for(&self, target: &Target, length: u64) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(length.div_ceil(1024).max(1)).ok()?;
+        (length <= target.key.kind.max_bytes())
+            .then(|| Arc::clone(&self.budget).try_acquire_many_owned(kib).ok())?
+    }
+
     fn remove(&self, key: &(AssetKey, String), fetch: &Arc<Fetch>) {
         if let Some(mut fetches) = self.fetches.get_mut(key) {
             fetches.retain(|other| !Arc::ptr_eq(other, fetch));
@@ -379,33 +395,29 @@ async fn run(
     grid: &Arc<GridPort>,
     target: &Target,
     fetch: &Fetch,
-    request: impl Fn() -> Request<Body> + Send,
+    request: impl Fn() -> Request<Body> + Send + Sync,
 ) {
-    let reply = tokio::time::timeout(SILENCE_LIMIT, grid.upstream.send_idempotent(request)).await;
-    let response = match reply {
-        Ok(Ok(response)) => response,
-        Ok(Err(UpstreamError::Refused | UpstreamError::Untrusted)) => {
-            return fetch.update(|state| state.head = Some(Head::Failed(Failure::Refused)));
+    let response = match first_answer(grid, target, fetch, &request).await {
+        First::Grid(Ok(response)) => response,
+        First::Grid(Err(failure)) => {
+            return fetch.update(|state| state.head = Some(Head::Failed(failure)));
         }
-        Ok(Err(_)) | Err(_) => {
-            grid.shared.metrics.count(Counter::UpstreamFailures);
-            return fetch.update(|state| state.head = Some(Head::Failed(Failure::Unreachable)));
+        First::Service(opened, budget) => {
+            return serve(grid, target, fetch, opened, budget, &request).await;
         }
     };
+    let answered = Instant::now();
     let (parts, body) = response.into_parts();
     let framed = framing(&parts, fetch.span);
-    let budget = framed.as_ref().and_then(|(_, length, _)| {
-        let kib = u32::try_from(length.div_ceil(1024).max(1)).ok()?;
-        (*length <= target.key.kind.max_bytes())
-            .then(|| Arc::clone(&grid.fetches.budget).try_acquire_many_owned(kib).ok())?
-    });
+    let budget = framed.as_ref().and_then(|(_, length, _)| grid.fetches.budget_for(target, *length));
     let (Some((first, length, total)), Some(budget)) = (framed, budget) else {
         let unshared =
             Response::from_parts(headers::toward_viewer(parts), body.map_err(Into::into).boxed_unsync());
         let unshared = Arc::new(Mutex::new(Some(unshared)));
         return fetch.update(|state| state.head = Some(Head::Unshared(unshared)));
     };
-    let head = AssetHead { parts: headers::toward_viewer(parts), first, length, total };
+    let head =
+        AssetHead { parts: headers::toward_viewer(parts), first, length, total, source: AssetSource::Grid };
     fetch.update(|state| {
         state.head = Some(Head::Asset(Arc::new(head)));
         state.heard = Some(Instant::now());
@@ -414,11 +426,109 @@ async fn run(
     let end = receive(grid, fetch, body, length).await;
     // Kept before it is announced as whole: whoever asks next finds it in one place or the other.
     if end == End::Whole {
+        grid.note_body(length, answered.elapsed());
         finish(grid, target, fetch, first, total).await;
     } else {
         grid.shared.metrics.count(Counter::UpstreamTruncated);
     }
     fetch.update(|state| state.end = Some(end));
+}
+
+/// Who answered first.
+enum First {
+    Grid(Result<Response<Incoming>, Failure>),
+    Service(Box<Opened>, OwnedSemaphorePermit),
+}
+
+/// The first valid answer: the service's, when it is asked and comes in time, or the grid's.
+async fn first_answer(
+    grid: &Arc<GridPort>,
+    target: &Target,
+    fetch: &Fetch,
+    request: &(impl Fn() -> Request<Body> + Send + Sync),
+) -> First {
+    let tier = grid.shared.service.as_ref();
+    let attempt = fetch.asked.zip(tier).and_then(|(span, tier)| tier.attempt(grid, target, span));
+    let Some(mut attempt) = attempt else { return First::Grid(ask_grid(grid, request).await) };
+    let served = |opened: Box<Opened>| {
+        let budget = grid.fetches.budget_for(target, opened.found.length)?;
+        Some(First::Service(opened, budget))
+    };
+    match attempt.alone().await {
+        Alone::Found(opened) => match served(opened) {
+            Some(first) => first,
+            None => First::Grid(ask_grid(grid, request).await),
+        },
+        Alone::Nothing => First::Grid(ask_grid(grid, request).await),
+        Alone::Late => {
+            let mut reply = std::pin::pin!(ask_grid(grid, request));
+            tokio::select! {
+                biased;
+                reply = &mut reply => match reply {
+                    Ok(response) => First::Grid(Ok(response)),
+                    // The grid is away: the service may still be the one who has it.
+                    Err(failure) => {
+                        let found = tokio::time::timeout(SERVICE_ALONE, attempt.found()).await.ok().flatten();
+                        found.and_then(served).unwrap_or(First::Grid(Err(failure)))
+                    }
+                },
+                found = attempt.found() => match found.and_then(served) {
+                    Some(first) => first,
+                    None => First::Grid(reply.await),
+                },
+            }
+        }
+    }
+}
+
+async fn ask_grid(
+    grid: &GridPort,
+    request: &(impl Fn() -> Request<Body> + Send + Sync),
+) -> Result<Response<Incoming>, Failure> {
+    let asked = Instant::now();
+    match tokio::time::timeout(SILENCE_LIMIT, grid.upstream.send_idempotent(request)).await {
+        Ok(Ok(response)) => {
+            if response.status().is_success() {
+                grid.note_first_byte(asked.elapsed());
+            }
+            Ok(response)
+        }
+        Ok(Err(UpstreamError::Refused | UpstreamError::Untrusted)) => Err(Failure::Refused),
+        Ok(Err(_)) | Err(_) => {
+            grid.shared.metrics.count(Counter::UpstreamFailures);
+            Err(Failure::Unreachable)
+        }
+    }
+}
+
+impl Sink for Fetch {
+    fn push(&self, bytes: Bytes) {
+        self.update(|state| {
+            state.received += bytes.len() as u64;
+            state.heard = Some(Instant::now());
+            state.chunks.push(bytes);
+        });
+    }
+}
+
+/// Streams the service's answer.
+async fn serve(
+    grid: &Arc<GridPort>,
+    target: &Target,
+    fetch: &Fetch,
+    opened: Box<Opened>,
+    budget: OwnedSemaphorePermit,
+    request: &(impl Fn() -> Request<Body> + Send + Sync),
+) {
+    let Some(tier) = &grid.shared.service else { return };
+    let head = service::head(target.key.kind, &opened);
+    fetch.update(|state| {
+        state.head = Some(Head::Asset(Arc::new(head)));
+        state.heard = Some(Instant::now());
+        state.budget = Some(budget);
+    });
+    let whole = tier.stream(grid, target, opened, request, fetch).await;
+    fetch.update(|state| state.end = Some(if whole { End::Whole } else { End::Broken }));
 }
 
 /// Where the body lies in the asset: first byte, length, total. `None` for replies that carry no

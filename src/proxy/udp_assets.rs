@@ -4,15 +4,17 @@
 use std::future::poll_fn;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::arrivals::ARRIVAL_LIMIT;
 use super::fetcher::{self, Head, Seat};
 use super::grid_port::{GridPort, Identity, Sharing};
-use super::learn::{self, Target};
+use super::learn::{self, Heard, Target};
 use super::registry::SessionLink;
+use super::service::Alone;
 use crate::asset::{Asset, AssetId, AssetKey, AssetKind, AssetSource, policy};
 use crate::cache::{Lookup, Scope};
 use crate::fetch::Span;
@@ -22,6 +24,8 @@ use crate::session::{Found, Ticket};
 /// Lookups of one session that read the disk at a time; more count as misses.
 const MAX_LOOKUPS: usize = 1024;
 /// Checking more than this takes long enough to leave the async threads.
+/// How long an answer that comes too late for its request is still awaited, to be kept.
+const SERVICE_LATE: Duration = Duration::from_secs(10);
 const CHECK_ASIDE_BYTES: usize = 256 << 10;
 
 /// One session's way to the assets.
@@ -45,7 +49,13 @@ impl UdpAssets {
     fn target(&self, kind: AssetKind, id: AssetId, simulator: SocketAddrV4) -> Target {
         let key = AssetKey { grid: self.identity.id.clone(), kind, id };
         let origin = Origin::new(&simulator.ip().to_string());
-        Target { key, scope: Scope { origin, central: self.grid.config.central }, beginning_held: false }
+        Target {
+            key,
+            scope: Scope { origin, central: self.grid.config.central },
+            shared: self.identity.sharing == Sharing::Share,
+            beginning_held: false,
+            by_login: true,
+        }
     }
 
     /// Looks an asset up. `Some` is the answer; otherwise it comes through the session's link.
@@ -68,11 +78,15 @@ impl UdpAssets {
         tokio::spawn(async move {
             // Waited for from before the look: nothing falls between.
             let arrival = grid.arrivals.wait(&target);
-            let found = look(&grid, &target).await;
+            let mut found = look(&grid, &target).await;
+            // While HTTP brings the asset the request is held; otherwise the service is asked, and on a
+            // miss there it goes on.
+            let joined = if found.is_some() { None } else { fetcher::join(&grid, &target, Span::WHOLE) };
+            if found.is_none() && joined.is_none() {
+                found = ask_service(&grid, &target).await;
+            }
             drop(permit);
             let hit = found.is_some();
-            // While HTTP brings the asset the request is held; otherwise it goes on at once.
-            let joined = if hit { None } else { fetcher::join(&grid, &target, Span::WHOLE) };
             if joined.is_none() {
                 link.found(ticket, found).await;
             }
@@ -93,6 +107,13 @@ impl UdpAssets {
         None
     }
 
+    /// These textures are bakes of avatars.
+    pub(super) fn baked(&self, ids: &[AssetId]) {
+        if let Some(uploads) = &self.grid.shared.uploads {
+            uploads.baked(&self.identity.id, ids);
+        }
+    }
+
     /// Keeps an asset that came whole, if it is one.
     pub(super) fn learn(&self, kind: AssetKind, id: AssetId, simulator: SocketAddrV4, bytes: Bytes) {
         if self.identity.sharing == Sharing::Off {
@@ -102,7 +123,11 @@ impl UdpAssets {
         let total = Some(bytes.len() as u64);
         if bytes.len() > CHECK_ASIDE_BYTES {
             let grid = Arc::clone(&self.grid);
-            tokio::task::spawn_blocking(move || learn::learn(&grid, &target, 0, total, bytes));
+            let alive = grid.shared.alive();
+            tokio::task::spawn_blocking(move || {
+                learn::learn(&grid, &target, 0, total, bytes);
+                drop(alive);
+            });
         } else {
             learn::learn(&self.grid, &target, 0, total, bytes);
         }
@@ -130,13 +155,56 @@ impl UdpAssets {
     }
 }
 
+/// Asks the service. Whoever waits is told "nothing" when the deadline has passed; what comes later is kept,
+/// and told as an arrival.
+async fn ask_service(grid: &Arc<GridPort>, target: &Target) -> Option<Found> {
+    let tier = Arc::clone(grid.shared.service.as_ref()?);
+    let mut attempt = tier.attempt(grid, target, Span::WHOLE)?;
+    let (grid, target) = (Arc::clone(grid), target.clone());
+    let (tell, told) = oneshot::channel();
+    tokio::spawn(async move {
+        let mut tell = Some(tell);
+        let give_up = |tell: &mut Option<oneshot::Sender<Option<Asset>>>| {
+            // Whoever waited may be gone.
+            tell.take().map(|tell| tell.send(None))
+        };
+        let opened = match attempt.alone().await {
+            Alone::Found(opened) => Some(opened),
+            Alone::Nothing => None,
+            Alone::Late => {
+                give_up(&mut tell);
+                tokio::time::timeout(SERVICE_LATE, attempt.found()).await.ok().flatten()
+            }
+        };
+        let deadline = attempt.deadline();
+        let mut whole = std::pin::pin!(tier.whole(opened));
+        let asset = match tokio::time::timeout(deadline, whole.as_mut()).await {
+            Ok(asset) => asset,
+            Err(_) => {
+                give_up(&mut tell);
+                tokio::time::timeout(SERVICE_LATE, whole).await.ok().flatten()
+            }
+        };
+        // Of some hits the grid's own answer is awaited, and compared.
+        let asset = asset.filter(|asset| !tier.is_left_to_grid(&target, asset.digest));
+        if let Some(asset) = &asset {
+            tier.keep(&grid, &target, asset.clone());
+        }
+        if let Some(tell) = tell {
+            let _ = tell.send(asset);
+        }
+    });
+    let asset = told.await.ok().flatten()?;
+    Some(Found { asset, source: AssetSource::Service })
+}
+
 async fn look(grid: &GridPort, target: &Target) -> Option<Found> {
     match grid.shared.cache.get(&target.key, &target.scope).await {
         Lookup::Hit { asset, source } => Some(Found { asset, source }),
         // All its parts came, one by one; now it is judged as a whole.
         Lookup::Partial(partial) => match partial.extents.as_slice() {
             [(0, whole)] if whole.len() as u64 == partial.total => {
-                let asset: Asset = learn::keep(grid, target, whole.clone())?;
+                let asset: Asset = learn::keep(grid, target, whole.clone(), Heard::Earlier)?;
                 Some(Found { asset, source: AssetSource::Memory })
             }
             _ => None,

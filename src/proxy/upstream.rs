@@ -27,6 +27,10 @@ use super::Dial;
 use super::reach::{GridReach, Transport};
 use super::trust::{self, TrustError};
 
+/// Above the viewer's own limit for textures (60 s) and meshes (120 s); large meshes take longer
+/// in all, but never between two bytes.
+pub(super) const SILENCE_LIMIT: Duration = Duration::from_secs(130);
+
 /// Bodies on both sides: streamed, of any error.
 pub(super) type Body = UnsyncBoxBody<Bytes, BodyError>;
 /// What breaks a body.

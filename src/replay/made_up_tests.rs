@@ -28,6 +28,7 @@ async fn replay_pass(script: &Arc<Script>, pass: u32, folder: &Path) -> PassRepo
         link: None,
         realtime: false,
         save: None,
+        service: None,
     };
     let outcome = pass::run(script, &options).await;
     assert!(outcome.errors.is_empty(), "{:#?}", outcome.errors);

@@ -36,6 +36,7 @@ pub use link::{LinkSpec, LinkSpecError};
 pub use pcap::CaptureError;
 pub use report::{CaptureReport, PassReport, Report};
 
+use crate::proxy::ServiceConfig;
 use pass::{PassOptions, PassOutcome};
 use script::Script;
 
@@ -57,13 +58,15 @@ pub struct ReplayOptions {
     pub realtime: bool,
     /// Where each capture's store gets a new folder; temporary ones without it.
     pub data_dir: Option<PathBuf>,
+    /// The shared cache to use.
+    pub service: Option<ServiceConfig>,
 }
 
 impl ReplayOptions {
     /// Two passes over these captures, with nothing else asked for.
     #[must_use]
     pub const fn new(captures: Vec<PathBuf>) -> Self {
-        Self { captures, passes: 2, save: None, link: None, realtime: false, data_dir: None }
+        Self { captures, passes: 2, save: None, link: None, realtime: false, data_dir: None, service: None }
     }
 }
 
@@ -206,6 +209,7 @@ async fn replay_capture(
                     direct,
                     link: options.link,
                     realtime: options.realtime,
+                    service: options.service.clone(),
                     save: options.save.as_ref().map(|dir| dir.join(folder).join(pass.to_string())),
                 };
                 let PassOutcome { report: outcome, errors } = pass::run(&script, &options).await;

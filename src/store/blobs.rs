@@ -304,11 +304,7 @@ impl Blobs {
     ///
     /// # Errors
     /// When the store fails, or the blob ends before the range begins.
-    pub async fn get_range(
-        &self,
-        name: &BlobName,
-        range: Range<u64>,
-    ) -> Result<Option<Bytes>, StoreError> {
+    pub async fn get_range(&self, name: &BlobName, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
         match self.store.get_range(&self.path("blobs", name), range).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),

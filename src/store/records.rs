@@ -52,11 +52,7 @@ pub fn seal(ring: &KeyRing, asset: &[u8; 32], record: &[u8], nonce: [u8; NONCE_B
     let head = [VERSION, a, b, c, d];
     let mut body = record.to_vec();
     derived(master, asset)?
-        .seal_in_place_append_tag(
-            Nonce::assume_unique_for_key(nonce),
-            authenticated(&head, asset),
-            &mut body,
-        )
+        .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), authenticated(&head, asset), &mut body)
         .ok()?;
     Some([&head[..], &nonce, &body].concat())
 }

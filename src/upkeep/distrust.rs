@@ -42,7 +42,11 @@ impl Liar {
         }
     }
 
-    fn said(&self, ring: &crate::store::keys::KeyRing, hash: &KeyHash) -> impl Fn(&Attestation) -> bool + use<> {
+    fn said(
+        &self,
+        ring: &crate::store::keys::KeyRing,
+        hash: &KeyHash,
+    ) -> impl Fn(&Attestation) -> bool + use<> {
         let purpose = match self {
             Self::Principal(_) => Purpose::Attester,
             Self::Origin(..) => Purpose::Origin,
@@ -140,7 +144,9 @@ impl Stores {
         let counted = Arc::new(Mutex::new(None));
         let (told, hash, now) = (Arc::clone(&counted), strike.hash, strike.now);
         let decide = Box::new(move |old: Option<&[u8]>| {
-            let Some((change, found)) = old.and_then(|old| strike.apply(old)) else { return Change::default() };
+            let Some((change, found)) = old.and_then(|old| strike.apply(old)) else {
+                return Change::default();
+            };
             *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
             change
         });
@@ -180,7 +186,8 @@ impl Strike {
         for content in &before.contents {
             let reach = |record| publication::reach_of(record, content.digest, self.policy, self.now);
             let (then, next) = (reach(&before), reach(&record));
-            let fewer = (then.grid && !next.grid) || next.origins < then.origins || next.tenants < then.tenants;
+            let fewer =
+                (then.grid && !next.grid) || next.origins < then.origins || next.tenants < then.tenants;
             counted.reduced += u64::from(fewer);
             counted.unpublished += u64::from(then.any() && !next.any());
         }

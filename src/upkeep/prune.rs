@@ -26,7 +26,12 @@ impl Stores {
     ///
     /// # Errors
     /// When a store fails.
-    pub async fn prune_hold(&self, older_than_s: u64, dry_run: bool, now: u64) -> Result<Pruned, UpkeepError> {
+    pub async fn prune_hold(
+        &self,
+        older_than_s: u64,
+        dry_run: bool,
+        now: u64,
+    ) -> Result<Pruned, UpkeepError> {
         let until = now.saturating_sub(older_than_s);
         let mut report = Pruned { dry_run, ..Pruned::default() };
         let mut held = self.blobs.list_held();

@@ -55,7 +55,9 @@ impl Stores {
             .buffer_unordered(AT_ONCE);
         while let Some(resealed) = results.try_next().await? {
             match resealed {
-                Done::Written(bytes) => (report.blobs, report.bytes) = (report.blobs + 1, report.bytes + bytes),
+                Done::Written(bytes) => {
+                    (report.blobs, report.bytes) = (report.blobs + 1, report.bytes + bytes)
+                }
                 Done::PassedOver => report.passed_over += 1,
                 Done::Unreadable => report.unreadable += 1,
             }

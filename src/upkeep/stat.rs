@@ -141,21 +141,27 @@ fn why(record: &Record, stat: &Stat, policy: Policy) -> String {
     }
     let gone = stat.contents.iter().filter(|content| content.stored && content.key.is_none()).count();
     if gone > 0 {
-        return "its blob is missing or damaged; `rezcache store verify --repair` has it brought again".into();
+        return "its blob is missing or damaged; `rezcache store verify --repair` has it brought again"
+            .into();
     }
     if let Some(best) = stat.contents.iter().find(|content| content.for_grid) {
         return format!("served to everybody on the grid: {} confirm it", best.counting);
     }
-    let (origins, tenants) = stat
-        .contents
-        .iter()
-        .fold((0, 0), |(origins, tenants), content| (origins + content.for_origins, tenants + content.for_tenants));
+    let (origins, tenants) = stat.contents.iter().fold((0, 0), |(origins, tenants), content| {
+        (origins + content.for_origins, tenants + content.for_tenants)
+    });
     match (origins, tenants) {
         (0, 0) => {}
-        (0, tenants) => return format!("served to members of the trusted tenants that attested it: {tenants}"),
-        (origins, 0) => return format!("served to visitors of the origins it was confirmed through: {origins}"),
+        (0, tenants) => {
+            return format!("served to members of the trusted tenants that attested it: {tenants}");
+        }
+        (origins, 0) => {
+            return format!("served to visitors of the origins it was confirmed through: {origins}");
+        }
         (origins, tenants) => {
-            return format!("served to visitors of {origins} origins and members of {tenants} trusted tenants");
+            return format!(
+                "served to visitors of {origins} origins and members of {tenants} trusted tenants"
+            );
         }
     }
     let needed = policy.confirmations.max(1);
@@ -166,10 +172,12 @@ fn why(record: &Record, stat: &Stat, policy: Policy) -> String {
             "waits for its body, which is asked for when it is attested again".into()
         }
         Some(_) if !policy.publish => {
-            "the grid is not in the operator's list of grids to publish, and no trusted tenant attested it".into()
+            "the grid is not in the operator's list of grids to publish, and no trusted tenant attested it"
+                .into()
         }
         Some(_) if quorums >= 2 => {
-            "disputed: several contents are confirmed; `rezcache store distrust` or a take-down decides".into()
+            "disputed: several contents are confirmed; `rezcache store distrust` or a take-down decides"
+                .into()
         }
         Some(most) if most < needed => {
             format!("waits for {} more from other networks: {most} of {needed} confirm it", needed - most)

@@ -164,11 +164,7 @@ impl Stores {
     }
 
     /// All blobs that records name.
-    async fn named(
-        &self,
-        report: &mut Verified,
-        now: u64,
-    ) -> Result<HashMap<BlobName, Named>, UpkeepError> {
+    async fn named(&self, report: &mut Verified, now: u64) -> Result<HashMap<BlobName, Named>, UpkeepError> {
         let mut named: HashMap<BlobName, Named> = HashMap::new();
         let mut after = None;
         loop {

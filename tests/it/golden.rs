@@ -34,7 +34,18 @@ fn help_of_every_subcommand() {
 #[test]
 fn help_of_the_stores_commands() {
     let mut all = String::new();
-    for words in ["verify", "stat", "keys", "keys list", "keys export", "keys import", "keys rotate", "reseal", "distrust", "prune"] {
+    for words in [
+        "verify",
+        "stat",
+        "keys",
+        "keys list",
+        "keys export",
+        "keys import",
+        "keys rotate",
+        "reseal",
+        "distrust",
+        "prune",
+    ] {
         let arguments: Vec<_> = ["store"].into_iter().chain(words.split(' ')).chain(["--help"]).collect();
         let run = rezcache(&arguments);
         assert_eq!(run.code, 0, "{run:?}");
@@ -123,6 +134,7 @@ fn the_template_with_everything_switched_on_is_valid_and_complete() {
         .collect();
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("ca.pem"), "-----BEGIN CERTIFICATE-----\n").expect("written");
+    std::fs::write(folder.path().join("token"), "header.payload.signature\n").expect("written");
     let path = folder.path().join("all.toml");
     std::fs::write(&path, &active).expect("written");
     let run = rezcache(&["check-config", "--config", path.to_str().expect("UTF-8")]);

@@ -37,7 +37,7 @@ pub(crate) fn config(folder: &Path) -> NodeConfig {
     }
 }
 
-async fn node(folder: &Path) -> Node {
+pub(crate) async fn node(folder: &Path) -> Node {
     Node::start(config(folder)).await.unwrap()
 }
 
@@ -73,7 +73,11 @@ pub(crate) async fn share(client: &ServiceClient, key: &AssetKey, bytes: &Bytes)
     }
 }
 
-pub(crate) async fn read(client: &ServiceClient, key: &AssetKey, range: Option<(u64, u64)>) -> Option<(u64, Vec<u8>)> {
+pub(crate) async fn read(
+    client: &ServiceClient,
+    key: &AssetKey,
+    range: Option<(u64, u64)>,
+) -> Option<(u64, Vec<u8>)> {
     let mut body = client.read(key, origin(), range).await.unwrap()?;
     let mut bytes = Vec::new();
     while let Some(part) = body.next().await.unwrap() {
@@ -232,7 +236,8 @@ async fn a_stolen_store_shows_neither_names_nor_content() {
             let mut all = std::fs::read(&path).unwrap();
             all.extend_from_slice(path.to_string_lossy().as_bytes());
             for secret in &secrets {
-                let found = all.windows(secret.len()).any(|window| window[0] == secret[0] && window == secret);
+                let found =
+                    all.windows(secret.len()).any(|window| window[0] == secret[0] && window == secret);
                 assert!(!found, "{}", path.display());
             }
         }

@@ -34,7 +34,8 @@ async fn contract(blobs: &Blobs) {
     blobs.put(&name(2), vec![7; 300_000]).await.unwrap();
     assert_eq!(blobs.get(&name(1)).await.unwrap().unwrap(), "one again");
     assert!(blobs.exists(&name(2)).await.unwrap() && !blobs.exists(&name(3)).await.unwrap());
-    let range = |range| async { blobs.get_range(&name(2), range).await.map(|part| part.map(|part| part.len())) };
+    let range =
+        |range| async { blobs.get_range(&name(2), range).await.map(|part| part.map(|part| part.len())) };
     assert_eq!(range(0..10).await.unwrap(), Some(10));
     assert_eq!(range(299_990..400_000).await.unwrap(), Some(10), "shorter at the end");
     assert!(range(300_000..300_010).await.is_err(), "beyond the end");

@@ -4,7 +4,9 @@
 mod boundaries;
 mod late;
 mod numbering;
+mod service;
 mod serving;
 mod trouble;
+mod uploads;
 mod wire;
 mod world;

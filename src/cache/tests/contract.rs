@@ -201,3 +201,40 @@ fn stored_for(dir: &std::path::Path, number: u32) -> bool {
     use crate::cache::files::{FileId, Stem};
     FileId::whole(Stem::of(&key(number)), 0).path(dir).exists()
 }
+
+#[tokio::test]
+async fn a_word_that_is_taken_back_is_nobodys_at_once() {
+    for memory in [DISK_ONLY, LARGE] {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Arc::new(super::Moody::default());
+        let (cache, _) = super::open_on(dir.path(), LARGE, memory, files.clone());
+        for origin in ["a", "b"] {
+            cache.put(key(1), &at(origin), asset(1, 5000));
+        }
+        cache.put(key(2), &at("a"), asset(2, 5000));
+        cache.flush().await;
+        for n in 1..=2 {
+            assert!(cache.withdraw(&key(n), &at("a")));
+            assert!(whole(&cache, n, &at("a")).await.is_none(), "{n}");
+        }
+        assert!(whole(&cache, 1, &at("b")).await.is_some(), "another origin's word stands");
+        cache.flush().await;
+        // One that is still to be written, too.
+        files.set_stuck(true);
+        cache.put(key(3), &at("a"), asset(3, 5000));
+        assert!(whole(&cache, 3, &at("a")).await.is_some());
+        assert!(cache.withdraw(&key(3), &at("a")));
+        assert!(cache.get_memory(&key(3), &at("a")).is_none());
+        files.set_stuck(false);
+        cache.flush().await;
+        cache.put(key(2), &at("a"), asset(4, 100));
+        assert_eq!(whole(&cache, 2, &at("a")).await, Some(body(4, 100)), "its next word counts");
+        cache.close().await;
+
+        let (cache, _) = open(dir.path(), LARGE, memory);
+        assert!(whole(&cache, 1, &at("a")).await.is_none());
+        assert!(whole(&cache, 3, &at("a")).await.is_none());
+        assert!(whole(&cache, 1, &at("b")).await.is_some());
+        assert_eq!(whole(&cache, 2, &at("a")).await, Some(body(4, 100)));
+    }
+}

@@ -262,12 +262,12 @@ mod tests {
     #[test]
     fn a_second_host_is_the_standby() {
         assert!(Address::parse("postgres://me@127.0.0.1:1/cache").unwrap().standby.is_none());
-        let address = Address::parse("postgres://me:secret@127.0.0.1:1,127.0.0.1:2/cache").unwrap();
+        let address = Address::parse("postgres://me:hunter2@127.0.0.1:1,127.0.0.1:2/cache").unwrap();
         assert_eq!(address.primary.get_ports(), [1, 2]);
         let standby = address.standby.clone().unwrap();
         assert_eq!((standby.get_ports(), standby.get_dbname()), (&[2, 1][..], Some("cache")));
-        assert_eq!(standby.get_password(), Some(&b"secret"[..]));
-        assert!(!format!("{address:?}").contains("secret"));
+        assert_eq!(standby.get_password(), Some(&b"hunter2"[..]));
+        assert!(!format!("{address:?}").contains("hunter2"));
     }
 
     #[test]

@@ -105,7 +105,8 @@ fn any_flipped_bit_is_refused_in_a_range_too() {
             .place(range.start as u64..range.end as u64)
             .unwrap();
         let head = usize::try_from(head_bytes(plain.len() as u64)).unwrap();
-        let touched = (usize::try_from(place.start).unwrap()..usize::try_from(place.end).unwrap()).step_by(499);
+        let touched =
+            (usize::try_from(place.start).unwrap()..usize::try_from(place.end).unwrap()).step_by(499);
         for at in (0..head).chain(touched) {
             for bit in [0, 7] {
                 let mut damaged = blob.clone();

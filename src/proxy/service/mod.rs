@@ -1,0 +1,282 @@
+//! The service tier: what the shared cache is asked, how long anybody waits for it, and what is done
+//! when it is away or wrong. The decisions are `fetch::service_plan`'s; here they meet the network.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, Semaphore, watch};
+
+use super::learn::Target;
+use crate::asset::{AssetKey, Digest};
+use crate::cache::LocalCache;
+use crate::client::address::ServerAddress;
+use crate::client::{CallError, Face, ServiceClient};
+use crate::fetch::service_plan::{Advice, ServicePlan, Standing, WhyGrid};
+use crate::fetch::sharing::may_share;
+use crate::grid::GridId;
+use crate::redact::Redacted;
+use crate::support::metrics::{Counter, Metrics};
+use crate::wire::OriginHash;
+
+mod attempt;
+mod doubt;
+mod lookups;
+mod serve;
+
+pub(super) use attempt::{Alone, Opened};
+use doubt::Doubt;
+use lookups::Lookups;
+pub(super) use serve::{Sink, head};
+
+/// Of so many hits one is compared with the grid.
+pub const SPOT_CHECK: u32 = 200;
+/// Reads of the service at a time; what comes beyond is looked up together first.
+const MAX_READS: usize = 64;
+/// Whole assets fetched behind a viewer's back, after it was served a part.
+const MAX_BACKFILLS: usize = 2;
+/// A service that takes longer than this to answer a probe is not there.
+const PROBE_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a service that refuses us is left alone, at least and at most.
+const REFUSED_FOR: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// A service to use.
+#[derive(Clone, Debug)]
+pub struct ServiceConfig {
+    /// Where it is.
+    pub address: ServerAddress,
+    /// What it knows us by.
+    pub token: Option<Redacted<String>>,
+    /// Of so many hits one is compared with the grid; 0 for none.
+    pub spot_check: u32,
+    /// No request is held for less than this, however fast the service usually is. Zero but in tests
+    /// and replays, where machines stand still for longer than services do.
+    pub least_deadline: Duration,
+}
+
+/// What one read of the service is about: an asset, as it comes from one origin.
+type ReadKey = (AssetKey, OriginHash);
+
+/// The service and all that is known of it.
+pub(super) struct ServiceTier {
+    client: ServiceClient,
+    plan: Mutex<ServicePlan<ReadKey>>,
+    metrics: Arc<Metrics>,
+    reads: Arc<Semaphore>,
+    backfills: Arc<Semaphore>,
+    lookups: Lookups,
+    doubt: Doubt,
+    changed: Notify,
+    standing: watch::Sender<Standing>,
+    refusal_told: AtomicBool,
+}
+
+impl ServiceTier {
+    /// A tier in front of this service, which is probed before it is asked anything.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub(super) fn new(
+        config: ServiceConfig,
+        data_dir: &Path,
+        cache: LocalCache,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, CallError> {
+        let token = config.token.map(|token| token.reveal().clone());
+        let doubt = Doubt::new(&config.address, config.spot_check, data_dir, cache);
+        let mut plan = ServicePlan::new(Instant::now(), config.least_deadline);
+        if doubt.is_proven() {
+            plan.distrust();
+        }
+        let tier = Self {
+            client: ServiceClient::new(config.address, token)?,
+            standing: watch::Sender::new(plan.standing()),
+            plan: Mutex::new(plan),
+            metrics,
+            reads: Arc::new(Semaphore::new(MAX_READS)),
+            backfills: Arc::new(Semaphore::new(MAX_BACKFILLS)),
+            lookups: Lookups::default(),
+            doubt,
+            changed: Notify::new(),
+            refusal_told: AtomicBool::new(false),
+        };
+        tier.tell();
+        Ok(tier)
+    }
+
+    /// The client, for what is not reading.
+    pub(super) const fn client(&self) -> &ServiceClient {
+        &self.client
+    }
+
+    /// Whether the service may hear of this grid's assets at all.
+    pub(super) fn serves(&self, grid: &GridId) -> bool {
+        may_share(grid, &self.client.address().host)
+    }
+
+    /// Resolves when the service is known to work or not to, at the latest after `patience`.
+    pub(super) async fn settled(&self, patience: Duration) {
+        let mut standing = self.standing.subscribe();
+        let _ = tokio::time::timeout(patience, standing.wait_for(|now| *now != Standing::Away)).await;
+    }
+
+    fn plan(&self) -> MutexGuard<'_, ServicePlan<ReadKey>> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the plan, and lets everybody know who must.
+    fn update(&self, change: impl FnOnce(&mut ServicePlan<ReadKey>)) {
+        let standing = {
+            let mut plan = self.plan();
+            change(&mut plan);
+            plan.standing()
+        };
+        let before = self.standing.send_replace(standing);
+        if before != standing {
+            match standing {
+                Standing::Away => {
+                    tracing::warn!("the cache service does not answer in time; going on without it")
+                }
+                Standing::Working => {
+                    tracing::info!(service = %self.client.address(), "the cache service answers")
+                }
+                Standing::Distrusted => {}
+            }
+            self.changed.notify_one();
+        }
+        self.tell();
+    }
+
+    /// Puts the state where status and metrics find it.
+    fn tell(&self) {
+        let (standing, deadline) = {
+            let plan = self.plan();
+            (plan.standing(), plan.deadline(None))
+        };
+        self.metrics.set_service(standing.name(), self.client.face() == Face::Quic, deadline);
+    }
+
+    /// Whether to ask the service for this; says how long to wait.
+    fn advise(&self, key: &ReadKey, grid_median: Option<Duration>) -> Option<Duration> {
+        let advice = self.plan().advise(key, grid_median, Instant::now());
+        match advice {
+            Advice::Ask(deadline) => Some(deadline),
+            Advice::Grid(why) => {
+                let counter = match why {
+                    WhyGrid::Absent => Counter::ServiceKnownAbsent,
+                    WhyGrid::Open | WhyGrid::Distrusted => Counter::ServiceAway,
+                    WhyGrid::OverBudget => Counter::ServiceOverBudget,
+                };
+                self.metrics.count(counter);
+                None
+            }
+        }
+    }
+
+    /// A call went wrong.
+    fn failed(&self, error: &CallError) {
+        match error {
+            CallError::Refused { status, retry_after, .. } => {
+                let pause = retry_after.unwrap_or(REFUSED_FOR.1);
+                self.pause(pause);
+                if matches!(status, 401 | 403) && !self.refusal_told.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, "the cache service does not accept us; check --token-file");
+                }
+            }
+            CallError::Busy { retry_after } => self.pause(*retry_after),
+            CallError::WrongBytes => self.metrics.count(Counter::ServiceWrongBytes),
+            _ => self.metrics.count(Counter::ServiceFailures),
+        }
+    }
+
+    fn pause(&self, pause: Duration) {
+        self.metrics.count(Counter::ServiceBusy);
+        let pause = pause.clamp(REFUSED_FOR.0, REFUSED_FOR.1);
+        self.update(|plan| plan.pause(Instant::now() + pause));
+    }
+
+    /// A grid delivered `digest` for this: it is held against what the service said.
+    pub(super) fn grid_says(&self, target: &Target, digest: Digest) {
+        if self.doubt.is_contradicted(target, digest) {
+            self.proven_wrong();
+        }
+    }
+
+    /// The service gave bytes that are not the grid's: nothing of it is used any more.
+    fn proven_wrong(&self) {
+        self.update(ServicePlan::distrust);
+        let dropped = self.doubt.prove();
+        self.metrics.count(Counter::ServiceMismatches);
+        tracing::error!(
+            service = %self.client.address(), dropped, marker = %self.doubt.marker().display(),
+            "the cache service gave bytes that differ from the grid's: it is not used any more, and what came from it \
+             is dropped; tell its operator, and remove the marker file to use it again"
+        );
+    }
+
+    /// Probes the service while it is away, and QUIC while that is. Runs for the tier's whole life.
+    pub(super) async fn look_after(self: Arc<Self>) {
+        loop {
+            let probe_at = self.plan().probe_at();
+            let quic_at = self.client.quic_retry_at();
+            let next = match (probe_at, quic_at) {
+                (Some(probe), Some(quic)) => Some(probe.min(quic)),
+                (one, other) => one.or(other),
+            };
+            match next {
+                None => {
+                    // QUIC may begin to fail while the service as a whole still answers.
+                    let _ = tokio::time::timeout(Duration::from_secs(5), self.changed.notified()).await;
+                }
+                Some(at) => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(at.into()) => {}
+                        () = self.changed.notified() => continue,
+                    }
+                }
+            }
+            if probe_at.is_some_and(|at| at <= Instant::now()) {
+                self.probe().await;
+            } else if quic_at.is_some_and(|at| at <= Instant::now()) {
+                self.client.retry_quic().await;
+                self.tell();
+            }
+        }
+    }
+
+    async fn probe(&self) {
+        let mut took = self.probe_once().await;
+        if took.is_none() && self.client.face() == Face::Quic {
+            // Where UDP is blocked nothing ever comes back: the other face says whether it is that.
+            self.client.give_up_quic().await;
+            took = self.probe_once().await;
+        }
+        self.update(|plan| {
+            plan.probed(took, Instant::now());
+        });
+    }
+
+    async fn probe_once(&self) -> Option<Duration> {
+        // The first call may have to connect; the second tells how far the service is.
+        let grid = GridId::new("probe");
+        for _ in 0..2 {
+            let asked = Instant::now();
+            let answer = self.client.lookup(&grid, None, Vec::new());
+            match tokio::time::timeout(PROBE_PATIENCE, answer).await {
+                Ok(Ok(_)) if asked.elapsed() <= self.plan().probe_limit() => return Some(asked.elapsed()),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "the cache service does not answer a probe");
+                    if !error.is_failure() {
+                        self.failed(&error);
+                        return Some(asked.elapsed());
+                    }
+                    return None;
+                }
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+}
