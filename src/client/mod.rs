@@ -235,14 +235,17 @@ impl ServiceClient {
         digest: Digest,
         bytes: &[u8],
     ) -> Result<Verdict, CallError> {
-        // Before it has introduced itself the proxy does not know under which name.
-        self.credentials.current(&self.http).await?;
-        let proof_key = wire::proof_key(self.principal(), key, digest);
-        let proof = wire::proof(&proof_key, bytes);
-        let call = Call::Attest { key: key.clone(), origin, digest, proof };
-        match self.call(call, None).await?.0 {
-            Reply::Upload(verdict) => Ok(verdict),
-            other => Err(unexpected(other)),
+        loop {
+            // Proofs are made for a name, which the proxy may get only when it is asked for one.
+            let principal = self.principal().to_owned();
+            let proof = wire::proof(&wire::proof_key(&principal, key, digest), bytes);
+            let call = Call::Attest { key: key.clone(), origin, digest, proof };
+            match self.call(call, None).await?.0 {
+                Reply::Upload(verdict) => return Ok(verdict),
+                Reply::Refused { status: 401 | 403, .. } if principal.is_empty() && principal != self.principal() => {
+                }
+                other => return Err(unexpected(other)),
+            }
         }
     }
 
@@ -272,13 +275,18 @@ impl ServiceClient {
     }
 
     async fn call(&self, call: Call, body: Option<Bytes>) -> Result<(Reply, Body), CallError> {
-        let token = self.credentials.current(&self.http).await?;
-        let token = token.as_ref().map_or("", |token| token.reveal().as_str());
-        let (reply, body) = self.call_with(token, call, body).await?;
-        if matches!(reply, Reply::Refused { status: 401, .. }) {
-            self.credentials.refused();
+        let is_attest = matches!(call, Call::Attest { .. });
+        let token = self.credentials.current()?;
+        let shown = token.as_ref().map_or("", |token| token.reveal().as_str());
+        let (reply, answer) = self.call_with(shown, call.clone(), body.clone()).await?;
+        let Reply::Refused { status: status @ (401 | 403), .. } = reply else { return Ok((reply, answer)) };
+        let recovered = self.credentials.recover(&self.http, status, token.is_some()).await;
+        // Why it has not, if somebody has said so, is worth more than that a token is needed.
+        let again = self.credentials.current()?;
+        if !recovered || is_attest {
+            return Ok((reply, answer));
         }
-        Ok((reply, body))
+        self.call_with(again.as_ref().map_or("", |token| token.reveal().as_str()), call, body).await
     }
 
     async fn call_with(
