@@ -148,6 +148,12 @@ impl ServiceClient {
         if self.quic.is_some() && away.until.is_none() { Face::Quic } else { Face::Http }
     }
 
+    /// How often a QUIC connection was begun: once, unless connections are lost.
+    #[must_use]
+    pub fn connections_made(&self) -> u64 {
+        self.quic.as_ref().map_or(0, QuicLink::made)
+    }
+
     /// When QUIC, which has failed before, is worth another try by [`ServiceClient::retry_quic`].
     #[must_use]
     pub fn quic_retry_at(&self) -> Option<Instant> {

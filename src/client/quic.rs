@@ -28,6 +28,7 @@ pub(super) struct QuicLink {
     config: ClientConfig,
     endpoints: std::sync::Mutex<[Option<Endpoint>; 2]>,
     connection: Mutex<Option<Connected>>,
+    made: std::sync::atomic::AtomicU64,
 }
 
 #[derive(Clone)]
@@ -58,7 +59,13 @@ impl QuicLink {
             .keep_alive_interval(Some(KEEP_ALIVE))
             .max_idle_timeout(IDLE.try_into().ok());
         config.transport_config(Arc::new(transport));
-        Ok(Self { address, config, endpoints: std::sync::Mutex::default(), connection: Mutex::default() })
+        Ok(Self {
+            address,
+            config,
+            endpoints: std::sync::Mutex::default(),
+            connection: Mutex::default(),
+            made: Default::default(),
+        })
     }
 
     /// Makes one request and reads the reply's header.
@@ -149,11 +156,17 @@ impl QuicLink {
         Ok(connected)
     }
 
+    /// How many connections were made so far.
+    pub(super) fn made(&self) -> u64 {
+        self.made.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// With `early`, a connection may be there before the service has answered at all.
     async fn connect(&self, early: bool) -> Result<Connection, CallError> {
         let addresses = tokio::net::lookup_host((self.address.host.as_str(), self.address.port))
             .await
             .map_err(|_| CallError::Unreachable)?;
+        self.made.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         for address in addresses.take(8) {
             let Some(endpoint) = self.endpoint(address) else { return Err(CallError::NoEndpoint) };
             let Ok(connecting) = endpoint.connect_with(self.config.clone(), address, &self.address.host)

@@ -36,6 +36,11 @@ pub(super) fn render(status: &Status, grids: &[(String, SocketAddr)], nonce: &st
             status.store.write_failures
         );
     }
+    if let Some(sentence) = status.service_sentence() {
+        let trouble = status.service.as_ref().is_some_and(|service| service.state != "working");
+        let class = if trouble { "state trouble" } else { "state" };
+        let _ = writeln!(html, "<p class=\"{class}\">Shared cache: {}</p>", escape(&sentence));
+    }
     assets(&mut html, status);
     numbers(&mut html, status);
     ports(&mut html, grids);
