@@ -27,7 +27,7 @@ const RENEW: Duration = Duration::from_secs(2700);
 /// How long nothing is tried after an introduction has failed, at first and at most.
 const PAUSE: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(3600)];
 /// An introduction that is not through by then has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why there are no credentials.
 #[derive(Debug, thiserror::Error)]
@@ -206,7 +206,11 @@ impl Own {
             State::Nobody => Some(Ok(None)),
             State::Enrolled { token, signed, .. } if signed.elapsed() < RENEW => Some(Ok(Some(token))),
             State::Enrolled { audience, ahead, .. } => Some(Ok(Some(self.sign(audience, ahead)))),
-            State::Failed { error, until, .. } if Instant::now() < until => Some(Err(error)),
+            // A network may let QUIC through and nothing else: an open service is then met as nobody.
+            State::Failed { error, until, .. } if Instant::now() < until => Some(match error {
+                CallError::Refused { .. } => Err(error),
+                _ => Ok(None),
+            }),
             State::New | State::Failed { .. } => None,
         }
     }
@@ -242,8 +246,8 @@ impl Own {
                     CallError::Refused { retry_after, .. } => retry_after.unwrap_or_default(),
                     _ => Duration::ZERO,
                 };
-                self.failed(error.clone(), before.max(asked).clamp(PAUSE[0], PAUSE[1]));
-                Err(error)
+                self.failed(error, before.max(asked).clamp(PAUSE[0], PAUSE[1]));
+                self.known().unwrap_or(Ok(None))
             }
         }
     }

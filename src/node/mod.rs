@@ -24,6 +24,7 @@ mod contents;
 mod counters;
 mod disk;
 mod enrol;
+mod fading;
 mod hot;
 mod http;
 mod quic;
@@ -203,7 +204,10 @@ impl Node {
             let mut rounds = tokio::time::interval(HOUSEKEEPING);
             loop {
                 tokio::select! {
-                    _ = rounds.tick() => kept.keep_house(service::now()).await,
+                    _ = rounds.tick() => {
+                        kept.keep_house(service::now()).await;
+                        kept.fade(service::now()).await;
+                    }
                     () = end.as_mut() => return,
                 }
             }

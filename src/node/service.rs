@@ -107,12 +107,12 @@ impl Drop for Running {
 
 /// The node's functions.
 pub(super) struct Service {
-    config: NodeConfig,
+    pub(super) config: NodeConfig,
     access: Access,
     budgets: Arc<Budgets>,
     pub(super) catalog: Arc<dyn Catalog>,
     abilities: Abilities,
-    contents: Arc<Contents>,
+    pub(super) contents: Arc<Contents>,
     pub(super) counters: Arc<Counters>,
     uploads: Uploads,
     draining: AtomicBool,

@@ -21,7 +21,9 @@ use crate::catalog::{
 };
 use crate::grid::GridId;
 use crate::store::blobs::Blobs;
+use crate::publication::Record;
 use crate::store::keys::KeyRing;
+use crate::store::records;
 use crate::token::{self, Claims, SigningKey};
 use crate::wire::frame::{Call, Codec, Reply, Verdict};
 use crate::wire::{OriginHash, proof, proof_key};
@@ -275,4 +277,37 @@ async fn without_a_contact_only_private_addresses_are_served() {
     ] {
         assert_eq!(world.service.admits_connection(from.parse().unwrap()), served, "{from}");
     }
+}
+
+#[tokio::test]
+async fn after_a_month_the_catalog_names_no_attester() {
+    let world = World::new(NodeConfig::default()).await;
+    let service = &world.service;
+    let caller = service.authenticate(Some(&world.token("pupil")), HERE, true).await.unwrap();
+    let bytes = body();
+    for number in 1..=300 {
+        let put = Call::Put {
+            key: name(number),
+            origin: Some(ORIGIN),
+            digest: Digest::of(&bytes),
+            codec: Codec::Raw,
+            length: bytes.len() as u64,
+        };
+        let mut body = service.admit_body(&caller, &put).await.unwrap();
+        body.push(&bytes).await.unwrap();
+        assert_eq!(service.put(&caller, &put, body).await.reply, Reply::Upload(Verdict::Published));
+    }
+    let attesters = async || {
+        let rows = world.catalog.scan(None, 1000).await.unwrap();
+        let read = |(hash, row): &(KeyHash, Row)| records::read(&service.contents.ring, hash, &row.record).unwrap();
+        let said = |record: &Record| record.contents.iter().map(|content| content.attestations.len()).sum::<usize>();
+        rows.iter().map(read).map(|record| said(&record)).sum::<usize>()
+    };
+    let month = crate::publication::KEPT_SECONDS;
+    service.fade(now() + month - 86_400).await;
+    assert_eq!(attesters().await, 300, "not yet");
+    service.fade(now() + month + 86_400).await;
+    assert_eq!(attesters().await, 0);
+    let Reply::Found(found) = service.perform(&caller, &read_call(300)).await.reply else { panic!("a hit") };
+    assert_eq!(found.digest, Digest::of(&bytes));
 }

@@ -52,7 +52,7 @@ fn help_of_the_stores_commands() {
         let run = rezcache(&arguments);
         assert_eq!(run.code, 0, "{run:?}");
         // What is common to all stands in the help of `store`.
-        let own = run.out.split("\nCommon options:").next().expect("help");
+        let own = run.out.split("\nStore options:").next().expect("help");
         let _ = write!(all, "== store {words}\n{own}");
     }
     golden("help-store-commands.txt", &all);

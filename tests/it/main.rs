@@ -34,4 +34,5 @@ mod support;
 mod tls;
 mod udp_assets;
 mod uploads;
+mod uploads_consent;
 mod uploads_kill;
