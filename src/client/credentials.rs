@@ -209,7 +209,9 @@ impl Own {
             State::New | State::Nobody => Ok(None),
             State::Enrolled { token, signed, .. } if signed.elapsed() < RENEW => Ok(Some(token)),
             State::Enrolled { audience, ahead, .. } => Ok(Some(self.sign(audience, ahead))),
-            State::Failed { error: error @ CallError::Refused { .. }, until, .. } if Instant::now() < until => {
+            State::Failed { error: error @ CallError::Refused { .. }, until, .. }
+                if Instant::now() < until =>
+            {
                 Err(error)
             }
             State::Failed { .. } => Ok(None),

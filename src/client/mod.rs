@@ -175,7 +175,7 @@ impl ServiceClient {
 
     /// QUIC has not answered in time, as where UDP is blocked or the network has changed: its connection
     /// is given up, and HTTP is used until [`ServiceClient::retry_quic`] has succeeded.
-    pub async fn give_up_quic(&self) {
+    pub fn give_up_quic(&self) {
         if let Some(quic) = &self.quic {
             self.quic_failed(false);
             quic.disconnect();
@@ -256,8 +256,8 @@ impl ServiceClient {
             let call = Call::Attest { key: key.clone(), origin, digest, proof };
             match self.call(call, None).await?.0 {
                 Reply::Upload(verdict) => return Ok(verdict),
-                Reply::Refused { status: 401 | 403, .. } if principal.is_empty() && principal != self.principal() => {
-                }
+                Reply::Refused { status: 401 | 403, .. }
+                    if principal.is_empty() && principal != self.principal() => {}
                 other => return Err(unexpected(other)),
             }
         }
