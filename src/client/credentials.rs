@@ -82,7 +82,11 @@ enum State {
         /// By how many seconds the service's clock is ahead of ours.
         ahead: i64,
     },
-    Failed { error: CallError, until: Instant, pause: Duration },
+    Failed {
+        error: CallError,
+        until: Instant,
+        pause: Duration,
+    },
 }
 
 impl Credentials {
@@ -205,7 +209,9 @@ impl Own {
             State::New | State::Nobody => Ok(None),
             State::Enrolled { token, signed, .. } if signed.elapsed() < RENEW => Ok(Some(token)),
             State::Enrolled { audience, ahead, .. } => Ok(Some(self.sign(audience, ahead))),
-            State::Failed { error: error @ CallError::Refused { .. }, until, .. } if Instant::now() < until => {
+            State::Failed { error: error @ CallError::Refused { .. }, until, .. }
+                if Instant::now() < until =>
+            {
                 Err(error)
             }
             State::Failed { .. } => Ok(None),
@@ -260,7 +266,8 @@ impl Own {
             return Ok(None);
         }
         let ahead = about.get("time").and_then(Value::as_u64).map_or(0, |time| {
-            let difference = i64::try_from(time).unwrap_or(0).saturating_sub(i64::try_from(now()).unwrap_or(0));
+            let difference =
+                i64::try_from(time).unwrap_or(0).saturating_sub(i64::try_from(now()).unwrap_or(0));
             // What a request takes is no difference of clocks.
             if difference.abs() > 5 { difference } else { 0 }
         });

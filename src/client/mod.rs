@@ -242,8 +242,8 @@ impl ServiceClient {
             let call = Call::Attest { key: key.clone(), origin, digest, proof };
             match self.call(call, None).await?.0 {
                 Reply::Upload(verdict) => return Ok(verdict),
-                Reply::Refused { status: 401 | 403, .. } if principal.is_empty() && principal != self.principal() => {
-                }
+                Reply::Refused { status: 401 | 403, .. }
+                    if principal.is_empty() && principal != self.principal() => {}
                 other => return Err(unexpected(other)),
             }
         }

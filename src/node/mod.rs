@@ -37,8 +37,8 @@ mod turns;
 mod uploads;
 
 use access::Access;
-pub use budgets::Limits;
 use budgets::Budgets;
+pub use budgets::Limits;
 pub use config::{GridPolicy, NodeConfig};
 pub use disk::DiskError;
 use disk::DiskTier;

@@ -11,8 +11,8 @@ use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, TransportCon
 use tokio::sync::{Semaphore, watch};
 
 use super::body::Body;
-use super::refusal::Refusal;
 use super::caller::Caller;
+use super::refusal::Refusal;
 use super::service::{Answer, Service};
 use super::tls::{Identity, IdentityError};
 use super::uploads::Receiving;

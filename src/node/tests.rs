@@ -16,11 +16,12 @@ use super::config::NodeConfig;
 use super::service::Service;
 use crate::asset::{AssetId, AssetKey, AssetKind, Digest};
 use crate::catalog::{
-    Answer, BlobHash, Catalog, CatalogError, Decide, Health, KeyHash, Revocation, RevokedKind, Row, SqliteCatalog,
+    Answer, BlobHash, Catalog, CatalogError, Decide, Health, KeyHash, Revocation, RevokedKind, Row,
+    SqliteCatalog,
 };
 use crate::grid::GridId;
-use crate::store::blobs::Blobs;
 use crate::publication::Record;
+use crate::store::blobs::Blobs;
 use crate::store::keys::KeyRing;
 use crate::store::records;
 use crate::token::{self, Claims, SigningKey};
@@ -103,10 +104,8 @@ impl World {
         std::fs::write(&public, key.public_pem()).unwrap();
         let config =
             NodeConfig { token_keys: vec![public], trusted_tenants: vec!["school".into()], ..config };
-        let catalog = Arc::new(Switched {
-            inner: SqliteCatalog::in_memory().unwrap(),
-            away: AtomicBool::new(false),
-        });
+        let catalog =
+            Arc::new(Switched { inner: SqliteCatalog::in_memory().unwrap(), away: AtomicBool::new(false) });
         let shared: Arc<dyn Catalog> = Arc::clone(&catalog) as _;
         let (ring, blobs) = (KeyRing::new([1; 32], [2; 32]), Blobs::open("memory:").unwrap());
         let abilities = blobs.probe().await.unwrap();
@@ -139,7 +138,11 @@ const ORIGIN: OriginHash = OriginHash([7; 16]);
 const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 7));
 
 fn name(number: u128) -> AssetKey {
-    AssetKey { grid: GridId::new("grid.example"), kind: AssetKind::Texture, id: AssetId(Uuid::from_u128(number)) }
+    AssetKey {
+        grid: GridId::new("grid.example"),
+        kind: AssetKind::Texture,
+        id: AssetId(Uuid::from_u128(number)),
+    }
 }
 
 fn read_call(number: u128) -> Call {
@@ -228,7 +231,8 @@ async fn a_token_over_plain_http_is_refused() {
 
 #[tokio::test]
 async fn an_address_that_tries_and_tries_must_wait() {
-    let world = World::new(NodeConfig { abuse_contact: Some("me@example".into()), ..NodeConfig::default() }).await;
+    let world =
+        World::new(NodeConfig { abuse_contact: Some("me@example".into()), ..NodeConfig::default() }).await;
     let service = &world.service;
     let known = service.authenticate(Some(&world.token("pupil")), HERE, true).await.unwrap();
     let mut last = StatusCode::OK;
@@ -295,8 +299,10 @@ async fn after_a_month_the_catalog_names_no_attester() {
     }
     let attesters = async || {
         let rows = world.catalog.scan(None, 1000).await.unwrap();
-        let read = |(hash, row): &(KeyHash, Row)| records::read(&service.contents.ring, hash, &row.record).unwrap();
-        let said = |record: &Record| record.contents.iter().map(|content| content.attestations.len()).sum::<usize>();
+        let read =
+            |(hash, row): &(KeyHash, Row)| records::read(&service.contents.ring, hash, &row.record).unwrap();
+        let said =
+            |record: &Record| record.contents.iter().map(|content| content.attestations.len()).sum::<usize>();
         rows.iter().map(read).map(|record| said(&record)).sum::<usize>()
     };
     let month = crate::publication::KEPT_SECONDS;

@@ -87,7 +87,12 @@ fn not_published(answer: &Result<Verdict, CallError>) {
     }
 }
 
-async fn put(client: &ServiceClient, key: &AssetKey, host: &str, bytes: &Bytes) -> Result<Verdict, CallError> {
+async fn put(
+    client: &ServiceClient,
+    key: &AssetKey,
+    host: &str,
+    bytes: &Bytes,
+) -> Result<Verdict, CallError> {
     client.put(key, origin(host), Digest::of(bytes), Codec::Raw, bytes.clone()).await
 }
 
@@ -98,7 +103,11 @@ async fn of_ten_thousand_attempts_none_reaches_a_strangers_viewer() {
     let honest = [world.client("honest-1", "public", 11).await, world.client("honest-2", "public", 12).await];
     for number in 0..KNOWN {
         let first = share(&honest[0], &key(number), REGION, &truth(number)).await;
-        assert_eq!(first, Ok(Verdict::Waiting { want_body: false }), "one voice is none, and no body is taken");
+        assert_eq!(
+            first,
+            Ok(Verdict::Waiting { want_body: false }),
+            "one voice is none, and no body is taken"
+        );
         assert_eq!(share(&honest[1], &key(number), REGION, &truth(number)).await, Ok(Verdict::Published));
     }
     let victims = [
@@ -134,8 +143,12 @@ async fn of_ten_thousand_attempts_none_reaches_a_strangers_viewer() {
             1 => not_published(&put(&liar, &known, REGION, &lie).await),
             2 => not_published(&put(&liar, &unknown, REGION, &lie).await),
             // One principal is one voice, with however many tokens and networks, and so is one network.
-            3 => not_published(&put(&same_again, &unknown, REGION, &texture(100_000 + (number - 1) % 64, 700)).await),
-            4 => not_published(&put(&room_mate, &unknown, REGION, &texture(100_000 + (number - 2) % 64, 700)).await),
+            3 => not_published(
+                &put(&same_again, &unknown, REGION, &texture(100_000 + (number - 1) % 64, 700)).await,
+            ),
+            4 => not_published(
+                &put(&room_mate, &unknown, REGION, &texture(100_000 + (number - 2) % 64, 700)).await,
+            ),
             // Conflicting uploads.
             5 => {
                 not_published(&put(&landlord, &unknown, REGION, &lie).await);
@@ -162,7 +175,8 @@ async fn of_ten_thousand_attempts_none_reaches_a_strangers_viewer() {
             // A trusted tenant deceives its own members only; and a digest that was only heard of.
             _ => {
                 let _ = share(&club, &unknown, REGION, &lie).await;
-                let heard = club.attest(&known, origin(REGION), Digest::of(&truth(number as u128 % KNOWN)), &lie);
+                let heard =
+                    club.attest(&known, origin(REGION), Digest::of(&truth(number as u128 % KNOWN)), &lie);
                 refused += usize::from(status(heard.await) == 422);
             }
         }

@@ -10,10 +10,10 @@ use rezcache::proxy::{DialMap, GridConfig, Proxy, ProxyConfig};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-pub(crate) mod operator;
 pub(crate) mod captures;
 pub(crate) mod client;
 pub(crate) mod fake_grid;
+pub(crate) mod operator;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod synthetic;
