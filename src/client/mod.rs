@@ -14,12 +14,15 @@ use crate::wire::{self, OriginHash, groups};
 pub mod address;
 pub mod credentials;
 mod http;
+mod paced;
 mod quic;
 mod tls;
 
 use address::ServerAddress;
 use credentials::Credentials;
 use http::HttpLink;
+use paced::PacedBody;
+pub use paced::{Grant, Pace};
 use quic::QuicLink;
 
 /// How long the other face is used after QUIC has failed, at first and at most.
@@ -148,6 +151,12 @@ impl ServiceClient {
         if self.quic.is_some() && away.until.is_none() { Face::Quic } else { Face::Http }
     }
 
+    /// How often a QUIC connection was begun: once, unless connections are lost.
+    #[must_use]
+    pub fn connections_made(&self) -> u64 {
+        self.quic.as_ref().map_or(0, QuicLink::made)
+    }
+
     /// When QUIC, which has failed before, is worth another try by [`ServiceClient::retry_quic`].
     #[must_use]
     pub fn quic_retry_at(&self) -> Option<Instant> {
@@ -249,7 +258,7 @@ impl ServiceClient {
         }
     }
 
-    /// Uploads a body, packed as `codec` says.
+    /// Uploads a body, packed as `codec` says, as fast as the line takes it.
     ///
     /// # Errors
     /// When there is no answer, or a refusal.
@@ -261,8 +270,24 @@ impl ServiceClient {
         codec: Codec,
         body: Bytes,
     ) -> Result<Verdict, CallError> {
+        self.put_paced(key, origin, digest, codec, body, None).await
+    }
+
+    /// The same as fast as `pace` lets it go.
+    ///
+    /// # Errors
+    /// When there is no answer, or a refusal.
+    pub async fn put_paced(
+        &self,
+        key: &AssetKey,
+        origin: Option<OriginHash>,
+        digest: Digest,
+        codec: Codec,
+        body: Bytes,
+        pace: Option<Arc<dyn Pace>>,
+    ) -> Result<Verdict, CallError> {
         let call = Call::Put { key: key.clone(), origin, digest, codec, length: body.len() as u64 };
-        match self.call(call, Some(body)).await?.0 {
+        match self.call(call, Some((body, pace))).await?.0 {
             Reply::Upload(verdict) => Ok(verdict),
             other => Err(unexpected(other)),
         }
@@ -274,7 +299,11 @@ impl ServiceClient {
         self.credentials.principal()
     }
 
-    async fn call(&self, call: Call, body: Option<Bytes>) -> Result<(Reply, Body), CallError> {
+    async fn call(
+        &self,
+        call: Call,
+        body: Option<(Bytes, Option<Arc<dyn Pace>>)>,
+    ) -> Result<(Reply, Body), CallError> {
         let is_attest = matches!(call, Call::Attest { .. });
         let token = self.credentials.current()?;
         let shown = token.as_ref().map_or("", |token| token.reveal().as_str());
@@ -293,11 +322,12 @@ impl ServiceClient {
         &self,
         token: &str,
         call: Call,
-        body: Option<Bytes>,
+        body: Option<(Bytes, Option<Arc<dyn Pace>>)>,
     ) -> Result<(Reply, Body), CallError> {
+        // Made anew for another try, which needs all of it again.
+        let body = || body.clone().map(|(bytes, pace)| PacedBody::new(bytes, pace));
         if let (Face::Quic, Some(quic)) = (self.face(), &self.quic) {
-            let chunks = body.clone().map(|body| vec![body]);
-            match quic.call(token, call.clone(), chunks.as_deref()).await {
+            match quic.call(token, call.clone(), body).await {
                 Ok((reply, stream)) => {
                     self.quic_works();
                     return Ok((reply, Body::Quic(stream)));
@@ -306,7 +336,7 @@ impl ServiceClient {
                 Err(other) => return Err(other),
             }
         }
-        let (reply, body) = self.http.call(token, call, body).await?;
+        let (reply, body) = self.http.call(token, call, body()).await?;
         Ok((reply, Body::Http(body)))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use quinn::{ClientConfig, Connection, Endpoint, RecvStream, TransportConfig};
 use tokio::sync::Mutex;
 
 use super::address::ServerAddress;
+use super::paced::PacedBody;
 use super::{CallError, tls};
 use crate::redact::Redacted;
 use crate::wire::ALPN;
@@ -28,13 +30,24 @@ pub(super) struct QuicLink {
     config: ClientConfig,
     endpoints: std::sync::Mutex<[Option<Endpoint>; 2]>,
     connection: Mutex<Option<Connected>>,
+    made: std::sync::atomic::AtomicU64,
 }
 
 #[derive(Clone)]
 struct Connected {
     connection: Connection,
-    /// The service has answered a request with our token: it knows us on this connection.
-    introduced: Arc<std::sync::atomic::AtomicBool>,
+    /// The short name of the token with which the service has answered a request: it knows us by that
+    /// on this connection.
+    introduced: Arc<AtomicU64>,
+}
+
+/// No token has been shown.
+const UNKNOWN: u64 = 0;
+
+/// Tells tokens apart; that of no token at all is one too.
+fn short(token: &str) -> u64 {
+    let hash = blake3::hash(token.as_bytes());
+    hash.as_bytes().first_chunk().map_or(1, |first| u64::from_be_bytes(*first) | 1)
 }
 
 impl QuicLink {
@@ -58,7 +71,13 @@ impl QuicLink {
             .keep_alive_interval(Some(KEEP_ALIVE))
             .max_idle_timeout(IDLE.try_into().ok());
         config.transport_config(Arc::new(transport));
-        Ok(Self { address, config, endpoints: std::sync::Mutex::default(), connection: Mutex::default() })
+        Ok(Self {
+            address,
+            config,
+            endpoints: std::sync::Mutex::default(),
+            connection: Mutex::default(),
+            made: Default::default(),
+        })
     }
 
     /// Makes one request and reads the reply's header.
@@ -69,24 +88,19 @@ impl QuicLink {
         &self,
         token: &str,
         call: Call,
-        body: Option<&[Bytes]>,
+        body: impl Fn() -> Option<PacedBody>,
     ) -> Result<(Reply, RecvStream), CallError> {
         let connected = self.connected().await?;
-        let introduced = connected.introduced.load(std::sync::atomic::Ordering::Relaxed);
+        let name = short(token);
+        let introduced = connected.introduced.load(Ordering::Relaxed) == name;
         let shown = if introduced { "" } else { token };
-        let (reply, receive) = self.exchange(&connected, shown, &call, body).await?;
-        if !matches!(reply, Reply::Refused { status: 401, .. }) {
-            connected.introduced.store(true, std::sync::atomic::Ordering::Relaxed);
-            return Ok((reply, receive));
+        let (mut reply, mut receive) = self.exchange(&connected, shown, &call, body()).await?;
+        if introduced && !token.is_empty() && matches!(reply, Reply::Refused { status: 401, .. }) {
+            // What it knew us by has run out: once more, with the token of now.
+            (reply, receive) = self.exchange(&connected, token, &call, body()).await?;
         }
-        connected.introduced.store(false, std::sync::atomic::Ordering::Relaxed);
-        if !introduced || token.is_empty() {
-            return Ok((reply, receive));
-        }
-        // What it knew us by has run out: once more, with the token of now.
-        let (reply, receive) = self.exchange(&connected, token, &call, body).await?;
         let known = !matches!(reply, Reply::Refused { status: 401, .. });
-        connected.introduced.store(known, std::sync::atomic::Ordering::Relaxed);
+        connected.introduced.store(if known { name } else { UNKNOWN }, Ordering::Relaxed);
         Ok((reply, receive))
     }
 
@@ -96,18 +110,23 @@ impl QuicLink {
         connected: &Connected,
         token: &str,
         call: &Call,
-        body: Option<&[Bytes]>,
+        body: Option<PacedBody>,
     ) -> Result<(Reply, RecvStream), CallError> {
         let (mut send, mut receive) =
             connected.connection.open_bi().await.map_err(|_| CallError::Unreachable)?;
         let frame = Request { token: Redacted::new(token.to_owned()), call: call.clone() }.encode();
-        let mut chunks = Vec::with_capacity(2 + body.map_or(0, <[Bytes]>::len));
         let length = u32::try_from(frame.len()).map_err(|_| CallError::Garbled)?;
-        chunks.push(Bytes::copy_from_slice(&length.to_be_bytes()));
-        chunks.push(Bytes::from(frame));
-        chunks.extend_from_slice(body.unwrap_or_default());
+        let mut header = [Bytes::copy_from_slice(&length.to_be_bytes()), Bytes::from(frame)];
         // A service that has answered already need not hear us out.
-        if send.write_all_chunks(&mut chunks).await.is_ok() {
+        let mut heard = send.write_all_chunks(&mut header).await.is_ok();
+        if let Some(mut body) = body {
+            // Bodies give way to requests.
+            let _ = send.set_priority(-1);
+            while heard && let Some(piece) = std::future::poll_fn(|cx| body.poll_next(cx)).await {
+                heard = send.write_all_chunks(&mut [piece]).await.is_ok();
+            }
+        }
+        if heard {
             let _ = send.finish();
         }
         let mut length = [0; 4];
@@ -149,11 +168,17 @@ impl QuicLink {
         Ok(connected)
     }
 
+    /// How many connections were made so far.
+    pub(super) fn made(&self) -> u64 {
+        self.made.load(Ordering::Relaxed)
+    }
+
     /// With `early`, a connection may be there before the service has answered at all.
     async fn connect(&self, early: bool) -> Result<Connection, CallError> {
         let addresses = tokio::net::lookup_host((self.address.host.as_str(), self.address.port))
             .await
             .map_err(|_| CallError::Unreachable)?;
+        self.made.fetch_add(1, Ordering::Relaxed);
         for address in addresses.take(8) {
             let Some(endpoint) = self.endpoint(address) else { return Err(CallError::NoEndpoint) };
             let Ok(connecting) = endpoint.connect_with(self.config.clone(), address, &self.address.host)

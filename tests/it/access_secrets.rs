@@ -85,8 +85,11 @@ async fn neither_tokens_nor_keys_nor_who_reads_what_are_logged_or_shown() {
     let home = std::fs::read_dir(folder.path().join("home/service-keys")).unwrap().next().unwrap().unwrap();
     let own_key = std::fs::read_to_string(home.path()).unwrap();
     let log = std::fs::read_to_string(&serving.log).unwrap();
-    assert!(log.contains("made a key file") && pages.contains("hit_ratio"), "{log}
-{pages}");
+    assert!(
+        log.contains("made a key file") && pages.contains("hit_ratio"),
+        "{log}
+{pages}"
+    );
     let mut secrets = vec![own_key.lines().nth(1).unwrap().to_owned()];
     secrets.push(operator.key.pem().reveal().lines().nth(1).unwrap().to_owned());
     for token in [&good, &forged] {

@@ -118,6 +118,11 @@ impl ServiceTier {
         &self.client
     }
 
+    /// Whether the service has not been proven to give wrong bytes.
+    pub(super) fn is_trusted(&self) -> bool {
+        *self.standing.borrow() != Standing::Distrusted
+    }
+
     /// Whether the service may hear of this grid's assets at all.
     pub(super) fn serves(&self, grid: &GridId) -> bool {
         may_share(grid, &self.client.address().host)
