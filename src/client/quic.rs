@@ -1,7 +1,7 @@
 //! The fast path: one QUIC connection to the service, a stream per request.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -51,8 +51,18 @@ enum State {
 #[derive(Clone)]
 struct Connected {
     connection: Connection,
-    /// The service has answered a request with our token: it knows us on this connection.
-    introduced: Arc<AtomicBool>,
+    /// The short name of the token with which the service has answered a request: it knows us by that
+    /// on this connection.
+    introduced: Arc<AtomicU64>,
+}
+
+/// No token has been shown.
+const UNKNOWN: u64 = 0;
+
+/// Tells tokens apart; that of no token at all is one too.
+fn short(token: &str) -> u64 {
+    let hash = blake3::hash(token.as_bytes());
+    hash.as_bytes().first_chunk().map_or(1, |first| u64::from_be_bytes(*first) | 1)
 }
 
 impl QuicLink {
@@ -96,9 +106,10 @@ impl QuicLink {
         body: impl Fn() -> Option<PacedBody>,
     ) -> Result<(Reply, RecvStream), CallError> {
         let connected = self.connected().await?;
-        let introduced = connected.introduced.load(Ordering::Relaxed);
+        let name = short(token);
+        let introduced = connected.introduced.load(Ordering::Relaxed) == name;
         let shown = if introduced { "" } else { token };
-        let (reply, receive) = match self.exchange(&connected, shown, &call, body()).await {
+        let (mut reply, mut receive) = match self.exchange(&connected, shown, &call, body()).await {
             // A node that has forgotten an earlier visit refuses what came early, and goes on with the
             // connection: then the same goes out once more.
             Err(CallError::Unreachable) if connected.connection.close_reason().is_none() => {
@@ -106,18 +117,12 @@ impl QuicLink {
             }
             answer => answer?,
         };
-        if !matches!(reply, Reply::Refused { status: 401, .. }) {
-            connected.introduced.store(true, Ordering::Relaxed);
-            return Ok((reply, receive));
+        if introduced && !token.is_empty() && matches!(reply, Reply::Refused { status: 401, .. }) {
+            // What it knew us by has run out: once more, with the token of now.
+            (reply, receive) = self.exchange(&connected, token, &call, body()).await?;
         }
-        connected.introduced.store(false, Ordering::Relaxed);
-        if !introduced || token.is_empty() {
-            return Ok((reply, receive));
-        }
-        // What it knew us by has run out: once more, with the token of now.
-        let (reply, receive) = self.exchange(&connected, token, &call, body()).await?;
         let known = !matches!(reply, Reply::Refused { status: 401, .. });
-        connected.introduced.store(known, Ordering::Relaxed);
+        connected.introduced.store(if known { name } else { UNKNOWN }, Ordering::Relaxed);
         Ok((reply, receive))
     }
 

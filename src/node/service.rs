@@ -128,7 +128,6 @@ impl Service {
     pub(super) fn new(
         config: NodeConfig,
         access: Access,
-        budgets: Arc<Budgets>,
         catalog: Arc<dyn Catalog>,
         blobs: Blobs,
         ring: KeyRing,
@@ -140,8 +139,8 @@ impl Service {
         Self {
             contents: Arc::new(Contents::new(blobs, ring, hot, disk, Arc::clone(&counters))),
             config,
+            budgets: access.budgets(),
             access,
-            budgets,
             catalog,
             abilities,
             counters,
