@@ -333,10 +333,17 @@ async fn postgres_is_verified_by_its_certificate_and_its_password_is_told_nobody
     let folder = tempfile::tempdir().unwrap();
     let wrong = address("hunter3", &authority);
     let data = folder.path().to_str().unwrap();
-    let arguments = ["serve", "-v", "-v", "--listen", "127.0.0.1:0", "--store", "memory:", "--data-dir", data];
+    let arguments =
+        ["serve", "-v", "-v", "--listen", "127.0.0.1:0", "--store", "memory:", "--data-dir", data];
     let run = rezcache(&[&arguments[..], &["--catalog", &wrong]].concat());
     assert!(run.code == 1 && run.err.contains("28P01"), "{run:?}");
     assert!(!run.err.contains("hunter3") && !run.out.contains("hunter3"), "{run:?}");
-    let run = rezcache(&["serve", "--data-dir", data, "--catalog", "postgres://me:hunter3@db.example/x?sslmode=allow"]);
+    let run = rezcache(&[
+        "serve",
+        "--data-dir",
+        data,
+        "--catalog",
+        "postgres://me:hunter3@db.example/x?sslmode=allow",
+    ]);
     assert!(run.code == 2 && run.err.contains("sslmode") && !run.err.contains("hunter3"), "{run:?}");
 }
