@@ -20,8 +20,8 @@ use crate::catalog::{
     SqliteCatalog,
 };
 use crate::grid::GridId;
-use crate::store::blobs::Blobs;
 use crate::publication::Record;
+use crate::store::blobs::Blobs;
 use crate::store::keys::KeyRing;
 use crate::store::records;
 use crate::token::{self, Claims, SigningKey};
@@ -299,8 +299,10 @@ async fn after_a_month_the_catalog_names_no_attester() {
     }
     let attesters = async || {
         let rows = world.catalog.scan(None, 1000).await.unwrap();
-        let read = |(hash, row): &(KeyHash, Row)| records::read(&service.contents.ring, hash, &row.record).unwrap();
-        let said = |record: &Record| record.contents.iter().map(|content| content.attestations.len()).sum::<usize>();
+        let read =
+            |(hash, row): &(KeyHash, Row)| records::read(&service.contents.ring, hash, &row.record).unwrap();
+        let said =
+            |record: &Record| record.contents.iter().map(|content| content.attestations.len()).sum::<usize>();
         rows.iter().map(read).map(|record| said(&record)).sum::<usize>()
     };
     let month = crate::publication::KEPT_SECONDS;
