@@ -81,5 +81,22 @@ fn summary(settings: &Settings) -> String {
         serve.open_access,
         serve.plain_http,
     );
+    let keys: Vec<String> = serve.token_keys.iter().map(|path| path.display().to_string()).collect();
+    let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let _ = write!(
+        text,
+        "serve.token_keys       {}\nserve.audience         {}\nserve.enroll           {}\n\
+         serve.trusted_tenants  {}\nserve.abuse_contact    {}\nserve.confirmations    {}\n",
+        list(&keys),
+        serve.audience,
+        serve.enroll,
+        list(&serve.trusted_tenants),
+        serve.abuse_contact.as_deref().unwrap_or("none"),
+        serve.confirmations.map_or_else(|| "as listen suggests".into(), |number| number.to_string()),
+    );
+    for grid in serve.grids.iter().filter(|grid| grid.publish) {
+        let origins = if grid.central { "central" } else { "distributed" };
+        let _ = writeln!(text, "published {}  {origins}, hosts {}", grid.id, list(&grid.asset_hosts));
+    }
     text
 }

@@ -19,6 +19,7 @@ pub use serve::{DEFAULT_SERVE_LISTEN, ServeSettings};
 pub use value::LogFormat;
 
 use crate::proxy::{DISK_PATIENCE, GridConfig, ProxyConfig, SPOT_CHECK, ServiceConfig, UploadConfig};
+use crate::redact::Redacted;
 use crate::replay::LinkSpec;
 use file::FileValues;
 use value::{Checker, Given};
@@ -85,6 +86,7 @@ impl ProxySettings {
         listen: &[SocketAddr],
         data_dir: PathBuf,
         asset_token: String,
+        control_token: String,
         may_upload: bool,
     ) -> ProxyConfig {
         let mut grids = self.grids;
@@ -99,6 +101,7 @@ impl ProxySettings {
             memory_bytes: self.memory_bytes,
             disk_patience: DISK_PATIENCE,
             asset_token,
+            control_token: Some(Redacted::new(control_token)),
             service: self.service,
             uploads: may_upload.then(|| UploadConfig { rate: self.upload_rate, ..UploadConfig::default() }),
             dial: crate::proxy::DialMap::default(),
@@ -219,7 +222,7 @@ fn resolve(
     let verbose = if common.verbose > 0 { common.verbose } else { in_file.unwrap_or(0) };
     let proxy = proxy(&flags.proxy, file, path.as_deref(), check);
     let replay = replay(&flags.replay, &flags.replay_service, file, path.as_deref(), check);
-    let serve = serve::resolve(&flags.serve, &file.serve, path.as_deref(), check);
+    let serve = serve::resolve(&flags.serve, &file.serve, &file.grids, path.as_deref(), check);
     let data_dir = data_dir_given.clone().or(default_data_dir);
     if data_dir.is_none() {
         check.add(true, "this system names no folder for data; name one with --data-dir".into());

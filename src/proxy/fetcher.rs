@@ -600,10 +600,13 @@ async fn finish(grid: &Arc<GridPort>, target: &Target, fetch: &Fetch, first: u64
     }
 }
 
-/// Keeps what a viewer who left had already been sent: its next visit needs only the rest.
+/// Keeps what a viewer who left had already been sent by the grid: its next visit needs only the rest.
+/// Parts that came from the service would be taken for the grid's word, and told to the service as that.
 fn keep_what_came(grid: &GridPort, target: &Target, fetch: &Fetch) {
     let head = fetch.state().head.clone();
-    if let Some(Head::Asset(head)) = head {
+    if let Some(Head::Asset(head)) = head
+        && head.source == AssetSource::Grid
+    {
         let bytes = gathered(fetch);
         if !bytes.is_empty() && Some(bytes.len() as u64) != head.total {
             learn::learn(grid, target, head.first, head.total, bytes);

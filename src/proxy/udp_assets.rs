@@ -188,7 +188,7 @@ async fn ask_service(grid: &Arc<GridPort>, target: &Target) -> Option<Found> {
         // Of some hits the grid's own answer is awaited, and compared.
         let asset = asset.filter(|asset| !tier.is_left_to_grid(&target, asset.digest));
         if let Some(asset) = &asset {
-            tier.keep(&grid, &target, asset.clone());
+            tier.keep(&grid, &target, asset);
         }
         if let Some(tell) = tell {
             let _ = tell.send(asset);

@@ -11,7 +11,7 @@ use rezcache::asset::{AssetKey, AssetKind, Digest};
 use rezcache::catalog::{Catalog as _, Place, PostgresCatalog};
 use rezcache::client::{CallError, ServiceClient};
 use rezcache::grid::{GridId, Origin};
-use rezcache::node::{Node, NodeConfig};
+use rezcache::node::{GridPolicy, Node, NodeConfig};
 use rezcache::publication::Record;
 use rezcache::redact::Redacted;
 use rezcache::store::keys::KeyRing;
@@ -21,8 +21,13 @@ use rezcache::wire::{self, OriginHash};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::cli::rezcache;
 use crate::service::{GRID, client, config, key, origin, read, share, texture};
+use crate::support::operator::{self, Operator, from_network};
 use crate::support::postgres::Server;
+
+/// Promised to whoever asks for a take-down, or revokes a token.
+const IN_FORCE: Duration = Duration::from_secs(10);
 
 /// Nodes that share one catalog and one store.
 struct Array {
@@ -199,8 +204,6 @@ async fn no_attestation_is_lost_between_two_nodes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_node_takes_down_the_other_serves_no_longer() {
-    /// Promised to whoever asks for a take-down.
-    const IN_FORCE: Duration = Duration::from_secs(10);
     let Some(server) = Server::shared() else { return };
     let array = Array::start(server.url(&server.database()), 2).await;
     let clients = array.clients();
@@ -227,6 +230,82 @@ async fn what_one_node_takes_down_the_other_serves_no_longer() {
         assert_eq!(read(client, &kept, None).await, Some((0, other.to_vec())));
     }
     array.stop().await;
+}
+
+/// Strangers of two networks, each at another node: together they make a quorum, which none of them may
+/// be lost from, and which only one of them completes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quorum_over_two_nodes_publishes_once() {
+    const ASSETS: usize = 40;
+    let Some(server) = Server::shared() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let operator = Operator::new(folder.path());
+    let catalog = server.url(&server.database());
+    let grid = GridPolicy { id: GridId::new(GRID), publish: true, central: false, asset_hosts: Vec::new() };
+    let mut nodes = Vec::new();
+    for _ in 0..2 {
+        let config = NodeConfig {
+            catalog: Place::Postgres(Redacted::new(catalog.clone())),
+            confirmations: 2,
+            grids: vec![grid.clone()],
+            ..operator.config(folder.path())
+        };
+        nodes.push(Node::start(config).await.unwrap());
+    }
+    let mut strangers = Vec::new();
+    for (network, node) in (10..).zip(&nodes) {
+        let way = from_network(node.address(), network).await;
+        let token =
+            operator.token(&format!("principal-{network}"), &format!("tenant-{network}"), "read,write");
+        strangers.push(Arc::new(operator::client_at(way, node, Some(token))));
+    }
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..ASSETS * 2 {
+        let (asset, stranger) = (number / 2, Arc::clone(&strangers[number % 2]));
+        tasks.spawn(async move {
+            let key = key(AssetKind::Texture, asset as u128);
+            (asset, share(&stranger, &key, &texture(asset, 9_000)).await)
+        });
+    }
+    let mut published = [0; ASSETS];
+    for (asset, verdict) in tasks.join_all().await {
+        match verdict {
+            Verdict::Published => published[asset] += 1,
+            // The first voice, whose body nobody wants yet.
+            Verdict::Waiting { want_body: false } | Verdict::Known => {}
+            other => panic!("asset {asset}: {other:?}"),
+        }
+    }
+    assert_eq!(published, [1; ASSETS]);
+    for node in &nodes {
+        let reader = operator::client(node, Some(operator.token("reader", "others", "read")));
+        for asset in 0..ASSETS {
+            let answer = read(&reader, &key(AssetKind::Texture, asset as u128), None).await;
+            assert_eq!(answer, Some((0, texture(asset, 9_000).to_vec())), "asset {asset}");
+        }
+    }
+
+    // Who is revoked, by a command that knows the catalog alone, is refused by both within the time promised.
+    let revoked = ["token", "revoke", "--subject", "principal-11", "--catalog", &catalog];
+    assert_eq!(rezcache(&revoked).code, 0);
+    let since = Instant::now();
+    let token = operator.token("principal-11", "tenant-11", "read");
+    for node in &nodes {
+        let client = operator::client(node, Some(token.clone()));
+        loop {
+            match client.read(&key(AssetKind::Texture, 1), origin(), None).await {
+                Err(CallError::Refused { status: 401, .. }) => break,
+                Ok(_) => assert!(since.elapsed() < IN_FORCE, "who was revoked is still served"),
+                Err(error) => panic!("{error:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    let other = read(&strangers[0], &key(AssetKind::Texture, 1), None).await;
+    assert!(other.is_some(), "others are served on");
+    for node in nodes {
+        node.stop().await;
+    }
 }
 
 /// How long the database stays away: longer than a record is believed without asking.

@@ -1,6 +1,7 @@
 //! The integration tests: one program, so that it links once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod access;
 mod array;
 mod asset_url;
 mod catalog_contract;
@@ -16,6 +17,7 @@ mod interop;
 mod kill;
 mod kill_node;
 mod layers;
+mod postgres_away;
 mod proxy_assets;
 mod proxy_faults;
 mod proxy_http;
@@ -32,4 +34,5 @@ mod support;
 mod tls;
 mod udp_assets;
 mod uploads;
+mod uploads_consent;
 mod uploads_kill;

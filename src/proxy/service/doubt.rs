@@ -4,7 +4,7 @@
 //! A file beside the store remembers what came from the service, so that it can be found again after a
 //! restart; another one remembers that the service was proven wrong.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -26,6 +26,14 @@ const MAX_BYTES: u64 = 32 << 20;
 /// Answers that wait to be compared with what the grid says.
 const MAX_PENDING: usize = 256;
 
+/// What the service said of assets, until the grid has spoken. Names that were spoken of stay in the order
+/// until they are the oldest.
+#[derive(Default)]
+struct Pending {
+    said: HashMap<(AssetKey, Origin), Digest>,
+    order: VecDeque<(AssetKey, Origin)>,
+}
+
 /// See the module's documentation.
 pub(super) struct Doubt {
     one_in: u32,
@@ -33,7 +41,7 @@ pub(super) struct Doubt {
     learnt_path: PathBuf,
     marker: PathBuf,
     service: String,
-    pending: Mutex<HashMap<(AssetKey, Origin), Digest>>,
+    pending: Mutex<Pending>,
     cache: LocalCache,
 }
 
@@ -67,16 +75,23 @@ impl Doubt {
     /// The grid's word on this is awaited, to be held against `digest`.
     pub(super) fn await_grid(&self, target: &Target, digest: Digest) {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        if pending.len() < MAX_PENDING {
-            pending.insert((target.key.clone(), target.scope.origin.clone()), digest);
+        // A grid that has not delivered for so long will not do so any more.
+        while pending.order.len() >= MAX_PENDING
+            && let Some(oldest) = pending.order.pop_front()
+        {
+            pending.said.remove(&oldest);
         }
+        let name = (target.key.clone(), target.scope.origin.clone());
+        pending.order.push_back(name.clone());
+        pending.said.insert(name, digest);
     }
 
     /// Whether the grid's word differs from what the service gave.
     pub(super) fn is_contradicted(&self, target: &Target, digest: Digest) -> bool {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        !pending.is_empty()
+        !pending.said.is_empty()
             && pending
+                .said
                 .remove(&(target.key.clone(), target.scope.origin.clone()))
                 .is_some_and(|said| said != digest)
     }

@@ -12,6 +12,7 @@ use super::learn::Target;
 use crate::asset::{AssetKey, Digest};
 use crate::cache::LocalCache;
 use crate::client::address::ServerAddress;
+use crate::client::credentials::Credentials;
 use crate::client::{CallError, Face, ServiceClient};
 use crate::fetch::service_plan::{Advice, ServicePlan, Standing, WhyGrid};
 use crate::fetch::sharing::may_share;
@@ -83,14 +84,21 @@ impl ServiceTier {
         cache: LocalCache,
         metrics: Arc<Metrics>,
     ) -> Result<Self, CallError> {
-        let token = config.token.map(|token| token.reveal().clone());
+        let credentials = match config.token {
+            Some(token) => Credentials::token(token.reveal()).ok_or(CallError::NotAToken)?,
+            // Without a token the proxy has a key of its own, for services where residents may enrol.
+            None => Credentials::own(data_dir, &config.address).unwrap_or_else(|error| {
+                tracing::warn!(%error, "no key of our own; services that ask for one refuse us");
+                Credentials::nobody()
+            }),
+        };
         let doubt = Doubt::new(&config.address, config.spot_check, data_dir, cache);
         let mut plan = ServicePlan::new(Instant::now(), config.least_deadline);
         if doubt.is_proven() {
             plan.distrust();
         }
         let tier = Self {
-            client: ServiceClient::new(config.address, token)?,
+            client: ServiceClient::with_credentials(config.address, credentials)?,
             standing: watch::Sender::new(plan.standing()),
             plan: Mutex::new(plan),
             metrics,
@@ -108,6 +116,11 @@ impl ServiceTier {
     /// The client, for what is not reading.
     pub(super) const fn client(&self) -> &ServiceClient {
         &self.client
+    }
+
+    /// Whether the service has not been proven to give wrong bytes.
+    pub(super) fn is_trusted(&self) -> bool {
+        *self.standing.borrow() != Standing::Distrusted
     }
 
     /// Whether the service may hear of this grid's assets at all.

@@ -84,7 +84,7 @@ impl ServiceTier {
                 [only] => only.clone(),
                 several => Bytes::from(several.concat()),
             };
-            self.keep(grid, target, Asset { digest: found.digest, bytes });
+            self.keep(grid, target, &Asset { digest: found.digest, bytes });
             if self.doubt.is_sampled() {
                 self.spot_check(grid, target, found.digest, request);
             }
@@ -161,7 +161,7 @@ impl ServiceTier {
     }
 
     /// Keeps an asset of the service on this machine. It is never attested: only what came from the grid is.
-    pub(in crate::proxy) fn keep(&self, grid: &GridPort, target: &Target, asset: Asset) {
+    pub(in crate::proxy) fn keep(&self, grid: &GridPort, target: &Target, asset: &Asset) {
         let valid = asset.bytes.len() as u64 <= crate::wire::WHOLE_BYTES
             || validate::validate(target.key.kind, &asset.bytes).is_ok()
                 && !policy::is_client_bake(&asset.bytes);
@@ -172,7 +172,7 @@ impl ServiceTier {
         if self.doubt.remember(target) {
             grid.shared.cache.put(target.key.clone(), &target.scope, asset.clone());
         }
-        grid.arrivals.announce(target, &asset);
+        grid.arrivals.announce(target, asset);
     }
 
     /// Whether this hit over LLUDP is to be left to the grid, and compared with what that sends.
@@ -234,7 +234,7 @@ impl ServiceTier {
         let (grid, target, tier) = (Arc::clone(grid), target.clone(), Arc::clone(self));
         tokio::spawn(async move {
             if let Some(asset) = tier.whole(attempt.found().await).await {
-                tier.keep(&grid, &target, asset);
+                tier.keep(&grid, &target, &asset);
             }
             drop(place);
         });
