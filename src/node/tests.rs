@@ -110,8 +110,8 @@ impl World {
         let (ring, blobs) = (KeyRing::new([1; 32], [2; 32]), Blobs::open("memory:").unwrap());
         let abilities = blobs.probe().await.unwrap();
         let budgets = Arc::new(Budgets::new(ring.clone(), Arc::clone(&shared), config.limits));
-        let access = Access::new(&config.access().unwrap(), None, Arc::clone(&budgets));
-        let service = Service::new(config, access, budgets, shared, blobs, ring, None, abilities);
+        let access = Access::new(&config.access().unwrap(), None, budgets);
+        let service = Service::new(config, access, shared, blobs, ring, None, abilities);
         Self { service, catalog, key, _folder: folder }
     }
 
