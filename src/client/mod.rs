@@ -169,21 +169,26 @@ impl ServiceClient {
         let Some(quic) = &self.quic else { return };
         match quic.connect_anew().await {
             Ok(()) => self.quic_works(),
-            Err(_) => self.quic_failed(),
+            Err(_) => self.quic_failed(true),
         }
     }
 
     /// QUIC has not answered in time, as where UDP is blocked or the network has changed: its connection
     /// is given up, and HTTP is used until [`ServiceClient::retry_quic`] has succeeded.
-    pub async fn give_up_quic(&self) {
+    pub fn give_up_quic(&self) {
         if let Some(quic) = &self.quic {
-            self.quic_failed();
-            quic.disconnect().await;
+            self.quic_failed(false);
+            quic.disconnect();
         }
     }
 
-    fn quic_failed(&self) {
+    /// Uses the other face for a while. Of several calls that fail together only the first counts; what
+    /// counts `again` is a try that was made to find out.
+    fn quic_failed(&self, again: bool) {
         let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        if away.until.is_some() && !again {
+            return;
+        }
         away.pause = (away.pause * 2).clamp(QUIC_AWAY[0], QUIC_AWAY[1]);
         away.until = Some(Instant::now() + away.pause);
     }
@@ -332,7 +337,7 @@ impl ServiceClient {
                     self.quic_works();
                     return Ok((reply, Body::Quic(stream)));
                 }
-                Err(CallError::Unreachable | CallError::NoEndpoint) => self.quic_failed(),
+                Err(CallError::Unreachable | CallError::NoEndpoint) => self.quic_failed(false),
                 Err(other) => return Err(other),
             }
         }

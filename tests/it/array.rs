@@ -308,6 +308,38 @@ async fn a_quorum_over_two_nodes_publishes_once() {
     }
 }
 
+/// Twenty assets with their keys.
+fn assets() -> Vec<(AssetKey, Bytes)> {
+    (0..20u8).map(|n| (key(AssetKind::Texture, n.into()), texture(n.into(), 30_000))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_load_report_says_what_the_node_takes() {
+    let Some(server) = Server::shared() else { return };
+    let array = Array::start(server.url(&server.database()), 1).await;
+    let (node, client) = (&array.nodes[0], client(&array.nodes[0]));
+    let before = report(node).await;
+    for (key, bytes) in assets() {
+        share(&client, &key, &bytes).await;
+        assert!(read(&client, &key, None).await.is_some());
+    }
+    let after = report(node).await;
+    let number =
+        |report: &Value, pointer: &str| report.pointer(pointer).and_then(Value::as_u64).expect(pointer);
+    assert_eq!(number(&before, "/memory/hot_bytes"), 0);
+    assert!(number(&after, "/memory/hot_bytes") > 20 * 30_000);
+    assert_eq!(number(&after, "/memory/records"), 20);
+    // That of the proxy, and the one that asks.
+    assert_eq!((number(&before, "/connections_open"), number(&after, "/connections_open")), (1, 2));
+    assert_eq!((number(&after, "/catalog/waiting"), number(&after, "/requests_running")), (0, 1));
+    if cfg!(target_os = "linux") {
+        assert!(number(&after, "/process/memory_bytes") > 4 << 20);
+        assert!(number(&after, "/process/cpu_ms") > 0 && number(&after, "/process/cores") > 0);
+        assert!(after["process"]["cpu_cores"].as_f64().unwrap() > 0.0);
+    }
+    array.stop().await;
+}
+
 /// How long the database stays away: longer than a record is believed without asking.
 fn outage() -> Duration {
     match std::env::var_os("REZCACHE_LONG").is_some_and(|value| value == "1") {
@@ -354,7 +386,7 @@ async fn without_its_database_a_node_serves_what_is_hot_and_loses_nothing() {
     let Some(server) = Server::start() else { return };
     let array = Array::start(server.url(&server.database()), 1).await;
     let (node, client) = (&array.nodes[0], client(&array.nodes[0]));
-    let assets: Vec<_> = (0..20).map(|n| (key(AssetKind::Texture, n), texture(n as usize, 30_000))).collect();
+    let assets = assets();
     for (key, bytes) in &assets {
         assert_eq!(share(&client, key, bytes).await, Verdict::Published);
         assert!(read(&client, key, None).await.is_some());
@@ -407,7 +439,7 @@ async fn reads_go_on_from_the_standby_and_writes_find_whoever_takes_them() {
     let both = format!("postgres://postgres@{},{}/{database}", server.address(), standby.address());
     let mut array = Array::start(both, 2).await;
     let clients = array.clients();
-    let assets: Vec<_> = (0..20).map(|n| (key(AssetKind::Texture, n), texture(n as usize, 30_000))).collect();
+    let assets = assets();
     for (key, bytes) in &assets {
         assert_eq!(share(&clients[0], key, bytes).await, Verdict::Published);
     }
