@@ -688,5 +688,5 @@ fn every_reason_has_a_counter_of_its_own() {
         *names.entry(counter.name()).or_insert(0) += 1;
     }
     assert!(names.values().all(|times| *times == 1));
-    assert_eq!(names.keys().filter(|name| name.starts_with("uploads_dropped_")).count(), 10);
+    assert_eq!(names.keys().filter(|name| name.starts_with("uploads_dropped_")).count(), 11);
 }
