@@ -444,3 +444,6 @@ const fn dropped(reason: Dropped) -> Counter {
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
+
+#[cfg(test)]
+mod tests;
