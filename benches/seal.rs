@@ -51,10 +51,14 @@ fn measure(size: usize) {
     for _ in 0..ROUNDS {
         let rounds = [
             // Buffers that are there already, for both: made before the clock starts.
-            rate(size, || plain.clone(), |mut buffer| {
-                cipher(&mut buffer);
-                buffer
-            }),
+            rate(
+                size,
+                || plain.clone(),
+                |mut buffer| {
+                    cipher(&mut buffer);
+                    buffer
+                },
+            ),
             rate(size, Vec::new, |_| {
                 let mut buffer = Vec::with_capacity(size + 16);
                 buffer.extend_from_slice(black_box(&plain));
@@ -64,9 +68,11 @@ fn measure(size: usize) {
             rate(size, Vec::new, |_| {
                 sealed::seal(&ring, &name, &hashed, black_box(&plain), false, [3; 32]).expect("sealed")
             }),
-            rate(size, || blob.clone(), |blob| {
-                sealed::open_owned(&ring, &name, blob, u64::MAX).expect("opened").1
-            }),
+            rate(
+                size,
+                || blob.clone(),
+                |blob| sealed::open_owned(&ring, &name, blob, u64::MAX).expect("opened").1,
+            ),
             rate(size, Vec::new, |_| Digest::of(black_box(&plain))),
         ];
         for (best, round) in best.iter_mut().zip(rounds) {

@@ -155,33 +155,36 @@ impl Credentials {
         }
     }
 
-    /// The token to show now, after an introduction where one is needed.
-    pub(super) async fn current(&self, http: &HttpLink) -> Result<Option<Arc<Redacted<String>>>, CallError> {
-        let own = match &self.0 {
-            Kind::Nobody => return Ok(None),
-            Kind::Given { token, .. } => return Ok(Some(Arc::clone(token))),
-            Kind::Own(own) => own,
-        };
-        if let Some(known) = own.known() {
-            return known;
+    /// The token to show now, if any.
+    pub(super) fn current(&self) -> Shown {
+        match &self.0 {
+            Kind::Nobody => Ok(None),
+            Kind::Given { token, .. } => Ok(Some(Arc::clone(token))),
+            Kind::Own(own) => own.known(),
+        }
+    }
+
+    /// The service has refused us with this status, with or without a token `shown`. Whether we have a token now that it did not see: only
+    /// who is asked for one introduces himself, so that services open to all are asked nothing else.
+    pub(super) async fn recover(&self, http: &HttpLink, status: u16, shown: bool) -> bool {
+        let Kind::Own(own) = &self.0 else { return false };
+        match own.state() {
+            State::Nobody => return false,
+            State::Failed { until, .. } if Instant::now() < until => return false,
+            // Another request was faster.
+            State::Enrolled { .. } if !shown => return true,
+            State::Enrolled { .. } => {
+                if status == 401 {
+                    let reason = "the service does not know this proxy any more".into();
+                    own.failed(CallError::Refused { status, reason, retry_after: None }, PAUSE[0]);
+                }
+                return false;
+            }
+            State::New | State::Failed { .. } => {}
         }
         // On its own: whoever gives up waiting does not break it off for the others.
         let (own, http) = (Arc::clone(own), http.clone());
-        tokio::spawn(async move { own.introduce(&http).await }).await.unwrap_or(Err(CallError::Unreachable))
-    }
-
-    /// The service did not accept what we showed.
-    pub(super) fn refused(&self) {
-        if let Kind::Own(own) = &self.0
-            && matches!(own.state(), State::Enrolled { .. } | State::Nobody)
-        {
-            let error = CallError::Refused {
-                status: 401,
-                reason: "the service does not know this proxy".into(),
-                retry_after: None,
-            };
-            own.failed(error, PAUSE[0]);
-        }
+        tokio::spawn(async move { own.introduce(&http).await }).await.unwrap_or(false)
     }
 }
 
@@ -200,18 +203,18 @@ impl Own {
         self.set(State::Failed { error, until: Instant::now() + pause, pause });
     }
 
-    /// What holds without asking the service; `None` when it must be asked.
-    fn known(&self) -> Option<Shown> {
+    /// What holds without asking the service.
+    fn known(&self) -> Shown {
         match self.state() {
-            State::Nobody => Some(Ok(None)),
-            State::Enrolled { token, signed, .. } if signed.elapsed() < RENEW => Some(Ok(Some(token))),
-            State::Enrolled { audience, ahead, .. } => Some(Ok(Some(self.sign(audience, ahead)))),
-            // A network may let QUIC through and nothing else: an open service is then met as nobody.
-            State::Failed { error, until, .. } if Instant::now() < until => Some(match error {
-                CallError::Refused { .. } => Err(error),
-                _ => Ok(None),
-            }),
-            State::New | State::Failed { .. } => None,
+            State::New | State::Nobody => Ok(None),
+            State::Enrolled { token, signed, .. } if signed.elapsed() < RENEW => Ok(Some(token)),
+            State::Enrolled { audience, ahead, .. } => Ok(Some(self.sign(audience, ahead))),
+            State::Failed { error: error @ CallError::Refused { .. }, until, .. }
+                if Instant::now() < until =>
+            {
+                Err(error)
+            }
+            State::Failed { .. } => Ok(None),
         }
     }
 
@@ -224,18 +227,22 @@ impl Own {
         token
     }
 
-    async fn introduce(&self, http: &HttpLink) -> Shown {
+    /// Whether the service knows us now.
+    async fn introduce(&self, http: &HttpLink) -> bool {
         let _one = self.introducing.lock().await;
-        if let Some(known) = self.known() {
-            return known;
+        match self.state() {
+            State::Enrolled { .. } => return true,
+            State::Nobody => return false,
+            State::Failed { until, .. } if Instant::now() < until => return false,
+            State::New | State::Failed { .. } => {}
         }
         let tried = tokio::time::timeout(PATIENCE, self.enrol(http)).await;
         match tried.unwrap_or(Err(CallError::Unreachable)) {
-            Ok(None) => {
-                self.set(State::Nobody);
-                Ok(None)
+            Ok(None) => self.set(State::Nobody),
+            Ok(Some((audience, ahead))) => {
+                self.sign(audience, ahead);
+                return true;
             }
-            Ok(Some((audience, ahead))) => Ok(Some(self.sign(audience, ahead))),
             Err(error) => {
                 let before = match self.state() {
                     State::Failed { pause, .. } => pause * 2,
@@ -247,9 +254,9 @@ impl Own {
                     _ => Duration::ZERO,
                 };
                 self.failed(error, before.max(asked).clamp(PAUSE[0], PAUSE[1]));
-                self.known().unwrap_or(Ok(None))
             }
         }
+        false
     }
 
     /// Enrols the key. `None`: the service takes none. Known already is as good as new.

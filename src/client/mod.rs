@@ -169,21 +169,26 @@ impl ServiceClient {
         let Some(quic) = &self.quic else { return };
         match quic.connect_anew().await {
             Ok(()) => self.quic_works(),
-            Err(_) => self.quic_failed(),
+            Err(_) => self.quic_failed(true),
         }
     }
 
     /// QUIC has not answered in time, as where UDP is blocked or the network has changed: its connection
     /// is given up, and HTTP is used until [`ServiceClient::retry_quic`] has succeeded.
-    pub async fn give_up_quic(&self) {
+    pub fn give_up_quic(&self) {
         if let Some(quic) = &self.quic {
-            self.quic_failed();
-            quic.disconnect().await;
+            self.quic_failed(false);
+            quic.disconnect();
         }
     }
 
-    fn quic_failed(&self) {
+    /// Uses the other face for a while. Of several calls that fail together only the first counts; what
+    /// counts `again` is a try that was made to find out.
+    fn quic_failed(&self, again: bool) {
         let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        if away.until.is_some() && !again {
+            return;
+        }
         away.pause = (away.pause * 2).clamp(QUIC_AWAY[0], QUIC_AWAY[1]);
         away.until = Some(Instant::now() + away.pause);
     }
@@ -244,14 +249,17 @@ impl ServiceClient {
         digest: Digest,
         bytes: &[u8],
     ) -> Result<Verdict, CallError> {
-        // Before it has introduced itself the proxy does not know under which name.
-        self.credentials.current(&self.http).await?;
-        let proof_key = wire::proof_key(self.principal(), key, digest);
-        let proof = wire::proof(&proof_key, bytes);
-        let call = Call::Attest { key: key.clone(), origin, digest, proof };
-        match self.call(call, None).await?.0 {
-            Reply::Upload(verdict) => Ok(verdict),
-            other => Err(unexpected(other)),
+        loop {
+            // Proofs are made for a name, which the proxy may get only when it is asked for one.
+            let principal = self.principal().to_owned();
+            let proof = wire::proof(&wire::proof_key(&principal, key, digest), bytes);
+            let call = Call::Attest { key: key.clone(), origin, digest, proof };
+            match self.call(call, None).await?.0 {
+                Reply::Upload(verdict) => return Ok(verdict),
+                Reply::Refused { status: 401 | 403, .. }
+                    if principal.is_empty() && principal != self.principal() => {}
+                other => return Err(unexpected(other)),
+            }
         }
     }
 
@@ -301,13 +309,18 @@ impl ServiceClient {
         call: Call,
         body: Option<(Bytes, Option<Arc<dyn Pace>>)>,
     ) -> Result<(Reply, Body), CallError> {
-        let token = self.credentials.current(&self.http).await?;
-        let token = token.as_ref().map_or("", |token| token.reveal().as_str());
-        let (reply, body) = self.call_with(token, call, body).await?;
-        if matches!(reply, Reply::Refused { status: 401, .. }) {
-            self.credentials.refused();
+        let is_attest = matches!(call, Call::Attest { .. });
+        let token = self.credentials.current()?;
+        let shown = token.as_ref().map_or("", |token| token.reveal().as_str());
+        let (reply, answer) = self.call_with(shown, call.clone(), body.clone()).await?;
+        let Reply::Refused { status: status @ (401 | 403), .. } = reply else { return Ok((reply, answer)) };
+        let recovered = self.credentials.recover(&self.http, status, token.is_some()).await;
+        // Why it has not, if somebody has said so, is worth more than that a token is needed.
+        let again = self.credentials.current()?;
+        if !recovered || is_attest {
+            return Ok((reply, answer));
         }
-        Ok((reply, body))
+        self.call_with(again.as_ref().map_or("", |token| token.reveal().as_str()), call, body).await
     }
 
     async fn call_with(
@@ -324,7 +337,7 @@ impl ServiceClient {
                     self.quic_works();
                     return Ok((reply, Body::Quic(stream)));
                 }
-                Err(CallError::Unreachable | CallError::NoEndpoint) => self.quic_failed(),
+                Err(CallError::Unreachable | CallError::NoEndpoint) => self.quic_failed(false),
                 Err(other) => return Err(other),
             }
         }

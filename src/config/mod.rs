@@ -306,6 +306,10 @@ fn service(
         return Some(None);
     };
     let address = check.value(&given, value::cache_server);
+    // A token is for one server: that of the file is not shown to another one that a flag names.
+    let elsewhere = flags.token_file.is_none()
+        && file.cache_server.as_ref().is_none_or(|known| known.text.parse().ok() != address);
+    let token_file = token_file.filter(|_| !elsewhere);
     let token = match token_file.map(|file| value::token_file(&file)) {
         Some(Err(wrong)) => {
             check.add(flags.token_file.is_some(), wrong);

@@ -114,6 +114,13 @@ impl Progress {
         self.last = now;
     }
 
+    /// The same answer, which has won although it was late, judged from `now` on.
+    #[must_use]
+    pub fn anew(self, now: Instant) -> Self {
+        let header = self.header.map(|(_, length, usual)| (Duration::ZERO, length, usual));
+        Self { asked: now, header, last: now, ..self }
+    }
+
     /// In all `received` bytes of the body have come.
     pub fn received(&mut self, now: Instant, received: u64) {
         if received > self.received {

@@ -117,6 +117,11 @@ impl Access {
         &self.audience
     }
 
+    /// Where use is counted.
+    pub(super) fn budgets(&self) -> Arc<Budgets> {
+        Arc::clone(&self.budgets)
+    }
+
     pub(super) fn residents(&self) -> Option<&Residents> {
         self.residents.as_ref()
     }

@@ -16,7 +16,9 @@ impl Service {
         match self.fade_all(now).await {
             Ok(0) => {}
             Ok(records) => tracing::info!(records, "attestations of 30 days ago are only counted now"),
-            Err(error) => tracing::warn!(%error, "attestations could not be shrunk to counts; tomorrow again"),
+            Err(error) => {
+                tracing::warn!(%error, "attestations could not be shrunk to counts; tomorrow again")
+            }
         }
     }
 

@@ -155,7 +155,7 @@ impl Node {
         };
         let residents = config.enroll.then(|| Residents::new(ring.clone()));
         let budgets = Arc::new(Budgets::new(ring.clone(), Arc::clone(&catalog), config.limits));
-        let access = Access::new(&access, residents, Arc::clone(&budgets));
+        let access = Access::new(&access, residents, budgets);
         // Who was revoked must be known before the first request.
         access.poll(&*catalog).await?;
         let identity = match (&config.certificate, config.plain_http) {
@@ -164,7 +164,7 @@ impl Node {
             (None, false) => Some(tls::Identity::read_or_make(&config.key_file.with_extension("crt"))?),
         };
         let (listener, endpoint, address) = listen(config.listen, identity.as_ref()).await?;
-        let service = Arc::new(Service::new(config, access, budgets, catalog, blobs, ring, disk, abilities));
+        let service = Arc::new(Service::new(config, access, catalog, blobs, ring, disk, abilities));
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let acceptor = match &identity {

@@ -20,8 +20,8 @@ use crate::catalog::{
     SqliteCatalog,
 };
 use crate::grid::GridId;
-use crate::store::blobs::Blobs;
 use crate::publication::Record;
+use crate::store::blobs::Blobs;
 use crate::store::keys::KeyRing;
 use crate::store::records;
 use crate::token::{self, Claims, SigningKey};
@@ -110,8 +110,8 @@ impl World {
         let (ring, blobs) = (KeyRing::new([1; 32], [2; 32]), Blobs::open("memory:").unwrap());
         let abilities = blobs.probe().await.unwrap();
         let budgets = Arc::new(Budgets::new(ring.clone(), Arc::clone(&shared), config.limits));
-        let access = Access::new(&config.access().unwrap(), None, Arc::clone(&budgets));
-        let service = Service::new(config, access, budgets, shared, blobs, ring, None, abilities);
+        let access = Access::new(&config.access().unwrap(), None, budgets);
+        let service = Service::new(config, access, shared, blobs, ring, None, abilities);
         Self { service, catalog, key, _folder: folder }
     }
 
@@ -299,8 +299,10 @@ async fn after_a_month_the_catalog_names_no_attester() {
     }
     let attesters = async || {
         let rows = world.catalog.scan(None, 1000).await.unwrap();
-        let read = |(hash, row): &(KeyHash, Row)| records::read(&service.contents.ring, hash, &row.record).unwrap();
-        let said = |record: &Record| record.contents.iter().map(|content| content.attestations.len()).sum::<usize>();
+        let read =
+            |(hash, row): &(KeyHash, Row)| records::read(&service.contents.ring, hash, &row.record).unwrap();
+        let said =
+            |record: &Record| record.contents.iter().map(|content| content.attestations.len()).sum::<usize>();
         rows.iter().map(read).map(|record| said(&record)).sum::<usize>()
     };
     let month = crate::publication::KEPT_SECONDS;

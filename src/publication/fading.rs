@@ -118,7 +118,8 @@ pub fn fade(record: &mut Record, policy: Policy, now: u64) -> bool {
 
 fn shrink(content: &mut Content, now: u64) -> bool {
     let done = |attestation: &Attestation| attestation.unproven.is_none() && attestation.counts_from <= now;
-    let all: Vec<Attestation> = content.attestations.extract_if(.., |attestation| done(attestation)).collect();
+    let all: Vec<Attestation> =
+        content.attestations.extract_if(.., |attestation| done(attestation)).collect();
     if all.is_empty() {
         return false;
     }

@@ -9,8 +9,8 @@ use crate::asset::Digest;
 mod fading;
 mod record;
 
-pub use fading::{KEPT_SECONDS, fade};
 use fading::Said;
+pub use fading::{KEPT_SECONDS, fade};
 pub use record::{Attestation, Content, Count, MAX_ATTESTATIONS, MAX_CONTENTS, MAX_COUNTS, Record, Tag};
 
 /// What the operator says of a grid.
@@ -220,8 +220,7 @@ pub fn reach_of(record: &Record, digest: Digest, policy: Policy, now: u64) -> Re
 /// Principals that count for a content: distinct, and from distinct networks.
 #[must_use]
 pub fn confirmed_by(content: &Content, now: u64) -> usize {
-    let counts =
-        |attestation: &Attestation| attestation.unproven.is_none() && attestation.counts_from <= now;
+    let counts = |attestation: &Attestation| attestation.unproven.is_none() && attestation.counts_from <= now;
     Said::of(content, &counts).voices()
 }
 

@@ -456,6 +456,26 @@ async fn a_resident_enrols_and_needs_no_operator() {
     let elsewhere = resident(from_network(node.address(), 7).await, "five");
     assert_eq!(read(&elsewhere, &key(1), "a").await, Ok(None));
 
+    // Where everybody may read, whoever wants to write introduces itself then.
+    let public = tempfile::tempdir().unwrap();
+    let open = Node::start(NodeConfig {
+        token_keys: Vec::new(),
+        enroll: true,
+        open_access: true,
+        abuse_contact: Some("abuse@example.org".into()),
+        ..operator.config(public.path())
+    })
+    .await
+    .unwrap();
+    let address: rezcache::client::address::ServerAddress =
+        format!("https://{}#pin={}", open.address(), open.pin().unwrap()).parse().unwrap();
+    let credentials = Credentials::own(public.path(), &address).unwrap();
+    let guest = ServiceClient::with_credentials(address, credentials).unwrap();
+    assert_eq!((read(&guest, &key(1), "a").await, guest.principal()), (Ok(None), ""));
+    assert_eq!(share(&guest, &key(1), "a", &bytes).await, Ok(Verdict::Waiting { want_body: false }));
+    assert!(guest.principal().starts_with("own-") && guest.face() == Face::Quic);
+    open.stop().await;
+
     // One that the node has never heard of, and one that claims more than it has.
     let unknown = SigningKey::from_seed(&[5; 32]).unwrap();
     let own = token::sign_own(&unknown, "rezcache", "x".into(), now(), 60);

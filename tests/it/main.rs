@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod access;
+mod access_secrets;
 mod array;
 mod asset_url;
 mod catalog_contract;
@@ -17,6 +18,7 @@ mod interop;
 mod kill;
 mod kill_node;
 mod layers;
+mod poisoning;
 mod postgres_away;
 mod proxy_assets;
 mod proxy_faults;

@@ -16,6 +16,7 @@ use rezcache::wire::frame::{Codec, Verdict};
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
 
+use crate::support::operator::Operator;
 use crate::support::synthetic::Synthetic;
 
 pub(crate) const GRID: &str = "grid.example:8002";
@@ -341,25 +342,41 @@ pub(crate) fn tools() -> std::path::PathBuf {
     tools.into()
 }
 
+/// Asks a node everything that its description says, and more; it must answer as described.
+async fn schemathesis(node: Node, scratch: &Path, arguments: &[&str]) {
+    let scheme = if node.pin().is_some() { "https" } else { "http" };
+    let mut command = Command::new(tools().join("schemathesis"));
+    command
+        .arg("run")
+        .arg(format!("{scheme}://{}/openapi.json", node.address()))
+        .args(["--max-examples", "30", "--seed", "1", "--no-color", "--checks", "all"])
+        // No description can say which bytes are a whole asset with this digest, so a body of noise is
+        // refused though it fits the description.
+        .args(["--exclude-checks", "positive_data_acceptance"])
+        // It ends the node, as it says.
+        .args(["--exclude-operation-id", "drain"])
+        .args(arguments)
+        .current_dir(scratch);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn schemathesis_finds_no_answer_that_is_not_in_the_description() {
     let folder = tempfile::tempdir().unwrap();
     let node = Node::start(NodeConfig { plain_http: true, ..config(folder.path()) }).await.unwrap();
-    let url = format!("http://{}/openapi.json", node.address());
-    let scratch = folder.path().to_owned();
-    let run = move || {
-        Command::new(tools().join("schemathesis"))
-            .args(["run", &url, "--max-examples", "30", "--seed", "1", "--no-color", "--checks", "all"])
-            // No description can say which bytes are a whole asset with this digest, so a body of noise is
-            // refused though it fits the description.
-            .args(["--exclude-checks", "positive_data_acceptance"])
-            // It ends the node, as it says.
-            .args(["--exclude-operation-id", "drain"])
-            .current_dir(scratch)
-            .output()
-            .unwrap()
-    };
-    let output = tokio::task::spawn_blocking(run).await.unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    node.stop().await;
+    schemathesis(node, folder.path(), &[]).await;
+}
+
+/// The same where tokens are asked for and proxies may enrol.
+#[tokio::test(flavor = "multi_thread")]
+async fn schemathesis_finds_none_behind_a_gate_either() {
+    let folder = tempfile::tempdir().unwrap();
+    let operator = Operator::new(folder.path());
+    let gated = NodeConfig { plain_http: true, enroll: true, ..operator.config(folder.path()) };
+    let node = Node::start(gated).await.unwrap();
+    let token = operator.token("somebody", "school", "read,write,observe,admin");
+    let header = format!("Authorization: Bearer {token}");
+    schemathesis(node, folder.path(), &["--header", &header]).await;
 }

@@ -177,6 +177,7 @@ fn day_of(day: u32) -> i32 {
     i32::try_from(day).unwrap_or(i32::MAX)
 }
 
+#[allow(clippy::needless_pass_by_value)] // What `map_err` hands over.
 fn broken(error: tokio_postgres::Error) -> CatalogError {
     CatalogError::Failed(error.to_string())
 }

@@ -171,10 +171,9 @@ fn failed(error: &CallError) -> Outcome {
         // No token that may go there, which comes to the same as an unknown one.
         CallError::PlainToken | CallError::NotAToken => Outcome::Unknown,
         CallError::WrongBytes => Outcome::Trouble,
-        CallError::Unreachable
-        | CallError::NoEndpoint
-        | CallError::Tls
-        | CallError::Garbled => Outcome::Unreachable,
+        CallError::Unreachable | CallError::NoEndpoint | CallError::Tls | CallError::Garbled => {
+            Outcome::Unreachable
+        }
     }
 }
 

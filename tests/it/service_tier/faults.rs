@@ -29,6 +29,15 @@ pub(super) struct World {
 
 impl World {
     pub(super) async fn new(world: u64, sizes: impl Fn(usize) -> usize, service: ServiceConfig) -> Self {
+        Self::of(world, sizes, service, false).await
+    }
+
+    /// The same on a grid of one operator.
+    pub(super) async fn central(world: u64, sizes: impl Fn(usize) -> usize, service: ServiceConfig) -> Self {
+        Self::of(world, sizes, service, true).await
+    }
+
+    async fn of(world: u64, sizes: impl Fn(usize) -> usize, service: ServiceConfig, central: bool) -> Self {
         let assets: Vec<_> = (0..ASSETS).map(|n| Synthetic::new(world, n, sizes(n))).collect();
         let grid = FakeGrid::start().await;
         let by_query: std::collections::HashMap<String, Arc<Vec<u8>>> =
@@ -36,7 +45,11 @@ impl World {
         grid.on("/cap-asset/", move |asked| {
             asset_reply(asked, &by_query[asked.target.strip_prefix("/cap-asset").unwrap()])
         });
-        let setup = Setup::with(grid, |config| config.service = Some(service)).await;
+        let setup = Setup::with(grid, |config| {
+            config.service = Some(service);
+            config.grids[0].central = central;
+        })
+        .await;
         let cap = setup.asset_capability().await;
         Self { setup, assets, cap }
     }
