@@ -303,6 +303,7 @@ impl Fake {
         let says = Arc::new(Mutex::new((attest, put)));
         let answers = Arc::clone(&says);
         http.on("/v1/lookup", |_| Reply::ok("application/json", "{\"assets\":[]}"));
+        http.on("/v1/service", |_| Reply::ok("application/json", "{\"enroll\":false}"));
         http.otherwise(move |asked: &Asked| match asked.method.as_str() {
             "POST" => answers.lock().unwrap().0.clone(),
             "PUT" => answers.lock().unwrap().1.clone(),
@@ -523,7 +524,8 @@ pub(crate) fn says_later(grid: &FakeGrid, first: Reply, login: &str, word: &str)
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_grid_that_has_not_said_who_it_is_is_asked_again() {
-    let hour = UploadConfig { limits: Limits { wait: Duration::from_secs(3600), ..at_once().limits }, ..at_once() };
+    let hour =
+        UploadConfig { limits: Limits { wait: Duration::from_secs(3600), ..at_once().limits }, ..at_once() };
     let mut grids = Vec::new();
     for (first, settles) in [
         (Reply::new("404 Not Found", &[], ""), true),

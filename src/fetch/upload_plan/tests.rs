@@ -109,13 +109,9 @@ fn a_bake_that_shows_itself_while_it_is_sent_is_not_sent_again() {
 
 #[test]
 fn what_is_withdrawn_while_it_is_sent_does_not_come_back() {
-    for outcome in [
-        Outcome::Busy(None),
-        Outcome::Unreachable,
-        Outcome::Trouble,
-        Outcome::DiskBusy,
-        Outcome::Unknown,
-    ] {
+    for outcome in
+        [Outcome::Busy(None), Outcome::Unreachable, Outcome::Trouble, Outcome::DiskBusy, Outcome::Unknown]
+    {
         let mut rig = Rig::new(at_once());
         rig.offer(entry(1, 100));
         let (number, sent) = rig.send();

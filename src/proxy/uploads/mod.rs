@@ -121,7 +121,10 @@ impl UploadQueue {
                 metrics.add(Counter::UploadQueueCorrupt, found.corrupt);
                 metrics.add(dropped(Dropped::NotForService), found.elsewhere);
                 if found.elsewhere > 0 {
-                    tracing::info!(dropped = found.elsewhere, "what waited for another cache service is not given to this one");
+                    tracing::info!(
+                        dropped = found.elsewhere,
+                        "what waited for another cache service is not given to this one"
+                    );
                 }
                 for (number, entry) in found.entries {
                     state.plan.restore(number, entry, now, &mut gone);

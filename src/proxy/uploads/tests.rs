@@ -41,7 +41,8 @@ async fn found_for(address: &str, entries: &[Entry]) -> Arc<Metrics> {
 
 #[tokio::test]
 async fn whether_the_service_may_hear_of_it_is_asked_again_before_it_is_sent() {
-    let entries = [entry("192.168.1.5:8002", false), entry("grid.example", true), entry("other.example", false)];
+    let entries =
+        [entry("192.168.1.5:8002", false), entry("grid.example", true), entry("other.example", false)];
     // As a file that was tampered with or written by another version of us might say. Nobody is asked: what
     // may go is not in the store.
     for (address, kept_back) in [("https://cache.rezcache.invalid", 2), ("http://127.0.0.1:9", 0)] {

@@ -103,6 +103,7 @@ async fn a_grid_that_opts_out_during_a_session_has_nothing_looked_up_and_nothing
     let capability = setup.asset_capability().await;
     viewer.ask(&[Want::whole(known.id)]).await;
     until_learned(&setup, &capability, &known).await;
+    let queued = setup.proxy.metrics().get(Counter::UploadsQueued);
     speak();
     until_not_found(&setup, &capability, &known.query).await;
     for thing in [&known, &unknown] {
@@ -115,7 +116,7 @@ async fn a_grid_that_opts_out_during_a_session_has_nothing_looked_up_and_nothing
             assert_eq!(sim.asked_for_image(thing.id), before + asked);
         }
     }
-    assert_eq!(setup.proxy.metrics().get(Counter::UploadsQueued), 1);
+    assert_eq!((setup.proxy.metrics().get(Counter::UploadsQueued), queued > 0), (queued, true));
     assert_eq!(setup.proxy.metrics().upload_queue().0, 0);
 }
 
