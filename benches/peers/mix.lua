@@ -13,10 +13,10 @@ end
 function init()
   if unique then return end
   for line in io.lines(os.getenv("MIX_REQUESTS")) do
-    local query, range = line:match("^([^\t]*)\t(.*)$")
+    local target, range = line:match("^([^\t]*)\t(.*)$")
     local headers = {}
     if range ~= "" then headers["Range"] = range end
-    requests[#requests + 1] = wrk.format("GET", prefix .. "/?" .. query, headers)
+    requests[#requests + 1] = wrk.format("GET", prefix .. target, headers)
   end
   at = number * 617
 end
