@@ -3,8 +3,12 @@
 
 use std::pin::Pin;
 
+mod place;
+mod postgres;
 mod sqlite;
 
+pub use place::Place;
+pub use postgres::{AddressError, PostgresCatalog, check as check_postgres};
 pub use sqlite::SqliteCatalog;
 
 /// The keyed hash that an asset is called by.
@@ -81,6 +85,19 @@ pub struct Revocation {
     pub value: String,
 }
 
+/// How the catalog is, for reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Health {
+    /// The engine's name.
+    pub engine: &'static str,
+    /// Whether changes can be written.
+    pub primary: bool,
+    /// Whether a standby answers; `None` when none is named.
+    pub standby: Option<bool>,
+    /// Changes that wait.
+    pub waiting: usize,
+}
+
 /// The transactions a service needs.
 pub trait Catalog: Send + Sync {
     /// The rows of these keys.
@@ -101,6 +118,12 @@ pub trait Catalog: Send + Sync {
     fn audit(&self, at: u64, action: String, detail: String) -> Answer<'_, ()>;
     /// Takes up to `want` from a counter that may reach `limit`, and says how much was given.
     fn lease(&self, name: [u8; 32], window: u64, want: u64, limit: u64) -> Answer<'_, u64>;
+    /// Keeps the record of a principal that enrolled itself, unless there is one; the record that stands.
+    fn enrol(&self, principal: KeyHash, record: Vec<u8>) -> Answer<'_, Vec<u8>>;
+    /// The record of a principal that enrolled itself.
+    fn enrolled(&self, principal: KeyHash) -> Answer<'_, Option<Vec<u8>>>;
+    /// How the catalog is at this moment.
+    fn health(&self) -> Pin<Box<dyn Future<Output = Health> + Send + '_>>;
     /// The engine's name for reports.
     fn engine(&self) -> &'static str;
 }

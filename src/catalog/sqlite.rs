@@ -6,15 +6,19 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use tokio::sync::oneshot;
 
-use super::{Answer, BlobHash, Catalog, CatalogError, Change, Decide, KeyHash, Revocation, RevokedKind, Row};
+use super::{
+    Answer, BlobHash, Catalog, CatalogError, Change, Decide, Health, KeyHash, Revocation, RevokedKind, Row,
+};
 
-const VERSION: i64 = 1;
+/// What each version added; the last one is what this program knows.
+const VERSIONS: [&str; 2] = [include_str!("sqlite.sql"), include_str!("sqlite_2.sql")];
 const BUSY: Duration = Duration::from_secs(5);
 /// Changes that wait for the writer.
 const QUEUE: usize = 1024;
@@ -31,12 +35,32 @@ struct Waiting {
     done: oneshot::Sender<Result<(), CatalogError>>,
 }
 
+/// Counts a change for as long as somebody waits for it.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn begin(number: &'a AtomicUsize) -> Self {
+        number.fetch_add(1, Ordering::Relaxed);
+        Self(number)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The catalog in a file, or in memory.
 pub struct SqliteCatalog {
     place: Place,
     writer: Option<std::sync::mpsc::SyncSender<Waiting>>,
     thread: Option<std::thread::JoinHandle<()>>,
+    waiting: AtomicUsize,
     readers: Arc<Mutex<Vec<Connection>>>,
+    /// In memory, a table that is being written is locked for readers, and no busy timeout helps: they
+    /// wait here instead.
+    gate: Option<Arc<RwLock<()>>>,
     /// A database in memory lives as long as a connection to it.
     _anchor: Mutex<Connection>,
 }
@@ -91,13 +115,17 @@ impl SqliteCatalog {
         }
         migrate(&mut connection)?;
         let anchor = place.connect().map_err(failed)?;
+        let gate = matches!(place, Place::Memory(_)).then(Arc::<RwLock<()>>::default);
+        let writers_gate = gate.clone();
         let (writer, waiting) = std::sync::mpsc::sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("catalog".into())
-            .spawn(move || write(connection, &waiting))
+            .spawn(move || write(connection, &waiting, writers_gate.as_deref()))
             .map_err(|error| CatalogError::Failed(error.to_string()))?;
         let (writer, thread) = (Some(writer), Some(thread));
-        Ok(Self { place, writer, thread, readers: Arc::default(), _anchor: Mutex::new(anchor) })
+        let readers = Arc::default();
+        let (waiting, _anchor) = (AtomicUsize::new(0), Mutex::new(anchor));
+        Ok(Self { place, writer, thread, waiting, readers, gate, _anchor })
     }
 
     async fn read_with<T: Send + 'static>(
@@ -105,13 +133,16 @@ impl SqliteCatalog {
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, CatalogError> {
         let (place, readers) = (self.place.clone(), Arc::clone(&self.readers));
+        let gate = self.gate.clone();
         let reading = tokio::task::spawn_blocking(move || {
             let kept = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let connection = match kept {
                 Some(connection) => connection,
                 None => place.connect()?,
             };
+            let open = gate.as_ref().map(|gate| gate.read().unwrap_or_else(PoisonError::into_inner));
             let answer = query(&connection)?;
+            drop(open);
             let mut readers = readers.lock().unwrap_or_else(PoisonError::into_inner);
             if readers.len() < READERS {
                 readers.push(connection);
@@ -136,6 +167,7 @@ impl SqliteCatalog {
             let _ = result.send(value);
             Ok(())
         });
+        let _waits = Waits::begin(&self.waiting);
         let sent = self.writer.as_ref().is_some_and(|writer| writer.try_send(Waiting { job, done }).is_ok());
         if !sent {
             return Err(CatalogError::Unavailable("too many changes are waiting".into()));
@@ -169,22 +201,29 @@ fn migrate(connection: &mut Connection) -> Result<(), CatalogError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
     let found: i64 =
         transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
-    if found > VERSION {
-        return Err(CatalogError::Version { found, known: VERSION });
+    let known = i64::try_from(VERSIONS.len()).unwrap_or(i64::MAX);
+    if found > known {
+        return Err(CatalogError::Version { found, known });
     }
-    if found < 1 {
-        transaction.execute_batch(include_str!("sqlite.sql")).map_err(failed)?;
-        transaction.pragma_update(None, "user_version", VERSION).map_err(failed)?;
+    for (version, text) in (1i64..).zip(VERSIONS).filter(|(version, _)| *version > found) {
+        transaction.execute_batch(text).map_err(failed)?;
+        transaction.pragma_update(None, "user_version", version).map_err(failed)?;
     }
     transaction.commit().map_err(failed)
 }
 
 /// The writer's thread: ends when the catalog is dropped.
-fn write(mut connection: Connection, waiting: &std::sync::mpsc::Receiver<Waiting>) {
+fn write(
+    mut connection: Connection,
+    waiting: &std::sync::mpsc::Receiver<Waiting>,
+    gate: Option<&RwLock<()>>,
+) {
     while let Ok(first) = waiting.recv() {
         let mut batch = vec![first];
         batch.extend(waiting.try_iter().take(BATCH - 1));
+        let closed = gate.map(|gate| gate.write().unwrap_or_else(PoisonError::into_inner));
         run(&mut connection, batch);
+        drop(closed);
     }
 }
 
@@ -344,6 +383,40 @@ impl Catalog for SqliteCatalog {
                 .execute(params![&name[..], window])?;
             Ok(given)
         }))
+    }
+
+    fn enrol(&self, principal: KeyHash, record: Vec<u8>) -> Answer<'_, Vec<u8>> {
+        Box::pin(self.write_with(move |connection| {
+            connection
+                .prepare_cached(
+                    "insert into principal (hash, record) values (?1, ?2) on conflict (hash) do nothing",
+                )?
+                .execute(params![&principal[..], record])?;
+            connection
+                .prepare_cached("select record from principal where hash = ?1")?
+                .query_row([&principal[..]], |row| row.get(0))
+        }))
+    }
+
+    fn enrolled(&self, principal: KeyHash) -> Answer<'_, Option<Vec<u8>>> {
+        Box::pin(self.read_with(move |connection| {
+            connection
+                .prepare_cached("select record from principal where hash = ?1")?
+                .query_row([&principal[..]], |row| row.get(0))
+                .optional()
+        }))
+    }
+
+    fn health(&self) -> std::pin::Pin<Box<dyn Future<Output = Health> + Send + '_>> {
+        Box::pin(async move {
+            let primary = self.read_with(|connection| connection.execute_batch("select 1")).await.is_ok();
+            Health {
+                engine: self.engine(),
+                primary,
+                standby: None,
+                waiting: self.waiting.load(Ordering::Relaxed),
+            }
+        })
     }
 
     fn engine(&self) -> &'static str {

@@ -2,10 +2,13 @@
 
 mod check_config;
 mod instructions;
+mod progress;
 mod proxy;
 mod replay;
 mod serve;
 mod status;
+mod store;
+mod times;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -37,6 +40,8 @@ enum Command {
     Replay(replay::Arguments),
     /// Run a node of the shared cache, for a home, a classroom or a grid
     Serve(serve::Arguments),
+    /// Check, repair and look into the store of a shared cache
+    Store(store::Arguments),
     /// Show what a running proxy has done
     Status(status::Arguments),
     /// Check the configuration and show what it comes to
@@ -93,6 +98,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
             (flags.replay, flags.replay_service) = (arguments.flags.clone(), arguments.service.clone());
         }
         Command::Serve(arguments) => flags.serve = arguments.flags.clone(),
+        Command::Store(arguments) => flags.serve = arguments.flags(),
         Command::Status(arguments) => flags.proxy.control = arguments.control.clone(),
         Command::CheckConfig(arguments) => {
             (flags.proxy, flags.replay) = (arguments.proxy.clone(), arguments.replay.clone());
@@ -106,6 +112,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
             Command::Proxy(_) => proxy::run(settings).await,
             Command::Replay(arguments) => replay::run(arguments, settings).await,
             Command::Serve(_) => serve::run(settings).await,
+            Command::Store(arguments) => store::run(arguments, settings).await,
             Command::Status(arguments) => status::run(&arguments, &settings).await,
             Command::CheckConfig(_) => check_config::run(&settings),
         }

@@ -34,12 +34,15 @@ pub(super) struct FileValues {
 pub(super) struct ServeValues {
     pub(super) listen: Option<Value>,
     pub(super) store: Option<Value>,
+    pub(super) catalog: Option<Value>,
     pub(super) key_file: Option<Value>,
     pub(super) certificate: Option<Value>,
     pub(super) certificate_key: Option<Value>,
     pub(super) open_access: Option<Value>,
     pub(super) plain_http: Option<Value>,
     pub(super) memory_size: Option<Value>,
+    pub(super) hot_dir: Option<Value>,
+    pub(super) hot_size: Option<Value>,
 }
 
 /// One `[[grid]]` table.
@@ -89,12 +92,15 @@ pub(super) fn read(path: &Path, text: &str, check: &mut Checker) -> FileValues {
         values.serve = ServeValues {
             listen: serve.scalar("listen", check),
             store: serve.scalar("store", check),
+            catalog: serve.scalar("catalog", check),
             key_file: serve.scalar("key_file", check),
             certificate: serve.scalar("certificate", check),
             certificate_key: serve.scalar("certificate_key", check),
             open_access: serve.scalar("open_access", check),
             plain_http: serve.scalar("plain_http", check),
             memory_size: serve.scalar("memory_size", check),
+            hot_dir: serve.scalar("hot_dir", check),
+            hot_size: serve.scalar("hot_size", check),
         };
         serve.finish(check);
     }

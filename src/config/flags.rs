@@ -146,6 +146,11 @@ pub struct ServeFlags {
     /// Where the sealed assets are: file:///DIR, memory: or s3://BUCKET/PREFIX [default: DATA-DIR/store]
     #[arg(long, value_name = "URL", env = "REZCACHE_STORE", hide_env_values = true)]
     pub store: Option<String>,
+    /// Where is kept what is known beside the bytes: postgres://USER:PASSWORD@HOST[,STANDBY]/DATABASE for an
+    /// array of nodes, sqlite:///FILE or memory:. Others see the command line: a password belongs into the
+    /// environment or the file [default: SQLite in a directory store, else in DATA-DIR]
+    #[arg(long, value_name = "URL", env = "REZCACHE_CATALOG", hide_env_values = true)]
+    pub catalog: Option<String>,
     /// The file with the keys of the store; made for an empty store. Back it up [default: STORE.key beside
     /// a directory]
     #[arg(long, value_name = "FILE", env = "REZCACHE_KEY_FILE", hide_env_values = true)]
@@ -171,4 +176,10 @@ pub struct ServeFlags {
         hide_env_values = true
     )]
     pub memory_size: Option<String>,
+    /// Keep sealed assets in this folder too: for a store that is far away, such as S3 [default: none]
+    #[arg(long, value_name = "DIR", env = "REZCACHE_HOT_DIR", hide_env_values = true)]
+    pub hot_dir: Option<PathBuf>,
+    /// The most the hot folder may take [default: 20GiB]
+    #[arg(long, value_name = "SIZE", env = "REZCACHE_HOT_SIZE", hide_env_values = true)]
+    pub hot_size: Option<String>,
 }

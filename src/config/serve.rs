@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use super::file::ServeValues;
 use super::flags::ServeFlags;
 use super::value::{self, Checker, Given, Value};
+use crate::catalog::Place;
 use crate::node::NodeConfig;
 
 /// Where a node listens unless the user says otherwise.
 pub const DEFAULT_SERVE_LISTEN: &str = "127.0.0.1:8443";
+
+/// The most bytes the hot folder takes unless the user says otherwise.
+pub(super) const DEFAULT_HOT_SIZE: &str = "20GiB";
 
 /// Settings of a node; what depends on the data folder is filled in by [`ServeSettings::into_config`].
 #[derive(Clone, Debug)]
@@ -18,6 +22,8 @@ pub struct ServeSettings {
     pub listen: SocketAddr,
     /// The blob store; `None`: a folder in the data folder.
     pub store: Option<String>,
+    /// The catalog; `None`: SQLite with the store, or in the data folder.
+    pub catalog: Option<Place>,
     /// The key file; `None`: beside the store, or in the data folder.
     pub key_file: Option<PathBuf>,
     /// Certificate chain and key.
@@ -28,6 +34,10 @@ pub struct ServeSettings {
     pub plain_http: bool,
     /// The most bytes the hot tier may take.
     pub memory_bytes: u64,
+    /// Where sealed assets are kept on this machine's disk.
+    pub hot_dir: Option<PathBuf>,
+    /// The most bytes that may take.
+    pub hot_bytes: u64,
 }
 
 impl ServeSettings {
@@ -46,11 +56,11 @@ impl ServeSettings {
             name.push(".key");
             folder.with_file_name(name)
         });
-        let catalog = match &folder {
-            Some(folder) => Some(folder.join("catalog.sqlite")),
-            None if store == "memory:" => None,
-            None => Some(data_dir.join("catalog.sqlite")),
-        };
+        let catalog = self.catalog.unwrap_or_else(|| match &folder {
+            Some(folder) => Place::Sqlite(folder.join("catalog.sqlite")),
+            None if store == "memory:" => Place::Memory,
+            None => Place::Sqlite(data_dir.join("catalog.sqlite")),
+        });
         let key_file = self.key_file.or(beside).unwrap_or_else(|| data_dir.join("service.key"));
         let loopback = self.listen.ip().is_loopback();
         NodeConfig {
@@ -65,6 +75,8 @@ impl ServeSettings {
             confirmations: if value::is_private(self.listen.ip()) { 1 } else { 2 },
             grids: Vec::new(),
             memory_bytes: self.memory_bytes,
+            hot_dir: self.hot_dir,
+            hot_bytes: self.hot_bytes,
         }
     }
 }
@@ -83,6 +95,11 @@ pub(super) fn resolve(
     let memory_bytes = Given::flag("memory-size", flags.memory_size.as_ref())
         .or(file.memory_size.as_ref())
         .or_default(super::DEFAULT_MEMORY_SIZE, check, value::size);
+    let hot_bytes = Given::flag("hot-size", flags.hot_size.as_ref()).or(file.hot_size.as_ref()).or_default(
+        DEFAULT_HOT_SIZE,
+        check,
+        value::size,
+    );
     let mut truth = |flag: Option<bool>, file: &Option<Value>| match flag {
         Some(flag) => Some(flag),
         None => Given(file.clone()).or_default("false", check, value::boolean),
@@ -103,6 +120,8 @@ pub(super) fn resolve(
         }
     };
     let store = flags.store.clone().or_else(|| file.store.as_ref().map(|value| value.text.clone()));
+    let catalog = Given::flag("catalog", flags.catalog.as_ref()).or(file.catalog.as_ref()).0;
+    let catalog = catalog.map(|value| check.value(&value, Place::parse));
     let key_file = in_file(&flags.key_file, &file.key_file);
     if key_file.is_none() && store.as_ref().is_some_and(|store| store.starts_with("s3://")) {
         check.add(flags.store.is_some(), "a store on S3 needs --key-file".into());
@@ -118,10 +137,16 @@ pub(super) fn resolve(
     Some(ServeSettings {
         listen: listen?,
         store,
+        catalog: match catalog {
+            Some(catalog) => Some(catalog?),
+            None => None,
+        },
         key_file,
         certificate,
         open_access: open_access?,
         plain_http: plain_http?,
         memory_bytes: memory_bytes?,
+        hot_dir: in_file(&flags.hot_dir, &file.hot_dir),
+        hot_bytes: hot_bytes?,
     })
 }

@@ -131,6 +131,23 @@ fn a_password_in_an_address_is_refused_and_not_repeated() {
 }
 
 #[test]
+fn a_catalog_is_named_by_its_address_whose_password_is_not_repeated() {
+    use crate::catalog::Place;
+    let folder = Folder::new();
+    let catalog = |flags: &Flags| Settings::load(flags).unwrap().serve.into_config("/data".as_ref()).catalog;
+    let mut flags = folder.flags("");
+    assert_eq!(catalog(&flags), Place::Sqlite("/data/store/catalog.sqlite".into()));
+    flags.serve.store = Some("memory:".into());
+    assert_eq!(catalog(&flags), Place::Memory);
+    let mut flags = folder.flags("[serve]\ncatalog = \"postgres://me:hunter2@127.0.0.1/cache\"\n");
+    assert!(matches!(catalog(&flags), Place::Postgres(_)));
+    flags.serve.catalog = Some("postgres://me:hunter2@db.example/cache?sslmode=prefer".into());
+    let problems = lines(&flags);
+    assert!(problems[0].contains("--catalog") && problems[0].contains("sslrootcert"), "{problems:?}");
+    assert!(!format!("{problems:?} {:?}", Settings::load(&flags)).contains("hunter2"));
+}
+
+#[test]
 fn files_named_in_the_file_lie_beside_it() {
     let folder = Folder::new();
     let flags =

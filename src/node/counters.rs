@@ -47,14 +47,31 @@ counts! {
     BlobsMissing = "blobs_missing",
     /// Blobs that could not be opened.
     BlobsDamaged = "blobs_damaged",
+    /// Records of the catalog that could not be read.
+    RecordsUnreadable = "records_unreadable",
+    /// Bytes of blobs fetched from the store.
+    StoreBytesIn = "store_bytes_in",
+    /// Blobs, or pieces of large ones, found in the disk tier.
+    DiskHits = "disk_hits",
+    /// Files of the disk tier that were damaged or out of date, and fetched again.
+    DiskDamaged = "disk_damaged",
+    /// Heads of large blobs read again because another node has written the same content.
+    HeadsRenewed = "heads_renewed",
+    /// Uploads given up because they came too slowly.
+    UploadsSlow = "uploads_slow",
     /// Assets taken down.
     TakenDown = "taken_down",
+    /// Requests that the catalog failed.
+    CatalogFailures = "catalog_failures",
+    /// Records served as they were before the catalog went away.
+    StaleRecords = "stale_records",
 }
 
 /// The counters.
 pub(super) struct Counters {
     values: Vec<AtomicU64>,
     running: AtomicU64,
+    connections: AtomicU64,
     requests: AtomicU64,
     started: Instant,
 }
@@ -64,6 +81,7 @@ impl Default for Counters {
         Self {
             values: ALL.iter().map(|_| AtomicU64::new(0)).collect(),
             running: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             started: Instant::now(),
         }
@@ -99,6 +117,19 @@ impl Counters {
         self.running.load(Ordering::Acquire)
     }
 
+    pub(super) fn connected(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn disconnected(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Connections that are open.
+    pub(super) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
     /// Requests per second since the start.
     pub(super) fn rate(&self) -> u64 {
         self.requests.load(Ordering::Relaxed) / self.started.elapsed().as_secs().max(1)
@@ -115,7 +146,7 @@ impl Counters {
         Value::Object(numbers.collect::<Map<_, _>>())
     }
 
-    pub(super) fn prometheus(&self, hot_bytes: u64) -> String {
+    pub(super) fn prometheus(&self, more: &[(&str, u64)]) -> String {
         let mut text = String::new();
         for (what, name, help) in ALL {
             // Writing to a String cannot fail.
@@ -126,8 +157,8 @@ impl Counters {
                 self.get(*what)
             );
         }
-        let gauges = [("requests_running", self.running()), ("hot_bytes", hot_bytes)];
-        for (name, value) in gauges {
+        let own = [("requests_running", self.running()), ("connections_open", self.connections())];
+        for (name, value) in own.iter().chain(more) {
             let _ = writeln!(text, "# TYPE rezcache_node_{name} gauge\nrezcache_node_{name} {value}");
         }
         text

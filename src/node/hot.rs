@@ -1,4 +1,4 @@
-//! The hot tier: contents and records in memory, both bounded.
+//! The hot tier: contents, or pieces of large ones, and records in memory; all bounded.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::service::Content;
-use crate::asset::Digest;
+use bytes::Bytes;
+
+use super::contents::{Content, PIECE_BYTES, Piece};
+use crate::asset::{AssetKind, Digest};
 use crate::catalog::KeyHash;
 use crate::publication::Record;
+use crate::store::sealed::Head;
 
 /// What an entry costs beside its bytes.
 const ENTRY_BYTES: u64 = 256;
@@ -20,42 +23,67 @@ const SHARDS: usize = 16;
 /// What is known of a key: its record, or that there is none.
 pub(super) type Known = Option<Arc<Record>>;
 
+/// A piece of a content in memory.
+#[derive(Clone)]
+pub(super) enum Held {
+    /// All of a small one.
+    Whole(Arc<Content>),
+    /// The head of a large one.
+    Head(Arc<Head>),
+    /// Bytes of a large one.
+    Bytes(Bytes),
+}
+
+impl Held {
+    fn cost(&self) -> u64 {
+        let bytes = match self {
+            Self::Whole(content) => content.bytes.len(),
+            // Group values, and the key with its tables.
+            Self::Head(head) => head.groups().as_flattened().len() + 1024,
+            Self::Bytes(bytes) => bytes.len(),
+        };
+        bytes as u64 + ENTRY_BYTES
+    }
+}
+
+type PieceKey = ([u8; 32], Piece);
+
 /// Least recently used goes first.
 #[derive(Default)]
 struct Contents {
-    entries: HashMap<[u8; 32], (Arc<Content>, u64)>,
-    order: BTreeMap<u64, [u8; 32]>,
+    entries: HashMap<PieceKey, (Held, u64)>,
+    order: BTreeMap<u64, PieceKey>,
     bytes: u64,
     clock: u64,
 }
 
 impl Contents {
-    fn get(&mut self, digest: &[u8; 32]) -> Option<Arc<Content>> {
+    fn get(&mut self, key: &PieceKey) -> Option<Held> {
         self.clock += 1;
-        let (content, used) = self.entries.get_mut(digest)?;
+        let (held, used) = self.entries.get_mut(key)?;
         self.order.remove(used);
         *used = self.clock;
-        self.order.insert(self.clock, *digest);
-        Some(Arc::clone(content))
+        self.order.insert(self.clock, *key);
+        Some(held.clone())
     }
 
-    fn remove(&mut self, digest: &[u8; 32]) {
-        if let Some((content, used)) = self.entries.remove(digest) {
+    fn remove(&mut self, key: &PieceKey) {
+        if let Some((held, used)) = self.entries.remove(key) {
             self.order.remove(&used);
-            self.bytes -= content.bytes.len() as u64 + ENTRY_BYTES;
+            self.bytes -= held.cost();
         }
     }
 
-    fn put(&mut self, content: Arc<Content>, limit: u64) {
-        let (digest, cost) = (content.digest.0, content.bytes.len() as u64 + ENTRY_BYTES);
+    fn put(&mut self, key: PieceKey, held: Held, limit: u64) {
+        let cost = held.cost();
         if cost > limit {
             return;
         }
-        self.remove(&digest);
+        self.remove(&key);
         self.clock += 1;
         self.bytes += cost;
-        self.order.insert(self.clock, digest);
-        self.entries.insert(digest, (content, self.clock));
+        self.order.insert(self.clock, key);
+        self.entries.insert(key, (held, self.clock));
         while self.bytes > limit {
             let Some(oldest) = self.order.values().next().copied() else { return };
             self.remove(&oldest);
@@ -86,16 +114,41 @@ impl HotTier {
         lock(shards.get(usize::from(first) % SHARDS).unwrap_or(only))
     }
 
-    pub(super) fn content(&self, digest: Digest) -> Option<Arc<Content>> {
-        Self::shard(&self.contents, &digest.0).get(&digest.0)
+    /// Pieces of one content lie in different shards: one large mesh may use all of them.
+    fn pieces(&self, key: &PieceKey) -> MutexGuard<'_, Contents> {
+        let (mut hash, piece) = *key;
+        let [first, ..] = &mut hash;
+        *first = match piece {
+            Piece::Whole | Piece::Head => *first,
+            Piece::Body(number) => first.wrapping_add(number.to_le_bytes()[0]).wrapping_add(1),
+        };
+        Self::shard(&self.contents, &hash)
     }
 
-    pub(super) fn put(&self, content: Arc<Content>) {
-        let limit = self.limit / SHARDS as u64;
-        // One large mesh may be more than a shard's share; it is then read from the store each time.
-        let mut shard = Self::shard(&self.contents, &content.digest.0);
+    pub(super) fn get(&self, digest: Digest, piece: Piece) -> Option<Held> {
+        let key = (digest.0, piece);
+        self.pieces(&key).get(&key)
+    }
+
+    /// Keeps a piece. One larger than a shard's share is read from the store each time.
+    pub(super) fn put(&self, digest: Digest, piece: Piece, held: Held) {
+        let (key, limit) = ((digest.0, piece), self.limit / SHARDS as u64);
+        self.change(&key, |shard| shard.put(key, held, limit));
+    }
+
+    pub(super) fn drop_content(&self, digest: Digest) {
+        let limit = AssetKind::ALL.iter().map(|kind| kind.max_bytes()).max().unwrap_or(0);
+        let bodies = (0..=u16::try_from(limit / PIECE_BYTES).unwrap_or(u16::MAX)).map(Piece::Body);
+        for piece in bodies.chain([Piece::Whole, Piece::Head]) {
+            let key = (digest.0, piece);
+            self.change(&key, |shard| shard.remove(&key));
+        }
+    }
+
+    fn change(&self, key: &PieceKey, change: impl FnOnce(&mut Contents)) {
+        let mut shard = self.pieces(key);
         let before = shard.bytes;
-        shard.put(content, limit);
+        change(&mut shard);
         let after = shard.bytes;
         drop(shard);
         if after >= before {
@@ -103,13 +156,6 @@ impl HotTier {
         } else {
             self.bytes.fetch_sub(before - after, Ordering::Relaxed);
         }
-    }
-
-    pub(super) fn drop_content(&self, digest: Digest) {
-        let mut shard = Self::shard(&self.contents, &digest.0);
-        let before = shard.bytes;
-        shard.remove(&digest.0);
-        self.bytes.fetch_sub(before - shard.bytes, Ordering::Relaxed);
     }
 
     /// What a key's record was a moment ago; `None` when nobody looked lately.
@@ -132,6 +178,11 @@ impl HotTier {
 
     pub(super) fn forget(&self, hash: &KeyHash) {
         Self::shard(&self.records, hash).remove(hash);
+    }
+
+    /// Keys of which something is known.
+    pub(super) fn records(&self) -> usize {
+        self.records.iter().map(|shard| lock(shard).len()).sum()
     }
 
     pub(super) fn bytes(&self) -> u64 {

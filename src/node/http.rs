@@ -12,7 +12,7 @@ use http::header::{
     CONTENT_RANGE, CONTENT_TYPE, ETAG, HOST, HeaderName, HeaderValue, ORIGIN, RANGE, RETRY_AFTER,
 };
 use http::{Method, Request, Response, StatusCode, request};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -23,8 +23,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
 
+use super::body::Streamed;
 use super::refusal::Refusal;
-use super::service::{Answer, Caller, Service, Victim};
+use super::service::{Answer, Caller, Service, Victim, Want};
 use super::stopped;
 use crate::asset::range::{ContentRange, RangeAnswer, RangeRequest};
 use crate::asset::{AssetId, AssetKey, AssetKind};
@@ -52,7 +53,8 @@ const MAX_JSON_BYTES: usize = 64 << 10;
 /// A grid's name is a host name with a port.
 const MAX_GRID_BYTES: usize = 255;
 
-type Body = Full<Bytes>;
+/// Bytes in memory, or a large asset piece by piece.
+type Body = Either<Full<Bytes>, Streamed>;
 
 /// What a connection needs to know.
 #[derive(Clone)]
@@ -81,8 +83,10 @@ pub(super) async fn serve(listener: TcpListener, face: Face, mut stop: watch::Re
         }
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let (face, stop) = (face.clone(), stop.clone());
+        let open = face.service.connected();
         tokio::spawn(async move {
             connection(stream, peer, face, stop).await;
+            drop(open);
             drop(place);
         });
     }
@@ -154,7 +158,7 @@ async fn answer(request: Request<Incoming>, peer: SocketAddr, face: &Face) -> Re
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if head {
-        *response.body_mut() = Full::default();
+        *response.body_mut() = Either::Left(Full::default());
     }
     response
 }
@@ -312,11 +316,11 @@ async fn route(
         _ => {}
     }
     let draining = Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "this node is going; ask another", 1);
-    let _running = service.begin().ok_or(draining)?;
+    let running = service.begin().ok_or(draining)?;
     let (parts, body) = request.into_parts();
     let secure = face.tls.is_some() || peer.ip().to_canonical().is_loopback();
     let caller = service.authenticate(bearer(&parts)?, peer.ip(), secure).await?;
-    match asked {
+    let mut answered = match asked {
         Asked::Asset { key, method } => match method {
             Method::PUT => put(service, &caller, key, &parts, body).await,
             Method::DELETE => take_down(service, &caller, Victim::Key(key), &parts).await,
@@ -337,7 +341,12 @@ async fn route(
             Ok(response)
         }
         Asked::Health | Asked::Ready | Asked::OpenApi => Ok(word(StatusCode::OK, "ok")),
+    };
+    if let Ok(Either::Right(stream)) = answered.as_mut().map(Response::body_mut) {
+        // The node does not go before it is sent.
+        stream.keep(running);
     }
+    answered
 }
 
 fn bearer(parts: &request::Parts) -> Result<Option<&str>, Refusal> {
@@ -366,29 +375,28 @@ async fn read(
 ) -> Result<Response<Body>, Refusal> {
     let head_only = parts.method == Method::HEAD;
     let kind = key.kind;
-    let call = Call::Read { key, origin: origin(parts)?, range: None, head_only };
-    let Answer { reply, body } = service.perform(caller, &call).await;
+    let range = RangeRequest::parse(parts.headers.get(RANGE).map(HeaderValue::as_bytes));
+    let choose = |total| match range.answer(total) {
+        RangeAnswer::Part(part) => Some(part.start..part.end),
+        RangeAnswer::Whole => None,
+    };
+    let want = if head_only { Want::Nothing } else { Want::Exactly(&choose) };
+    let Answer { reply, body } = service.asset(caller, &key, origin(parts)?, want).await;
     let found = match reply {
         Reply::Found(found) => found,
         Reply::Absent => return Err(Refusal::new(StatusCode::NOT_FOUND, "no such asset")),
         other => return Err(refusal_of(&other)),
     };
-    let whole: Bytes = body.into_iter().last().unwrap_or_default();
-    let range = RangeRequest::parse(parts.headers.get(RANGE).map(HeaderValue::as_bytes));
     let (status, content_range, length) = match range.answer(found.total) {
         RangeAnswer::Part(part) => {
             (StatusCode::PARTIAL_CONTENT, ContentRange::of(part, found.total), part.len())
         }
         RangeAnswer::Whole => (StatusCode::OK, None, found.total),
     };
-    let bytes = match range.answer(found.total) {
-        RangeAnswer::Part(part) if !head_only => {
-            let index = |offset| usize::try_from(offset).unwrap_or(usize::MAX).min(whole.len());
-            whole.slice(index(part.start)..index(part.end))
-        }
-        _ => whole,
-    };
-    let mut response = Response::new(Full::new(bytes));
+    let mut response = Response::new(match body.stream {
+        Some(stream) => Either::Right(stream),
+        None => Either::Left(Full::new(body.bytes)),
+    });
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind.content_type()));
@@ -426,23 +434,19 @@ async fn put(
         .and_then(|length| length.parse().ok())
         .ok_or(Refusal::new(StatusCode::LENGTH_REQUIRED, "Content-Length is needed"))?;
     let call = Call::Put { key, origin: origin(parts)?, digest, codec, length };
-    let permit = service.admit_body(caller, &call).await?;
-    let slow = Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body came too slowly or not whole");
-    let mut whole = BytesMut::new();
+    let mut receiving = service.admit_body(caller, &call).await?;
     loop {
-        let frame = tokio::time::timeout(STALL, body.frame()).await.map_err(|_| slow.clone())?;
-        let Some(frame) = frame else { break };
-        if let Ok(data) = frame.map_err(|_| slow.clone())?.into_data() {
-            if (whole.len() + data.len()) as u64 > length {
-                return Err(slow);
+        match tokio::time::timeout(receiving.patience(), body.frame()).await {
+            Ok(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    receiving.push(&data).await?;
+                }
             }
-            whole.extend_from_slice(&data);
+            Ok(None) => break,
+            Ok(Some(Err(_))) | Err(_) => return Err(service.given_up()),
         }
     }
-    if whole.len() as u64 != length {
-        return Err(slow);
-    }
-    verdict_answer(&service.put(caller, &call, whole.freeze(), permit).await.reply)
+    verdict_answer(&service.put(caller, &call, receiving).await.reply)
 }
 
 async fn attest(
@@ -600,7 +604,7 @@ fn word(status: StatusCode, text: &'static str) -> Response<Body> {
 }
 
 fn made(status: StatusCode, body: Bytes) -> Response<Body> {
-    let mut response = Response::new(Full::new(body));
+    let mut response = Response::new(Either::Left(Full::new(body)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

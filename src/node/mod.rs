@@ -10,20 +10,26 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::catalog::{Catalog, CatalogError, SqliteCatalog};
-use crate::store::blobs::{Blobs, StoreError};
-use crate::store::keys::{KeyError, KeyRing};
+use crate::catalog::CatalogError;
+use crate::store::blobs::{Blobs, OpenError, StoreError};
 
+mod body;
 mod config;
+mod contents;
 mod counters;
+mod disk;
 mod hot;
 mod http;
 mod quic;
 mod refusal;
 mod service;
 mod tls;
+mod turns;
+mod uploads;
 
 pub use config::{GridPolicy, NodeConfig};
+pub use disk::DiskError;
+use disk::DiskTier;
 use service::Service;
 pub use tls::IdentityError;
 
@@ -31,6 +37,9 @@ pub use tls::IdentityError;
 const DRAIN: Duration = Duration::from_secs(600);
 /// How often what is written in batches is written.
 const FLUSH: Duration = Duration::from_secs(10);
+
+/// How often the node looks for what is to be destroyed; at its start too.
+const HOUSEKEEPING: Duration = Duration::from_secs(6 * 3600);
 
 /// A running node.
 pub struct Node {
@@ -68,9 +77,12 @@ pub enum StartError {
     /// The catalog fails.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    /// The keys are missing or wrong.
+    /// The store's keys are missing or wrong.
     #[error(transparent)]
-    Keys(#[from] KeyError),
+    Keys(#[from] OpenError),
+    /// The folder of the disk tier cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The certificate cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -87,18 +99,15 @@ impl Node {
             return Err(StartError::Open(config.listen));
         }
         let blobs = Blobs::open(&config.store)?;
-        let ring = match KeyRing::read(&config.key_file) {
-            Err(KeyError::Missing { .. }) if blobs.is_empty().await? => {
-                tracing::warn!(file = %config.key_file.display(), "made a key file; back it up: without it the store cannot be read");
-                KeyRing::create(&config.key_file)?
-            }
-            known => known?,
-        };
-        blobs.check_keys(&ring).await?;
+        let (ring, new) = blobs.keys(&config.key_file).await?;
+        if new {
+            tracing::warn!(file = %config.key_file.display(), "made a key file; back it up: without it the store cannot be read");
+        }
         let abilities = blobs.probe().await?;
-        let catalog: Arc<dyn Catalog> = match &config.catalog {
-            Some(path) => Arc::new(SqliteCatalog::open(path)?),
-            None => Arc::new(SqliteCatalog::in_memory()?),
+        let catalog = config.catalog.open().await?;
+        let disk = match &config.hot_dir {
+            Some(folder) => Some(DiskTier::open(folder, config.hot_bytes)?),
+            None => None,
         };
         let identity = match (&config.certificate, config.plain_http) {
             (_, true) => None,
@@ -106,7 +115,7 @@ impl Node {
             (None, false) => Some(tls::Identity::read_or_make(&config.key_file.with_extension("crt"))?),
         };
         let (listener, endpoint, address) = listen(config.listen, identity.as_ref()).await?;
-        let service = Arc::new(Service::new(config, catalog, blobs, ring, abilities));
+        let service = Arc::new(Service::new(config, catalog, blobs, ring, disk, abilities));
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let acceptor = match &identity {
@@ -126,6 +135,17 @@ impl Node {
             loop {
                 tokio::select! {
                     () = tokio::time::sleep(FLUSH) => flushed.flush().await,
+                    () = end.as_mut() => return,
+                }
+            }
+        });
+        let (kept, stopping_too) = (Arc::clone(&service), stopping.clone());
+        tasks.spawn(async move {
+            let mut end = std::pin::pin!(stopped(stopping_too));
+            let mut rounds = tokio::time::interval(HOUSEKEEPING);
+            loop {
+                tokio::select! {
+                    _ = rounds.tick() => kept.keep_house(service::now()).await,
                     () = end.as_mut() => return,
                 }
             }

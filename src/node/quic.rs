@@ -4,15 +4,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::StatusCode;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, TransportConfig, VarInt};
 use tokio::sync::{Semaphore, watch};
 
+use super::body::Body;
 use super::refusal::Refusal;
 use super::service::{Answer, Caller, Service};
 use super::tls::{Identity, IdentityError};
+use super::uploads::Receiving;
 use crate::wire::frame::{Call, MAX_HEADER_BYTES, Request};
 
 /// A proxy opens one connection; a classroom behind one address some dozens.
@@ -23,13 +25,13 @@ const RETRY_ABOVE: usize = 200;
 const MAX_STREAMS: u32 = 256;
 /// A header that has not come by then never will.
 const HEADER_PATIENCE: Duration = Duration::from_secs(10);
-/// A body that stands still for so long is given up.
-const STALL: Duration = Duration::from_secs(10);
 /// Without a packet for so long a connection is gone. Longer than a laptop takes to change networks.
 const IDLE: Duration = Duration::from_secs(90);
 
 /// Code of a connection closed because the node goes.
 const GOING: VarInt = VarInt::from_u32(1);
+/// Code of an answer that broke off.
+const BROKEN: VarInt = VarInt::from_u32(2);
 
 /// Opens the face's socket.
 ///
@@ -92,8 +94,10 @@ pub(super) async fn serve(endpoint: Endpoint, service: Arc<Service>, mut stop: w
             continue;
         };
         let service = Arc::clone(&service);
+        let open = service.connected();
         tokio::spawn(async move {
             connection(incoming, &service).await;
+            drop(open);
             drop(place);
         });
     }
@@ -180,13 +184,12 @@ async fn stream(
     };
     *known.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(caller.clone());
     let answered = match &request.call {
-        Call::Put { length, .. } => match service.admit_body(&caller, &request.call).await {
+        Call::Put { .. } => match service.admit_body(&caller, &request.call).await {
             Err(refusal) => refusal.into(),
-            Ok(permit) => match body(&mut receive, *length).await {
-                Some(bytes) => service.put(&caller, &request.call, bytes, permit).await,
-                None => {
-                    Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body came too slowly or not whole").into()
-                }
+            Ok(mut receiving) => match body(&mut receive, &mut receiving).await {
+                Ok(true) => service.put(&caller, &request.call, receiving).await,
+                Ok(false) => service.given_up().into(),
+                Err(refusal) => refusal.into(),
             },
         },
         _ => service.perform(&caller, &request.call).await,
@@ -204,18 +207,15 @@ async fn header(receive: &mut RecvStream) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-async fn body(receive: &mut RecvStream, length: u64) -> Option<Bytes> {
-    let length = usize::try_from(length).ok()?;
-    let mut whole = BytesMut::new();
-    while let Some(chunk) =
-        tokio::time::timeout(STALL, receive.read_chunk(256 << 10, true)).await.ok()?.ok()?
-    {
-        if whole.len() + chunk.bytes.len() > length {
-            return None;
+/// Takes a body; whether it came to its end in time.
+async fn body(receive: &mut RecvStream, receiving: &mut Receiving) -> Result<bool, Refusal> {
+    loop {
+        match tokio::time::timeout(receiving.patience(), receive.read_chunk(256 << 10, true)).await {
+            Ok(Ok(Some(chunk))) => receiving.push(&chunk.bytes).await?,
+            Ok(Ok(None)) => return Ok(true),
+            Ok(Err(_)) | Err(_) => return Ok(false),
         }
-        whole.extend_from_slice(&chunk.bytes);
     }
-    (whole.len() == length).then(|| whole.freeze())
 }
 
 async fn answer(send: &mut SendStream, answer: Answer) -> Result<(), Gone> {
@@ -223,9 +223,20 @@ async fn answer(send: &mut SendStream, answer: Answer) -> Result<(), Gone> {
     let mut head = BytesMut::with_capacity(4 + header.len());
     head.extend_from_slice(&u32::try_from(header.len())?.to_be_bytes());
     head.extend_from_slice(&header);
-    let mut chunks = vec![head.freeze()];
-    chunks.extend(answer.body);
-    send.write_all_chunks(&mut chunks).await?;
+    let Body { hashes, bytes, stream } = answer.body;
+    send.write_all_chunks(&mut [head.freeze(), hashes, bytes]).await?;
+    if let Some(mut stream) = stream {
+        loop {
+            match stream.next().await {
+                Ok(Some(piece)) => send.write_chunk(piece).await?,
+                Ok(None) => break,
+                Err(_) => {
+                    send.reset(BROKEN)?;
+                    return Ok(());
+                }
+            }
+        }
+    }
     send.finish()?;
     Ok(())
 }

@@ -1,38 +1,47 @@
 //! What a node does, whichever face it is asked through.
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Value, json};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 
+use super::body::Body;
 use super::config::{GridPolicy, NodeConfig};
+use super::contents::{Content, Contents, Source};
 use super::counters::{Count, Counters};
+use super::disk::DiskTier;
 use super::hot::{HotTier, Known};
 use super::refusal::Refusal;
+use super::uploads::{Received, Receiving, Uploads};
 use crate::asset::validate::{self, Valid};
 use crate::asset::{AssetKey, AssetKind, Digest};
-use crate::catalog::{Catalog, Change, KeyHash};
+use crate::catalog::{Catalog, CatalogError, Change, KeyHash};
 use crate::grid::{GridId, Origin};
 use crate::publication::{self, Attestation, Policy, Reader, Record, Tag, Verdict};
 use crate::store::blobs::{Abilities, Blobs};
 use crate::store::keys::KeyRing;
+use crate::store::tags::{self, Purpose};
 use crate::store::{records, sealed};
 use crate::support::addresses::is_public;
+use crate::support::process::Meter;
+use crate::upkeep::HOLD_DAYS;
 use crate::wire::frame::{self, Call, Codec, Found, Reply};
-use crate::wire::groups::{self, GROUP_BYTES, GroupHash};
+use crate::wire::groups::GROUP_BYTES;
 use crate::wire::{self, OriginHash, WHOLE_BYTES};
 
-/// What bodies being uploaded may hold in memory, all together.
-const UPLOAD_BUDGET_KIB: usize = 256 << 10;
 /// How long a record read from the catalog is believed. Take-downs reach every node within this.
 const RECORD_FRESH: Duration = Duration::from_secs(5);
-/// Opening more than this leaves the async threads.
-const OPEN_ASIDE_BYTES: usize = 256 << 10;
+/// How long it may still be served while the catalog is away. A node cut off from the catalog learns of
+/// no take-down, so this has an end.
+const RECORD_STALE: Duration = Duration::from_secs(600);
+/// How often the log says that the catalog is away.
+const CATALOG_WARNING: Duration = Duration::from_secs(10);
 
 /// Whoever asks, after its token was checked.
 #[derive(Clone, Debug)]
@@ -79,12 +88,12 @@ pub(super) enum Victim {
 /// A reply with the body that follows it.
 pub(super) struct Answer {
     pub(super) reply: Reply,
-    pub(super) body: Vec<Bytes>,
+    pub(super) body: Body,
 }
 
 impl From<Reply> for Answer {
     fn from(reply: Reply) -> Self {
-        Self { reply, body: Vec::new() }
+        Self { reply, body: Body::default() }
     }
 }
 
@@ -94,25 +103,25 @@ impl From<Refusal> for Answer {
     }
 }
 
-/// A content in the hot tier.
-pub(super) struct Content {
-    pub(super) digest: Digest,
-    pub(super) bytes: Bytes,
-    groups: OnceLock<Vec<GroupHash>>,
+/// What of an asset is read.
+#[derive(Clone, Copy)]
+pub(super) enum Want<'a> {
+    /// Only what it is.
+    Nothing,
+    /// All of it, or the groups that hold these bytes; hashes of all groups before it when it is large.
+    Groups(Option<(u64, u64)>),
+    /// These bytes, of so many in all; nothing for all of them.
+    Exactly(&'a (dyn Fn(u64) -> Option<Range<u64>> + Sync)),
 }
 
-impl Content {
-    fn new(digest: Digest, bytes: Bytes) -> Self {
-        Self { digest, bytes, groups: OnceLock::new() }
-    }
+/// An open connection.
+pub(super) struct Connected(Arc<Service>);
 
-    fn group_hashes(&self) -> Bytes {
-        self.groups.get_or_init(|| groups::of(&self.bytes)).concat().into()
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.counters.disconnected();
     }
 }
-
-/// Leave to send a body.
-pub(super) struct BodyPermit(#[allow(dead_code)] OwnedSemaphorePermit);
 
 /// A request in progress; the node does not end before it.
 pub(super) struct Running(Arc<Service>);
@@ -129,17 +138,17 @@ impl Drop for Running {
 pub(super) struct Service {
     config: NodeConfig,
     pub(super) catalog: Arc<dyn Catalog>,
-    blobs: Blobs,
-    ring: KeyRing,
     abilities: Abilities,
-    hot: HotTier,
-    pub(super) counters: Counters,
-    uploads: Arc<Semaphore>,
+    contents: Arc<Contents>,
+    pub(super) counters: Arc<Counters>,
+    uploads: Uploads,
     draining: AtomicBool,
     quiet: Notify,
     started: Instant,
     touched: Mutex<Vec<(KeyHash, u32)>>,
     pub(super) drain_asked: Notify,
+    meter: Meter,
+    catalog_warned: Mutex<Option<Instant>>,
 }
 
 impl Service {
@@ -148,22 +157,25 @@ impl Service {
         catalog: Arc<dyn Catalog>,
         blobs: Blobs,
         ring: KeyRing,
+        disk: Option<DiskTier>,
         abilities: Abilities,
     ) -> Self {
+        let counters = Arc::new(Counters::default());
+        let hot = HotTier::new(config.memory_bytes);
         Self {
-            hot: HotTier::new(config.memory_bytes),
+            contents: Arc::new(Contents::new(blobs, ring, hot, disk, Arc::clone(&counters))),
             config,
             catalog,
-            blobs,
-            ring,
             abilities,
-            counters: Counters::default(),
-            uploads: Arc::new(Semaphore::new(UPLOAD_BUDGET_KIB)),
+            counters,
+            uploads: Uploads::new(),
             draining: AtomicBool::new(false),
             quiet: Notify::new(),
             started: Instant::now(),
             touched: Mutex::default(),
             drain_asked: Notify::new(),
+            meter: Meter::default(),
+            catalog_warned: Mutex::default(),
         }
     }
 
@@ -172,6 +184,12 @@ impl Service {
         self.counters.count(Count::Connections);
         // Without tokens the network is what keeps strangers out.
         !self.config.private_only || !is_public(from)
+    }
+
+    /// Counts a connection for as long as it is open.
+    pub(super) fn connected(self: &Arc<Self>) -> Connected {
+        self.counters.connected();
+        Connected(Arc::clone(self))
     }
 
     /// Begins a request; `None` once the node is going.
@@ -231,7 +249,8 @@ impl Service {
     pub(super) async fn perform(&self, caller: &Caller, call: &Call) -> Answer {
         let answered = match call {
             Call::Read { key, origin, range, head_only } => {
-                self.read(caller, key, *origin, *range, *head_only).await
+                let want = if *head_only { Want::Nothing } else { Want::Groups(*range) };
+                self.read(caller, key, *origin, want).await
             }
             Call::Lookup { grid, origin, assets } => self.lookup(caller, grid, *origin, assets).await,
             Call::Attest { key, origin, digest, proof } => {
@@ -245,13 +264,26 @@ impl Service {
         })
     }
 
+    /// Reads an asset, or says why not.
+    pub(super) async fn asset(
+        &self,
+        caller: &Caller,
+        key: &AssetKey,
+        origin: Option<OriginHash>,
+        want: Want<'_>,
+    ) -> Answer {
+        self.read(caller, key, origin, want).await.unwrap_or_else(|refusal| {
+            self.counters.count(Count::Refused);
+            refusal.into()
+        })
+    }
+
     async fn read(
         &self,
         caller: &Caller,
         key: &AssetKey,
         origin: Option<OriginHash>,
-        range: Option<(u64, u64)>,
-        head_only: bool,
+        want: Want<'_>,
     ) -> Result<Answer, Refusal> {
         if !caller.rights.read {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not read"));
@@ -265,45 +297,46 @@ impl Service {
         let Some(served) = publication::answer(&record, reader, self.policy(&key.grid), now()) else {
             return Ok(Reply::Absent.into());
         };
-        let found = |first, length, grouped| Found {
+        let total = served.size;
+        let mut found = Found {
             digest: served.digest,
-            total: served.size,
-            first,
-            length,
-            grouped,
+            total,
+            first: 0,
+            length: 0,
+            grouped: false,
             verify: served.verify,
         };
-        if head_only {
-            return Ok(Reply::Found(found(0, 0, false)).into());
-        }
-        let Some(content) = self.content(served.digest).await? else {
-            // The catalog names a blob that is not there: the scrub tells; the reader has the grid.
-            self.counters.count(Count::BlobsMissing);
+        let range = match want {
+            Want::Nothing => return Ok(Reply::Found(found).into()),
+            Want::Groups(Some((first, end))) if total > WHOLE_BYTES => {
+                let group = GROUP_BYTES as u64;
+                let first = first.min(total.saturating_sub(1)) / group * group;
+                first..end.min(total).max(first + 1).div_ceil(group).saturating_mul(group).min(total)
+            }
+            Want::Groups(_) => 0..total,
+            Want::Exactly(choose) => choose(total).filter(|range| range.end <= total).unwrap_or(0..total),
+        };
+        let Some(source) = self.contents.get(served.digest, total).await? else {
             return Ok(Reply::Absent.into());
         };
         self.counters.count(Count::Hits);
         self.touch(hash);
-        let total = content.bytes.len() as u64;
-        let answer = match range {
-            Some((first, end)) if total > WHOLE_BYTES => {
-                let group = GROUP_BYTES as u64;
-                let first = first.min(total.saturating_sub(1)) / group * group;
-                let end = end.min(total).max(first + 1).div_ceil(group).saturating_mul(group).min(total);
+        (found.first, found.length) = (range.start, range.end.saturating_sub(range.start));
+        found.grouped = matches!(want, Want::Groups(_)) && total > WHOLE_BYTES;
+        self.counters.add(Count::BytesOut, found.length);
+        let body = match source {
+            Source::Small(content) => {
                 let index = |offset| usize::try_from(offset).unwrap_or(usize::MAX).min(content.bytes.len());
-                let slice = content.bytes.slice(index(first)..index(end));
-                Answer {
-                    reply: Reply::Found(found(first, end - first, true)),
-                    body: vec![content.group_hashes(), slice],
-                }
+                let hashes = if found.grouped { content.group_hashes() } else { Bytes::new() };
+                let bytes = content.bytes.slice(index(range.start)..index(range.end));
+                Body { hashes, bytes, stream: None }
             }
-            _ if total > WHOLE_BYTES => Answer {
-                reply: Reply::Found(found(0, total, true)),
-                body: vec![content.group_hashes(), content.bytes.clone()],
-            },
-            _ => Answer { reply: Reply::Found(found(0, total, false)), body: vec![content.bytes.clone()] },
+            Source::Large(large) => {
+                let hashes = if found.grouped { large.group_hashes() } else { Bytes::new() };
+                Body { hashes, bytes: Bytes::new(), stream: Some(large.stream(range).await?) }
+            }
         };
-        self.counters.add(Count::BytesOut, answer.body.last().map_or(0, Bytes::len) as u64);
-        Ok(answer)
+        Ok(Answer { reply: Reply::Found(found), body })
     }
 
     async fn lookup(
@@ -347,54 +380,67 @@ impl Service {
         self.counters.count(Count::Attestations);
         let hash = self.key_hash(key);
         let proof_key = wire::proof_key(&caller.principal, key, digest);
-        let stored =
-            self.records(&[hash]).await?.into_iter().flatten().any(|record| {
-                record.contents.iter().any(|content| content.digest == digest && content.stored)
-            });
+        let records = self.records(&[hash]).await?;
+        let mut contents = records.iter().flatten().flat_map(|record| &record.contents);
+        let stored = contents.find(|content| content.digest == digest && content.stored);
         let mut attestation = self.attestation(caller, key, &hash, origin);
-        if stored && let Some(content) = self.content(digest).await? {
-            if wire::proof(&proof_key, &content.bytes) != proof {
-                return Err(no_proof());
-            }
-        } else {
-            attestation.unproven = Some((proof_key, proof));
+        let source = match stored {
+            Some(content) => self.contents.get(digest, content.size).await?,
+            None => None,
+        };
+        // The blob is gone or damaged: it is wanted again.
+        let lost = stored.is_some() && source.is_none();
+        let expected = match source {
+            Some(Source::Small(content)) => Some(wire::proof(&proof_key, &content.bytes)),
+            Some(Source::Large(large)) => Some(large.proof(&proof_key).await?),
+            None => None,
+        };
+        match expected {
+            Some(expected) if expected != proof => return Err(no_proof()),
+            Some(_) => {}
+            None => attestation.unproven = Some((proof_key, proof)),
         }
-        let verdict = self.change(key, hash, digest, move |record, policy, now| {
+        let verdict = self.change(key, hash, move |record, policy, now| {
+            if lost {
+                publication::body_lost(record, digest);
+            }
             publication::attest(record, digest, attestation.clone(), policy, now)
         });
         self.answer_verdict(verdict.await?)
     }
 
     /// Whether a body may come, before any of it is read.
-    pub(super) async fn admit_body(&self, caller: &Caller, call: &Call) -> Result<BodyPermit, Refusal> {
+    pub(super) async fn admit_body(&self, caller: &Caller, call: &Call) -> Result<Receiving, Refusal> {
         self.may_write(caller)?;
-        let Call::Put { key, length, .. } = call else {
+        let Call::Put { key, length, codec, .. } = call else {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "no body is expected"));
         };
         if *length > key.kind.max_bytes() {
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "larger than any asset of this kind"));
         }
-        // Twice: packed and unpacked.
-        let kib = u32::try_from(length.div_ceil(512).max(1)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.uploads).try_acquire_many_owned(kib);
-        permit
-            .map(BodyPermit)
-            .map_err(|_| Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "too many uploads", 2))
+        let who = (Arc::clone(&caller.principal), caller.network);
+        self.uploads.begin(who, key.kind, *codec, *length).await
     }
 
-    /// Takes a body.
-    pub(super) async fn put(&self, caller: &Caller, call: &Call, body: Bytes, permit: BodyPermit) -> Answer {
+    /// Takes a body that has come.
+    pub(super) async fn put(&self, caller: &Caller, call: &Call, body: Receiving) -> Answer {
         let answered = match call {
-            Call::Put { key, origin, digest, codec, .. } => {
-                self.take(caller, key, *origin, *digest, *codec, body).await
-            }
+            Call::Put { key, origin, digest, codec, .. } => match body.finish().await {
+                Ok(body) => self.take(caller, key, *origin, *digest, *codec, body).await,
+                Err(refusal) => Err(refusal),
+            },
             _ => Err(Refusal::new(StatusCode::BAD_REQUEST, "no body is expected")),
         };
-        drop(permit);
         answered.unwrap_or_else(|refusal| {
             self.counters.count(Count::Refused);
             refusal.into()
         })
+    }
+
+    /// A body that came too slowly, or not whole.
+    pub(super) fn given_up(&self) -> Refusal {
+        self.counters.count(Count::UploadsSlow);
+        Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body came too slowly or not whole")
     }
 
     async fn take(
@@ -404,8 +450,9 @@ impl Service {
         origin: Option<OriginHash>,
         digest: Digest,
         codec: Codec,
-        body: Bytes,
+        received: Received,
     ) -> Result<Answer, Refusal> {
+        let body = received.bytes.clone();
         self.counters.count(Count::Bodies);
         self.counters.add(Count::BytesIn, body.len() as u64);
         let kind = key.kind;
@@ -415,7 +462,7 @@ impl Service {
         // The body shows possession better than any proof.
         let attestation = self.attestation(caller, key, &hash, origin);
         let verdict = self
-            .change(key, hash, digest, move |record, policy, now| {
+            .change(key, hash, move |record, policy, now| {
                 publication::attest(record, digest, attestation.clone(), policy, now)
             })
             .await?;
@@ -423,27 +470,28 @@ impl Service {
             return self.answer_verdict(verdict);
         }
         // The blob first: a record must never name what is not there.
-        let name = self.ring.blob_name(digest);
-        let (ring, plain) = (self.ring.clone(), bytes.clone());
+        let name = self.contents.ring.blob_name(digest);
+        let (ring, plain) = (self.contents.ring.clone(), bytes.clone());
         let try_lz4 = matches!(kind, AssetKind::Animation | AssetKind::Material);
         let sealed = tokio::task::spawn_blocking(move || {
-            sealed::seal(&ring, &name, digest, &plain, try_lz4, rand::random())
+            let hashed = sealed::Hashed::of(&plain);
+            sealed::seal(&ring, &name, &hashed, &plain, try_lz4, rand::random())
         });
         let sealed = sealed.await.map_err(|_| Refusal::unavailable())?.map_err(|_| Refusal::unavailable())?;
-        self.blobs.put(&name, sealed).await.map_err(|error| {
+        self.contents.blobs.put(&name, sealed).await.map_err(|error| {
             tracing::warn!(%error, "a blob cannot be stored");
             Refusal::unavailable()
         })?;
-        let content = Arc::new(Content::new(digest, bytes));
+        let content = Arc::new(Content::new(bytes));
         let proofs = Arc::clone(&content);
         let verdict = self
-            .change(key, hash, digest, move |record, policy, now| {
+            .change(key, hash, move |record, policy, now| {
                 let is_proof = |key: &[u8; 32], proof: &[u8; 32]| wire::proof(key, &proofs.bytes) == *proof;
                 let size = proofs.bytes.len() as u64;
                 publication::body_arrived(record, digest, size, is_proof, policy, now)
             })
             .await?;
-        self.hot.put(content);
+        self.contents.keep(digest, content);
         self.answer_verdict(verdict)
     }
 
@@ -472,27 +520,30 @@ impl Service {
         &self,
         key: &AssetKey,
         hash: KeyHash,
-        digest: Digest,
         mut rule: impl FnMut(&mut Record, Policy, u64) -> Verdict + Send + 'static,
     ) -> Result<Verdict, Refusal> {
-        let (policy, now, ring) = (self.policy(&key.grid), now(), self.ring.clone());
-        let verdict = Arc::new(Mutex::new(Verdict::Conflict));
+        let (policy, now, ring) = (self.policy(&key.grid), now(), self.contents.ring.clone());
+        let verdict = Arc::new(Mutex::new(None));
         let told = Arc::clone(&verdict);
         let decide = Box::new(move |old: Option<&[u8]>| {
-            let mut record = old.and_then(|old| opened(&ring, &hash, old)).unwrap_or_default();
-            *told.lock().unwrap_or_else(PoisonError::into_inner) = rule(&mut record, policy, now);
+            let mut record = match old.map(|old| records::read(&ring, &hash, old)) {
+                // What somebody with the right keys has written must not be lost.
+                Some(Err(_)) => return Change::default(),
+                Some(Ok(record)) => record,
+                None => Record::default(),
+            };
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(rule(&mut record, policy, now));
             let stored = record.contents.iter().filter(|content| content.stored);
             let blobs = stored.map(|content| ring.blob_name(content.digest).0).collect();
-            Change { record: closed(&ring, &hash, &record), blobs }
+            Change { record: records::write(&ring, &hash, &record), blobs }
         });
-        let _ = digest;
-        self.catalog.update(hash, day(now), decide).await.map_err(|error| {
-            tracing::warn!(%error, "an attestation cannot be kept");
-            Refusal::unavailable()
-        })?;
-        self.hot.forget(&hash);
+        self.catalog.update(hash, day(now), decide).await.map_err(|error| self.catalog_fails(&error))?;
+        self.contents.hot.forget(&hash);
         let verdict = *verdict.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(verdict)
+        verdict.ok_or_else(|| {
+            self.counters.count(Count::RecordsUnreadable);
+            Refusal::unavailable()
+        })
     }
 
     /// Takes assets down for good.
@@ -508,9 +559,11 @@ impl Service {
         let unavailable = |_| Refusal::unavailable();
         let keys = match &victim {
             Victim::Key(key) => vec![self.key_hash(key)],
-            Victim::Content(digest) => {
-                self.catalog.keys_of_blob(self.ring.blob_name(*digest).0).await.map_err(unavailable)?
-            }
+            Victim::Content(digest) => self
+                .catalog
+                .keys_of_blob(self.contents.ring.blob_name(*digest).0)
+                .await
+                .map_err(unavailable)?,
         };
         if dry_run {
             return Ok(keys.len());
@@ -518,24 +571,26 @@ impl Service {
         let mut orphans = Vec::new();
         for hash in &keys {
             let contents: Arc<Mutex<Vec<Digest>>> = Arc::default();
-            let (told, ring, hash) = (Arc::clone(&contents), self.ring.clone(), *hash);
+            let (told, ring, hash) = (Arc::clone(&contents), self.contents.ring.clone(), *hash);
             let decide = Box::new(move |old: Option<&[u8]>| {
-                let mut record = old.and_then(|old| opened(&ring, &hash, old)).unwrap_or_default();
+                // One that cannot be read must go all the same; its blobs are then orphans.
+                let mut record =
+                    old.and_then(|old| records::read(&ring, &hash, old).ok()).unwrap_or_default();
                 *told.lock().unwrap_or_else(PoisonError::into_inner) =
                     record.contents.iter().map(|content| content.digest).collect();
                 record.taken_down = true;
                 record.contents.clear();
-                Change { record: closed(&ring, &hash, &record), blobs: Vec::new() }
+                Change { record: records::write(&ring, &hash, &record), blobs: Vec::new() }
             });
             self.catalog.update(hash, day(now()), decide).await.map_err(unavailable)?;
-            self.hot.forget(&hash);
+            self.contents.hot.forget(&hash);
             orphans.append(&mut contents.lock().unwrap_or_else(PoisonError::into_inner));
         }
         for digest in orphans {
-            self.hot.drop_content(digest);
-            let name = self.ring.blob_name(digest);
+            self.contents.forget(digest).await;
+            let name = self.contents.ring.blob_name(digest);
             if self.catalog.keys_of_blob(name.0).await.map_err(unavailable)?.is_empty() {
-                self.blobs.hold(&name).await.map_err(|_| Refusal::unavailable())?;
+                self.contents.blobs.hold(&name, now()).await.map_err(|_| Refusal::unavailable())?;
             }
         }
         let detail = format!("{} assets by {:?}", keys.len(), caller.tenant);
@@ -563,8 +618,8 @@ impl Service {
         if !caller.rights.observe && !caller.local {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not observe"));
         }
-        let catalog = self.catalog.read(vec![[0; 32]]).await.is_ok();
-        let canary = self.blobs.check_keys(&self.ring).await.is_ok();
+        let catalog = self.catalog.health().await;
+        let canary = self.contents.blobs.check_keys(&self.contents.ring).await.is_ok();
         let counters = &self.counters;
         Ok(json!({
             "uptime_s": self.started.elapsed().as_secs(),
@@ -572,10 +627,20 @@ impl Service {
             "requests_running": counters.running(),
             "requests_per_s": counters.rate(),
             "hit_ratio": counters.hit_ratio(),
-            "memory": { "hot_bytes": self.hot.bytes(), "hot_limit": self.config.memory_bytes },
+            "memory": {
+                "hot_bytes": self.contents.hot.bytes(),
+                "hot_limit": self.config.memory_bytes,
+                "records": self.contents.hot.records(),
+            },
+            "disk": self.contents.disk.as_ref().map(|disk| {
+                json!({ "hot_bytes": disk.bytes(), "hot_limit": self.config.hot_bytes })
+            }),
             "bytes": { "in": counters.get(Count::BytesIn), "out": counters.get(Count::BytesOut) },
-            "store": { "url": self.blobs.url(), "canary": canary, "abilities": self.abilities },
-            "catalog": { "engine": self.catalog.engine(), "answers": catalog },
+            "store": { "url": self.contents.blobs.url(), "canary": canary, "abilities": self.abilities },
+            "catalog": catalog,
+            "connections_open": counters.connections(),
+            "uploads": self.uploads.report(),
+            "process": self.meter.usage(),
             "counters": counters.all(),
         }))
     }
@@ -585,11 +650,36 @@ impl Service {
         if !caller.rights.observe && !caller.local {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not observe"));
         }
-        Ok(self.counters.prometheus(self.hot.bytes()))
+        let usage = self.meter.usage();
+        Ok(self.counters.prometheus(&[
+            ("hot_bytes", self.contents.hot.bytes()),
+            ("hot_records", self.contents.hot.records() as u64),
+            ("disk_bytes", self.contents.disk.as_ref().map_or(0, |disk| disk.bytes())),
+            ("uploads_memory_bytes", self.uploads.memory_bytes()),
+            ("process_memory_bytes", usage.map_or(0, |usage| usage.memory_bytes)),
+            ("process_cpu_milliseconds", usage.map_or(0, |usage| usage.cpu_ms)),
+        ]))
+    }
+
+    /// Destroys what was taken down long ago. Any node may; what another was faster with is gone.
+    pub(super) async fn keep_house(&self, now: u64) {
+        let before = now.saturating_sub(HOLD_DAYS * 86_400);
+        match self.contents.blobs.destroy_held(before).await {
+            Ok((0, _)) => {}
+            Ok((blobs, _)) => {
+                tracing::info!(blobs, "destroyed what was taken down {HOLD_DAYS} days ago");
+                let detail = format!("{blobs} blobs of the hold destroyed");
+                if let Err(error) = self.catalog.audit(now, "prune".into(), detail).await {
+                    tracing::warn!(%error, "it was not written down");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the hold cannot be cleared"),
+        }
     }
 
     /// Writes what is written in batches.
     pub(super) async fn flush(&self) {
+        self.meter.tick();
         let uses = std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner));
         if !uses.is_empty()
             && let Err(error) = self.catalog.touch(uses).await
@@ -608,56 +698,56 @@ impl Service {
 
     async fn records(&self, hashes: &[KeyHash]) -> Result<Vec<Option<Arc<Record>>>, Refusal> {
         let mut found: Vec<Option<Known>> =
-            hashes.iter().map(|hash| self.hot.record(hash, RECORD_FRESH)).collect();
+            hashes.iter().map(|hash| self.contents.hot.record(hash, RECORD_FRESH)).collect();
         let missing: Vec<KeyHash> =
             hashes.iter().zip(&found).filter(|(_, known)| known.is_none()).map(|(hash, _)| *hash).collect();
         if !missing.is_empty() {
-            let rows = self.catalog.read(missing.clone()).await.map_err(|error| {
-                tracing::warn!(%error, "the catalog cannot be read");
-                Refusal::unavailable()
-            })?;
-            let mut rows = missing.iter().zip(rows).map(|(hash, row)| {
-                let record = row.and_then(|row| opened(&self.ring, hash, &row.record)).map(Arc::new);
-                self.hot.keep_record(*hash, record.clone());
-                record
-            });
-            for place in found.iter_mut().filter(|place| place.is_none()) {
-                *place = Some(rows.next().flatten());
+            match self.catalog.read(missing.clone()).await {
+                Ok(rows) => {
+                    let mut rows = missing.iter().zip(rows).map(|(hash, row)| {
+                        let record = row.and_then(|row| self.opened(hash, &row.record)).map(Arc::new);
+                        self.contents.hot.keep_record(*hash, record.clone());
+                        record
+                    });
+                    for place in found.iter_mut().filter(|place| place.is_none()) {
+                        *place = Some(rows.next().flatten());
+                    }
+                }
+                Err(error) => {
+                    let refusal = self.catalog_fails(&error);
+                    for (hash, place) in hashes.iter().zip(&mut found).filter(|(_, place)| place.is_none()) {
+                        *place = self.contents.hot.record(hash, RECORD_STALE);
+                        self.counters.add(Count::StaleRecords, u64::from(place.is_some()));
+                    }
+                    // Of several, those that are known are worth an answer.
+                    if found.iter().all(Option::is_none) {
+                        return Err(refusal);
+                    }
+                }
             }
         }
         Ok(found.into_iter().map(Option::flatten).collect())
     }
 
-    async fn content(&self, digest: Digest) -> Result<Option<Arc<Content>>, Refusal> {
-        if let Some(content) = self.hot.content(digest) {
-            return Ok(Some(content));
+    /// Says so in the log, but not for each of thousands of requests.
+    fn catalog_fails(&self, error: &CatalogError) -> Refusal {
+        self.counters.count(Count::CatalogFailures);
+        let mut warned = self.catalog_warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|last| last.elapsed() >= CATALOG_WARNING) {
+            *warned = Some(Instant::now());
+            tracing::warn!(%error, "the catalog fails; uploads are refused, and reads go on from memory");
         }
-        let name = self.ring.blob_name(digest);
-        let blob = self.blobs.get(&name).await.map_err(|error| {
-            tracing::warn!(%error, "a blob cannot be read");
-            Refusal::unavailable()
-        })?;
-        let Some(blob) = blob else { return Ok(None) };
-        let ring = self.ring.clone();
-        let limit = AssetKind::ALL.iter().map(|kind| kind.max_bytes()).max().unwrap_or(0);
-        let opening = move || sealed::open(&ring, &name, &blob, limit).map(|(_, bytes)| (blob.len(), bytes));
-        let opened = if limit > OPEN_ASIDE_BYTES as u64 {
-            tokio::task::spawn_blocking(opening).await.map_err(|_| Refusal::unavailable())?
-        } else {
-            opening()
-        };
-        match opened {
-            Ok((_, bytes)) => {
-                let content = Arc::new(Content::new(digest, bytes));
-                self.hot.put(Arc::clone(&content));
-                Ok(Some(content))
-            }
-            Err(error) => {
-                self.counters.count(Count::BlobsDamaged);
-                tracing::error!(%error, blob = %name, "a blob cannot be opened");
-                Ok(None)
-            }
+        Refusal::unavailable()
+    }
+
+    /// A record out of the catalog. One that cannot be read is nobody's word.
+    fn opened(&self, hash: &KeyHash, sealed: &[u8]) -> Option<Record> {
+        let read = records::read(&self.contents.ring, hash, sealed);
+        if let Err(error) = &read {
+            self.counters.count(Count::RecordsUnreadable);
+            tracing::error!(%error, "a record of the catalog cannot be read; `rezcache store verify` tells more");
         }
+        read.ok()
     }
 
     fn may_write(&self, caller: &Caller) -> Result<(), Refusal> {
@@ -680,10 +770,10 @@ impl Service {
             hosts.iter().any(|host| OriginHash::of(&key.grid, &Origin::new(host)) == origin)
         };
         Attestation {
-            attester: self.tag("attester", hash, caller.principal.as_bytes()),
-            network: self.tag("network", hash, caller.network.to_string().as_bytes()),
-            tenant: self.tag("tenant", hash, caller.tenant.as_bytes()),
-            origin: origin.map(|origin| self.tag("origin", hash, &origin.0)),
+            attester: self.tag(Purpose::Attester, hash, caller.principal.as_bytes()),
+            network: self.tag(Purpose::Network, hash, caller.network.to_string().as_bytes()),
+            tenant: self.tag(Purpose::Tenant, hash, caller.tenant.as_bytes()),
+            origin: origin.map(|origin| self.tag(Purpose::Origin, hash, &origin.0)),
             at: now,
             counts_from: now,
             trusted: caller.trusted,
@@ -695,21 +785,17 @@ impl Service {
 
     fn reader(&self, caller: &Caller, hash: &KeyHash, origin: Option<OriginHash>) -> Reader {
         Reader {
-            trusted_tenant: caller.trusted.then(|| self.tag("tenant", hash, caller.tenant.as_bytes())),
-            origin: origin.map(|origin| self.tag("origin", hash, &origin.0)),
+            trusted_tenant: caller.trusted.then(|| self.tag(Purpose::Tenant, hash, caller.tenant.as_bytes())),
+            origin: origin.map(|origin| self.tag(Purpose::Origin, hash, &origin.0)),
         }
     }
 
-    /// A hash that cannot be joined with that of another asset.
-    fn tag(&self, purpose: &str, hash: &KeyHash, what: &[u8]) -> Tag {
-        let full = self.ring.keyed_hash(purpose, &[hash, what]);
-        let mut tag = [0; 16];
-        tag.iter_mut().zip(full).for_each(|(place, byte)| *place = byte);
-        tag
+    fn tag(&self, purpose: Purpose, hash: &KeyHash, what: &[u8]) -> Tag {
+        tags::tag(&self.contents.ring, purpose, hash, what)
     }
 
     fn key_hash(&self, key: &AssetKey) -> KeyHash {
-        self.ring.keyed_hash("asset key", &[&wire::key_bytes(key)])
+        tags::asset(&self.contents.ring, key)
     }
 
     fn grid_policy(&self, grid: &GridId) -> Option<&GridPolicy> {
@@ -717,23 +803,8 @@ impl Service {
     }
 
     fn policy(&self, grid: &GridId) -> Policy {
-        let listed = self.grid_policy(grid);
-        Policy {
-            publish: listed.is_some_and(|grid| grid.publish),
-            confirmations: self.config.confirmations,
-            central: listed.map_or(grid.is_second_life(), |grid| grid.central),
-        }
+        self.config.policy(grid)
     }
-}
-
-/// A record out of the catalog. One that cannot be read is nobody's word.
-fn opened(ring: &KeyRing, hash: &KeyHash, sealed: &[u8]) -> Option<Record> {
-    Record::decode(&records::open(ring, hash, sealed)?)
-}
-
-/// A record for the catalog.
-fn closed(ring: &KeyRing, hash: &KeyHash, record: &Record) -> Option<Vec<u8>> {
-    records::seal(ring, hash, &record.encode(), rand::random())
 }
 
 fn no_proof() -> Refusal {
@@ -783,7 +854,7 @@ fn network_of(ip: IpAddr) -> IpAddr {
     }
 }
 
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

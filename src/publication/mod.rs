@@ -151,6 +151,61 @@ pub fn body_arrived(
     }
 }
 
+/// The body of a content is not in the store after all: nobody is served it until somebody brings it
+/// again. Whether it was thought to be there.
+pub fn body_lost(record: &mut Record, digest: Digest) -> bool {
+    let lost = record.contents.iter_mut().find(|content| content.digest == digest && content.stored);
+    lost.map(|content| content.stored = false).is_some()
+}
+
+/// To whom an asset is served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// To everybody on the grid.
+    pub grid: bool,
+    /// To visitors of so many origins.
+    pub origins: usize,
+    /// To members of so many trusted tenants.
+    pub tenants: usize,
+}
+
+impl Reach {
+    /// Whether anybody is served.
+    #[must_use]
+    pub const fn any(self) -> bool {
+        self.grid || self.origins > 0 || self.tenants > 0
+    }
+}
+
+/// To whom a content is served.
+#[must_use]
+pub fn reach_of(record: &Record, digest: Digest, policy: Policy, now: u64) -> Reach {
+    let all = || record.contents.iter().flat_map(|content| &content.attestations);
+    let origins: HashSet<Tag> = all().filter_map(|attestation| attestation.origin).collect();
+    let tenants: HashSet<Tag> =
+        all().filter(|attestation| attestation.trusted).map(|attestation| attestation.tenant).collect();
+    let served = |trusted_tenant, origin| {
+        answer(record, Reader { trusted_tenant, origin }, policy, now)
+            .is_some_and(|served| served.digest == digest)
+    };
+    let for_tenant = |tenant: &&Tag| {
+        served(Some(**tenant), None) || origins.iter().any(|origin| served(Some(**tenant), Some(*origin)))
+    };
+    Reach {
+        grid: served(None, None),
+        origins: origins.iter().filter(|origin| served(None, Some(**origin))).count(),
+        tenants: tenants.iter().filter(for_tenant).count(),
+    }
+}
+
+/// Principals that count for a content: distinct, and from distinct networks.
+#[must_use]
+pub fn confirmed_by(content: &Content, now: u64) -> usize {
+    let counts =
+        |attestation: &&Attestation| attestation.unproven.is_none() && attestation.counts_from <= now;
+    voices(&content.attestations.iter().filter(counts).collect::<Vec<_>>())
+}
+
 /// What a reader is served; nothing when nobody, or nobody who counts, has said what the asset is.
 #[must_use]
 pub fn answer(record: &Record, reader: Reader, policy: Policy, now: u64) -> Option<Served> {

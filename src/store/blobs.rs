@@ -3,6 +3,7 @@
 //! written the same.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +18,8 @@ use object_store::{
     BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig,
 };
 
-use super::keys::{BlobName, KeyRing};
-use super::sealed::{self, SealError};
+use super::keys::{BlobName, KeyError, KeyId, KeyRing};
+use super::sealed::{self, Hashed, SealError};
 use crate::asset::Digest;
 
 /// A dead store must not hold up a viewer.
@@ -66,8 +67,63 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// The key file does not belong to the store.
-    #[error("the key file does not open this store: {0}; name the right one with --key-file")]
-    Key(SealError),
+    #[error(
+        "the key file does not open this store: {problem}; it holds {}; name the right one with --key-file",
+        keys_in_words(.has)
+    )]
+    Key {
+        /// What opening the store's marker came to; it names the key that is needed.
+        problem: SealError,
+        /// What there is.
+        has: Vec<KeyId>,
+    },
+    /// There is no key file, and the store holds something.
+    #[error(
+        "there is no key file {path}, and the store is not empty: it is sealed with {}; name its key file with --key-file, or restore it from its backup",
+        .needs.map_or_else(|| "an unknown key".to_owned(), |id| format!("key {}", id.0))
+    )]
+    KeyMissing {
+        /// Where it was looked for.
+        path: std::path::PathBuf,
+        /// The key that the store's marker is sealed with.
+        needs: Option<KeyId>,
+    },
+}
+
+/// "key 1", "keys 1 and 3".
+fn keys_in_words(ids: &[KeyId]) -> String {
+    let ids: Vec<String> = ids.iter().map(|id| id.0.to_string()).collect();
+    match ids.as_slice() {
+        [] => "no key".to_owned(),
+        [one] => format!("key {one}"),
+        [rest @ .., last] => format!("keys {} and {last}", rest.join(", ")),
+    }
+}
+
+/// A blob as the store lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed {
+    /// What it is called.
+    pub name: BlobName,
+    /// Its bytes, sealed.
+    pub size: u64,
+    /// When it was written, in seconds since 1970; in the hold, when it came there.
+    pub at: u64,
+}
+
+/// Why a store and its keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The key file.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// There is nothing in it.
+    #[error("there is nothing in the store {0}; name another with --store, or start `rezcache serve` on it")]
+    Empty(String),
 }
 
 /// What a store can do, as found by trying.
@@ -85,6 +141,19 @@ impl Blobs {
     /// When the address is none, or a directory cannot be made.
     pub fn open(url: &str) -> Result<Self, StoreError> {
         Self::open_with(url, std::env::vars())
+    }
+
+    /// Opens a store that is there; a directory is not made.
+    ///
+    /// # Errors
+    /// As [`Blobs::open`], and when there is no directory.
+    pub fn open_existing(url: &str) -> Result<Self, OpenError> {
+        let path = url.strip_prefix("file://").unwrap_or(url);
+        let elsewhere = url == "memory:" || path.contains("://");
+        if !elsewhere && !std::path::Path::new(path).is_dir() {
+            return Err(OpenError::Empty(url.to_owned()));
+        }
+        Ok(Self::open(url)?)
     }
 
     /// The same with these variables in place of the environment's.
@@ -189,6 +258,18 @@ impl Blobs {
         self.get_at(&self.path("blobs", name)).await
     }
 
+    /// Reads a part of a blob; fewer bytes when it ends before. `None`: there is no such blob.
+    ///
+    /// # Errors
+    /// When the store fails, or the blob ends before the range begins.
+    pub async fn get_range(&self, name: &BlobName, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
+        match self.store.get_range(&self.path("blobs", name), range).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(self.failed(source)),
+        }
+    }
+
     /// Whether there is such a blob.
     ///
     /// # Errors
@@ -212,25 +293,62 @@ impl Blobs {
         }
     }
 
-    /// Moves a blob out of everybody's reach, to be destroyed later.
+    /// Moves a blob out of everybody's reach, to be destroyed later: [`Blobs::destroy_held`].
     ///
     /// # Errors
     /// When the store fails; the blob is then where it was, or in both places.
-    pub async fn hold(&self, name: &BlobName) -> Result<(), StoreError> {
-        let (from, to) = (self.path("blobs", name), self.path("hold", name));
-        match self.store.copy(&from, &to).await {
+    pub async fn hold(&self, name: &BlobName, now: u64) -> Result<(), StoreError> {
+        // When it came here stands in its name: not every store dates a copy anew.
+        let to = self.prefix.clone().join("hold").join(format!("{now}-{name}"));
+        match self.store.copy(&self.path("blobs", name), &to).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => self.delete(name).await,
             Err(source) => Err(self.failed(source)),
         }
     }
 
-    /// The names of all blobs with their sizes, as the store lists them.
-    pub fn list(&self) -> BoxStream<'static, Result<(BlobName, u64), StoreError>> {
+    /// All blobs in the hold.
+    pub fn list_held(&self) -> BoxStream<'static, Result<Listed, StoreError>> {
+        let url = self.url.clone();
+        let listed = self.store.list(Some(&self.prefix.clone().join("hold")));
+        Box::pin(listed.map_err(move |source| failed(&url, source)).try_filter_map(|object| async move {
+            let (at, name) = match object.location.filename().and_then(|name| name.split_once('-')) {
+                Some((at, name)) => (at.parse().ok(), BlobName::parse(name)),
+                None => (None, None),
+            };
+            Ok(at.zip(name).map(|(at, name)| Listed { name, size: object.size, at }))
+        }))
+    }
+
+    /// Destroys what came into the hold before this time; how many blobs and bytes that were.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn destroy_held(&self, before: u64) -> Result<(u64, u64), StoreError> {
+        let (mut blobs, mut bytes) = (0, 0);
+        let mut held = self.list_held();
+        while let Some(Listed { name, size, at }) = held.try_next().await? {
+            if at >= before {
+                continue;
+            }
+            let path = self.prefix.clone().join("hold").join(format!("{at}-{name}"));
+            match self.store.delete(&path).await {
+                Ok(()) => (blobs, bytes) = (blobs + 1, bytes + size),
+                // Another node was faster.
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(source) => return Err(self.failed(source)),
+            }
+        }
+        Ok((blobs, bytes))
+    }
+
+    /// All blobs, as the store lists them.
+    pub fn list(&self) -> BoxStream<'static, Result<Listed, StoreError>> {
         let url = self.url.clone();
         let listed = self.store.list(Some(&self.prefix.clone().join("blobs")));
         Box::pin(listed.map_err(move |source| failed(&url, source)).try_filter_map(|object| async move {
             let name = object.location.filename().and_then(BlobName::parse);
-            Ok(name.map(|name| (name, object.size)))
+            let at = u64::try_from(object.last_modified.timestamp()).unwrap_or(0);
+            Ok(name.map(|name| Listed { name, size: object.size, at }))
         }))
     }
 
@@ -245,29 +363,108 @@ impl Blobs {
         Ok(self.list().try_next().await?.is_none())
     }
 
+    /// The key that the store's marker is sealed with; `None` when it has none.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn marker_key(&self) -> Result<Option<KeyId>, StoreError> {
+        Ok(self.get_at(&self.marker()).await?.as_deref().and_then(sealed::key_id))
+    }
+
+    /// The key ring of the store: that of the file, or a new one in a new file when the store is empty.
+    /// Whether it is new.
+    ///
+    /// # Errors
+    /// When the file cannot be used, or is missing though the store holds something, or is another's.
+    pub async fn keys(&self, path: &std::path::Path) -> Result<(KeyRing, bool), OpenError> {
+        let (ring, new) = match KeyRing::read(path) {
+            Err(KeyError::Missing { .. }) if self.is_empty().await? => (KeyRing::create(path)?, true),
+            known => (self.known_keys(path, known).await?, false),
+        };
+        self.check_keys(&ring).await?;
+        Ok((ring, new))
+    }
+
+    /// The key ring of a store that exists; nothing is written.
+    ///
+    /// # Errors
+    /// As [`Blobs::keys`], and when the store is empty.
+    pub async fn keys_of_existing(&self, path: &std::path::Path) -> Result<KeyRing, OpenError> {
+        let ring = self.known_keys(path, KeyRing::read(path)).await?;
+        match self.get_at(&self.marker()).await? {
+            Some(marker) => self.opens_marker(&ring, &marker)?,
+            None if self.is_empty().await? => return Err(OpenError::Empty(self.url.clone())),
+            None => self.opens_some_blob(&ring).await?,
+        }
+        Ok(ring)
+    }
+
+    async fn known_keys(
+        &self,
+        path: &std::path::Path,
+        read: Result<KeyRing, KeyError>,
+    ) -> Result<KeyRing, OpenError> {
+        match read {
+            Err(KeyError::Missing { .. }) => {
+                let needs = self.marker_key().await?;
+                Err(StoreError::KeyMissing { path: path.to_owned(), needs }.into())
+            }
+            read => Ok(read?),
+        }
+    }
+
+    fn opens_marker(&self, ring: &KeyRing, marker: &[u8]) -> Result<(), StoreError> {
+        let name = ring.blob_name(Digest::of(MARKER));
+        let wrong = |problem| StoreError::Key { problem, has: ring.ids().collect() };
+        sealed::open(ring, &name, marker, 1024).map(|_| ()).map_err(wrong)
+    }
+
+    /// A store that lost its marker is known by any of its blobs.
+    async fn opens_some_blob(&self, ring: &KeyRing) -> Result<(), StoreError> {
+        if let Some(Listed { name, .. }) = self.list().try_next().await?
+            && let Some(blob) = self.get(&name).await?
+        {
+            let wrong = |problem| StoreError::Key { problem, has: ring.ids().collect() };
+            sealed::open(ring, &name, &blob, u64::MAX).map_err(wrong)?;
+        }
+        Ok(())
+    }
+
     /// Checks that these keys are the store's, and marks a new store as theirs.
     ///
     /// # Errors
     /// When they are not, or the store fails.
     pub async fn check_keys(&self, ring: &KeyRing) -> Result<(), StoreError> {
-        let digest = Digest::of(MARKER);
-        let name = ring.blob_name(digest);
         if let Some(marker) = self.get_at(&self.marker()).await? {
-            return sealed::open(ring, &name, &marker, 1024).map(|_| ()).map_err(StoreError::Key);
+            return self.opens_marker(ring, &marker);
         }
-        // A store that lost its marker is known by any of its blobs.
-        if let Some((name, _)) = self.list().try_next().await?
-            && let Some(blob) = self.get(&name).await?
-        {
-            sealed::open(ring, &name, &blob, u64::MAX).map_err(StoreError::Key)?;
+        self.opens_some_blob(ring).await?;
+        self.write_marker(ring, PutMode::Create).await?;
+        // Of several who mark a new store at once, with keys of their own, only one may go on.
+        match self.get_at(&self.marker()).await? {
+            Some(marker) => self.opens_marker(ring, &marker),
+            None => Ok(()),
         }
-        let marker =
-            sealed::seal(ring, &name, digest, MARKER, false, rand::random()).map_err(StoreError::Key)?;
-        self.store
-            .put(&self.marker(), PutPayload::from(marker))
-            .await
-            .map_err(|source| self.failed(source))?;
-        Ok(())
+    }
+
+    /// Seals the marker with the newest key.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn mark_anew(&self, ring: &KeyRing) -> Result<(), StoreError> {
+        self.write_marker(ring, PutMode::Overwrite).await
+    }
+
+    async fn write_marker(&self, ring: &KeyRing, mode: PutMode) -> Result<(), StoreError> {
+        let hashed = Hashed::of(MARKER);
+        let name = ring.blob_name(hashed.digest);
+        let wrong = |problem| StoreError::Key { problem, has: ring.ids().collect() };
+        let marker = sealed::seal(ring, &name, &hashed, MARKER, false, rand::random()).map_err(wrong)?;
+        let options = PutOptions { mode, ..PutOptions::default() };
+        match self.store.put_opts(&self.marker(), PutPayload::from(marker), options).await {
+            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
+            Err(source) => Err(self.failed(source)),
+        }
     }
 
     /// Finds out what the store can do, and that it can be written.

@@ -71,6 +71,18 @@ pub enum KeyError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Others than its owner can read the file.
+    #[error("others can read the key file {path}; run: chmod 600 {path}")]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is a file with other keys.
+    #[error("there is a key file {path} with other keys already; choose another name, or move it away first")]
+    Occupied {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file is not a key file.
     #[error("{path} is no key file (line {line}); restore it from its backup")]
     Form {
@@ -91,8 +103,11 @@ impl KeyRing {
     /// Reads a key file.
     ///
     /// # Errors
-    /// When it is missing, unreadable or none.
+    /// When it is missing, unreadable, readable by others, or none.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
+        if private_file::is_exposed(path) {
+            return Err(KeyError::Exposed { path: path.to_owned() });
+        }
         let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => KeyError::Missing { path: path.to_owned() },
             _ => KeyError::Io { path: path.to_owned(), source },
@@ -109,6 +124,36 @@ impl KeyRing {
         private_file::create(path, ring.text().as_bytes())
             .map_err(|source| KeyError::Io { path: path.to_owned(), source })?;
         Self::read(path)
+    }
+
+    /// Puts these keys into the file, in place of those there: whoever reads it meanwhile reads all of
+    /// the old or all of the new.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn replace(&self, path: &Path) -> Result<(), KeyError> {
+        private_file::replace(path, self.text().as_bytes())
+            .map_err(|source| KeyError::Io { path: path.to_owned(), source })
+    }
+
+    /// Makes a file with these keys.
+    ///
+    /// # Errors
+    /// When it cannot be written, or there is one with other keys.
+    pub fn write_new(&self, path: &Path) -> Result<(), KeyError> {
+        private_file::create(path, self.text().as_bytes())
+            .map_err(|source| KeyError::Io { path: path.to_owned(), source })?;
+        match Self::read(path)?.text() == self.text() {
+            true => Ok(()),
+            false => Err(KeyError::Occupied { path: path.to_owned() }),
+        }
+    }
+
+    /// Whether all of the other's keys are in here, under the same secret.
+    #[must_use]
+    pub fn contains(&self, other: &Self) -> bool {
+        self.secret.reveal() == other.secret.reveal()
+            && other.keys.iter().all(|(id, key)| self.key(*id) == Some(key.reveal()))
     }
 
     /// The text of the key file. A secret.
@@ -234,6 +279,23 @@ mod tests {
         assert_eq!(rotated.blob_name(Digest([1; 32])), made.blob_name(Digest([1; 32])));
         let name = made.blob_name(Digest([1; 32]));
         assert_eq!(BlobName::parse(&name.to_string()), Some(name));
+        rotated.replace(&path).unwrap();
+        assert_eq!(KeyRing::read(&path).unwrap().text(), rotated.text());
+        assert!(rotated.contains(&made) && !made.contains(&rotated));
+        assert!(matches!(made.write_new(&path), Err(KeyError::Occupied { .. })));
+        rotated.write_new(&path).unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            for exposed in [0o640, 0o604, 0o620, 0o666] {
+                mode(exposed);
+                let told = KeyRing::read(&path).unwrap_err().to_string();
+                assert!(told.contains("chmod 600") && told.contains("store.key"), "{told}");
+            }
+            mode(0o600);
+        }
         std::fs::write(&path, "rezcache keys 1\nsecret 00\n").unwrap();
         assert!(matches!(KeyRing::read(&path), Err(KeyError::Form { line: 2, .. })));
         assert!(!format!("{made:?}").contains(&made.text()[30..50]));

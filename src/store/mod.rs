@@ -5,3 +5,4 @@ pub mod blobs;
 pub mod keys;
 pub mod records;
 pub mod sealed;
+pub mod tags;

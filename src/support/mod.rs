@@ -5,5 +5,6 @@ pub mod counters_file;
 pub mod metrics;
 pub mod pin;
 pub mod private_file;
+pub mod process;
 pub mod prometheus;
 pub mod status;

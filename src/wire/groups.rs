@@ -67,6 +67,12 @@ impl Groups {
     }
 }
 
+/// The digest of a body of this length with these groups. `None` when there can be none.
+#[must_use]
+pub fn digest(hashes: &[GroupHash], total: u64) -> Option<Digest> {
+    (hashes.len() as u64 == count(total)).then(|| root(hashes, total)).flatten().map(Digest)
+}
+
 /// The digest that the groups' values hash up to.
 fn root(hashes: &[GroupHash], total: u64) -> Option<[u8; 32]> {
     match hashes {

@@ -22,13 +22,38 @@ fn golden(name: &str, actual: &str) {
 
 #[test]
 fn help_of_every_subcommand() {
-    for name in ["", "proxy", "replay", "serve", "status", "check-config"] {
+    for name in ["", "proxy", "replay", "serve", "store", "status", "check-config"] {
         let mut arguments = vec![name, "--help"];
         arguments.retain(|argument| !argument.is_empty());
         let run = rezcache(&arguments);
         assert_eq!(run.code, 0, "{run:?}");
         golden(&format!("help-{}.txt", if name.is_empty() { "rezcache" } else { name }), &run.out);
     }
+}
+
+#[test]
+fn help_of_the_stores_commands() {
+    let mut all = String::new();
+    for words in [
+        "verify",
+        "stat",
+        "keys",
+        "keys list",
+        "keys export",
+        "keys import",
+        "keys rotate",
+        "reseal",
+        "distrust",
+        "prune",
+    ] {
+        let arguments: Vec<_> = ["store"].into_iter().chain(words.split(' ')).chain(["--help"]).collect();
+        let run = rezcache(&arguments);
+        assert_eq!(run.code, 0, "{run:?}");
+        // What is common to all stands in the help of `store`.
+        let own = run.out.split("\nCommon options:").next().expect("help");
+        let _ = write!(all, "== store {words}\n{own}");
+    }
+    golden("help-store-commands.txt", &all);
 }
 
 #[test]
@@ -41,7 +66,7 @@ fn every_subcommand_has_a_golden_help() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(commands, ["proxy", "replay", "serve", "status", "check-config", "help"]);
+    assert_eq!(commands, ["proxy", "replay", "serve", "store", "status", "check-config", "help"]);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! The integration tests: one program, so that it links once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod array;
 mod asset_url;
+mod catalog_contract;
 mod cli;
 mod concurrency;
 mod decode_agreement;
@@ -12,6 +14,7 @@ mod hostile;
 mod hostile_neighbours;
 mod interop;
 mod kill;
+mod kill_node;
 mod layers;
 mod proxy_assets;
 mod proxy_faults;
@@ -19,8 +22,10 @@ mod proxy_http;
 mod proxy_udp;
 mod secrets_in_logs;
 mod service;
+mod service_large;
 mod service_tier;
 mod store_contract;
+mod store_format;
 mod support;
 mod tls;
 mod udp_assets;

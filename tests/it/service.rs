@@ -6,6 +6,7 @@ use std::process::Command;
 
 use bytes::Bytes;
 use rezcache::asset::{AssetId, AssetKey, AssetKind, Digest};
+use rezcache::catalog::Place;
 use rezcache::client::{CallError, Face, ServiceClient};
 use rezcache::grid::{GridId, Origin};
 use rezcache::node::{Node, NodeConfig};
@@ -16,13 +17,13 @@ use uuid::Uuid;
 
 use crate::support::synthetic::Synthetic;
 
-const GRID: &str = "grid.example:8002";
+pub(crate) const GRID: &str = "grid.example:8002";
 
-fn config(folder: &Path) -> NodeConfig {
+pub(crate) fn config(folder: &Path) -> NodeConfig {
     NodeConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
         store: format!("file://{}", folder.join("store").display()),
-        catalog: Some(folder.join("store/catalog.sqlite")),
+        catalog: Place::Sqlite(folder.join("store/catalog.sqlite")),
         key_file: folder.join("store.key"),
         certificate: None,
         plain_http: false,
@@ -31,36 +32,38 @@ fn config(folder: &Path) -> NodeConfig {
         confirmations: 1,
         grids: Vec::new(),
         memory_bytes: 64 << 20,
+        hot_dir: None,
+        hot_bytes: 0,
     }
 }
 
-async fn node(folder: &Path) -> Node {
+pub(crate) async fn node(folder: &Path) -> Node {
     Node::start(config(folder)).await.unwrap()
 }
 
-fn client_at(address: SocketAddr, pin: &str) -> ServiceClient {
+pub(crate) fn client_at(address: SocketAddr, pin: &str) -> ServiceClient {
     ServiceClient::new(format!("https://{address}#pin={pin}").parse().unwrap(), None).unwrap()
 }
 
-fn client(node: &Node) -> ServiceClient {
+pub(crate) fn client(node: &Node) -> ServiceClient {
     client_at(node.address(), node.pin().unwrap())
 }
 
-fn key(kind: AssetKind, number: u128) -> AssetKey {
+pub(crate) fn key(kind: AssetKind, number: u128) -> AssetKey {
     AssetKey { grid: GridId::new(GRID), kind, id: AssetId(Uuid::from_u128(number)) }
 }
 
-fn origin() -> Option<OriginHash> {
+pub(crate) fn origin() -> Option<OriginHash> {
     Some(OriginHash::of(&GridId::new(GRID), &Origin::new("sim.example")))
 }
 
 /// A valid texture of about this size.
-fn texture(number: usize, size: usize) -> Bytes {
+pub(crate) fn texture(number: usize, size: usize) -> Bytes {
     Bytes::from(Synthetic::new(7, number * 8, size).bytes.to_vec())
 }
 
 /// Attests, and uploads when the body is wanted.
-async fn share(client: &ServiceClient, key: &AssetKey, bytes: &Bytes) -> Verdict {
+pub(crate) async fn share(client: &ServiceClient, key: &AssetKey, bytes: &Bytes) -> Verdict {
     let digest = Digest::of(bytes);
     match client.attest(key, origin(), digest, bytes).await.unwrap() {
         Verdict::Waiting { want_body: true } => {
@@ -70,7 +73,11 @@ async fn share(client: &ServiceClient, key: &AssetKey, bytes: &Bytes) -> Verdict
     }
 }
 
-async fn read(client: &ServiceClient, key: &AssetKey, range: Option<(u64, u64)>) -> Option<(u64, Vec<u8>)> {
+pub(crate) async fn read(
+    client: &ServiceClient,
+    key: &AssetKey,
+    range: Option<(u64, u64)>,
+) -> Option<(u64, Vec<u8>)> {
     let mut body = client.read(key, origin(), range).await.unwrap()?;
     let mut bytes = Vec::new();
     while let Some(part) = body.next().await.unwrap() {
@@ -80,7 +87,7 @@ async fn read(client: &ServiceClient, key: &AssetKey, range: Option<(u64, u64)>)
 }
 
 /// Passes TCP on to a node, and no UDP: a network that blocks QUIC.
-async fn tcp_only(node: SocketAddr) -> SocketAddr {
+pub(crate) async fn tcp_only(node: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -137,12 +144,12 @@ async fn a_node_that_comes_back_has_everything() {
     // Another key file is refused, and so is none.
     std::fs::rename(folder.path().join("store.key"), folder.path().join("kept.key")).unwrap();
     let missing = Node::start(config(folder.path())).await.err().unwrap().to_string();
-    assert!(missing.contains("no key file"), "{missing}");
+    assert!(missing.contains("no key file") && missing.contains("sealed with key 1"), "{missing}");
     let elsewhere = tempfile::tempdir().unwrap();
     node(elsewhere.path()).await.stop().await;
     std::fs::copy(elsewhere.path().join("store.key"), folder.path().join("store.key")).unwrap();
     let wrong = Node::start(config(folder.path())).await.err().unwrap().to_string();
-    assert!(wrong.contains("does not open this store"), "{wrong}");
+    assert!(wrong.contains("does not open this store") && wrong.contains("another key 1"), "{wrong}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,22 +198,33 @@ async fn nothing_wrong_gets_in() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stolen_store_shows_neither_names_nor_content() {
     let folder = tempfile::tempdir().unwrap();
-    let node = node(folder.path()).await;
+    let hot = folder.path().join("hot");
+    let with = || NodeConfig { hot_dir: Some(hot.clone()), hot_bytes: 1 << 30, ..config(folder.path()) };
+    let node = Node::start(with()).await.unwrap();
     let client = client(&node);
     let mut secrets = vec![GRID.as_bytes().to_vec()];
-    for number in 1..=5 {
+    let mut keys = Vec::new();
+    for (number, size) in [(1, 9000), (2, 9000), (3, 9000), (4, 9000), (5, 3_000_000)] {
         let (bytes, key) =
-            (texture(number, 9000), key(AssetKind::Texture, 0x1234_5678_9abc_def0 << 64 | number as u128));
+            (texture(number, size), key(AssetKind::Texture, 0x1234_5678_9abc_def0 << 64 | number as u128));
         share(&client, &key, &bytes).await;
         secrets.push(key.id.0.as_bytes().to_vec());
         secrets.push(key.id.0.to_string().into_bytes());
         secrets.push(key.id.0.simple().to_string().into_bytes());
         secrets.push(Digest::of(&bytes).0.to_vec());
         secrets.push(bytes[100..132].to_vec());
+        // Nor any value of a part, by which known content could be found.
+        secrets.extend(rezcache::wire::groups::of(&bytes).iter().map(|value| value.to_vec()));
+        keys.push(key);
+    }
+    node.stop().await;
+    let node = Node::start(with()).await.unwrap();
+    for key in &keys {
+        assert!(read(&self::client(&node), key, None).await.is_some());
     }
     node.stop().await;
     let mut looked_at = 0;
-    let mut folders = vec![folder.path().join("store")];
+    let mut folders = vec![folder.path().join("store"), hot];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -218,11 +236,13 @@ async fn a_stolen_store_shows_neither_names_nor_content() {
             let mut all = std::fs::read(&path).unwrap();
             all.extend_from_slice(path.to_string_lossy().as_bytes());
             for secret in &secrets {
-                assert!(!all.windows(secret.len()).any(|window| window == secret), "{}", path.display());
+                let found =
+                    all.windows(secret.len()).any(|window| window[0] == secret[0] && window == secret);
+                assert!(!found, "{}", path.display());
             }
         }
     }
-    assert!(looked_at >= 7, "five blobs, the marker and the catalog");
+    assert!(looked_at >= 7 + 8, "blobs, the marker and the catalog; four files and four pieces on the disk");
 }
 
 #[tokio::test(flavor = "multi_thread")]

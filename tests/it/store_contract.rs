@@ -4,8 +4,9 @@ use std::process::{Child, Command, Stdio};
 
 use futures_util::TryStreamExt;
 use rezcache::asset::Digest;
-use rezcache::store::blobs::{Blobs, StoreError};
+use rezcache::store::blobs::{Blobs, Listed, StoreError};
 use rezcache::store::keys::KeyRing;
+use rezcache::store::sealed::{self, Hashed, Head, SealError};
 
 use crate::service::tools;
 
@@ -18,7 +19,14 @@ async fn contract(blobs: &Blobs) {
     assert!(!blobs.is_empty().await.unwrap());
     blobs.check_keys(&ring).await.unwrap();
     let stranger = KeyRing::new([1; 32], [3; 32]);
-    assert!(matches!(blobs.check_keys(&stranger).await, Err(StoreError::Key(_))));
+    let refused = blobs.check_keys(&stranger).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Key { problem: SealError::WrongKey(1), .. }), "{refused}");
+    let rotated = ring.clone().with_new_key([4; 32]);
+    blobs.mark_anew(&rotated).await.unwrap();
+    let refused = blobs.check_keys(&ring).await.unwrap_err().to_string();
+    assert!(refused.contains("key 2") && refused.contains("it holds key 1"), "{refused}");
+    blobs.check_keys(&rotated).await.unwrap();
+    blobs.mark_anew(&ring).await.unwrap();
 
     assert_eq!(blobs.get(&name(1)).await.unwrap(), None);
     blobs.put(&name(1), b"one".to_vec()).await.unwrap();
@@ -26,19 +34,63 @@ async fn contract(blobs: &Blobs) {
     blobs.put(&name(2), vec![7; 300_000]).await.unwrap();
     assert_eq!(blobs.get(&name(1)).await.unwrap().unwrap(), "one again");
     assert!(blobs.exists(&name(2)).await.unwrap() && !blobs.exists(&name(3)).await.unwrap());
-    let mut listed: Vec<_> = blobs.list().try_collect().await.unwrap();
+    let range =
+        |range| async { blobs.get_range(&name(2), range).await.map(|part| part.map(|part| part.len())) };
+    assert_eq!(range(0..10).await.unwrap(), Some(10));
+    assert_eq!(range(299_990..400_000).await.unwrap(), Some(10), "shorter at the end");
+    assert!(range(300_000..300_010).await.is_err(), "beyond the end");
+    assert_eq!(blobs.get_range(&name(3), 0..10).await.unwrap(), None);
+    assert_eq!(blobs.get_range(&name(1), 4..7).await.unwrap().unwrap(), "aga");
+    parts(blobs, &ring).await;
+    let listed: Vec<_> = blobs.list().try_collect().await.unwrap();
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    assert!(listed.iter().all(|blob| blob.at.abs_diff(now) < 3600), "{listed:?}");
+    let mut listed: Vec<_> = listed.iter().map(|blob| (blob.name, blob.size)).collect();
     listed.sort();
     let mut expected = vec![(name(1), 9), (name(2), 300_000)];
     expected.sort();
     assert_eq!(listed, expected);
 
-    blobs.hold(&name(1)).await.unwrap();
-    blobs.hold(&name(3)).await.unwrap();
+    blobs.hold(&name(1), 1000).await.unwrap();
+    blobs.hold(&name(3), 2000).await.unwrap();
+    let held: Vec<_> = blobs.list_held().try_collect().await.unwrap();
+    assert_eq!(held, [Listed { name: name(1), size: 9, at: 1000 }]);
+    assert_eq!(blobs.destroy_held(1000).await.unwrap(), (0, 0));
+    assert_eq!(blobs.destroy_held(1001).await.unwrap(), (1, 9));
+    assert_eq!(blobs.list_held().try_collect::<Vec<_>>().await.unwrap(), []);
     blobs.delete(&name(2)).await.unwrap();
     blobs.delete(&name(2)).await.unwrap();
     assert_eq!((blobs.get(&name(1)).await.unwrap(), blobs.get(&name(2)).await.unwrap()), (None, None));
     blobs.probe().await.unwrap();
     assert_eq!(blobs.list().try_collect::<Vec<_>>().await.unwrap(), []);
+}
+
+/// Only the head and the groups that a range touches are fetched, and any flipped bit in them is refused.
+async fn parts(blobs: &Blobs, ring: &KeyRing) {
+    let plain: Vec<u8> = (0..700_000u32).map(|n| u8::try_from(n * 31 % 251).unwrap()).collect();
+    let hashed = Hashed::of(&plain);
+    let name = ring.blob_name(hashed.digest);
+    let seal = || sealed::seal(ring, &name, &hashed, &plain, false, rand::random()).unwrap();
+    let blob = seal();
+    blobs.put(&name, blob.clone()).await.unwrap();
+    let start = blobs.get_range(&name, 0..sealed::head_bytes(700_000)).await.unwrap().unwrap();
+    let head = Head::open(ring, &name, &start, 1 << 20).unwrap();
+    let place = head.place(200_000..300_000).unwrap();
+    assert!(place.end - place.start < 4 * 65_600);
+    let fetch = || async { blobs.get_range(&name, place.clone()).await.unwrap().unwrap().to_vec() };
+    let opened = head.open_groups(3, fetch().await).unwrap();
+    assert_eq!(opened, plain[3 * 65_536..5 * 65_536]);
+    let mut damaged = blob;
+    damaged[usize::try_from(place.start).unwrap() + 70_000] ^= 4;
+    blobs.put(&name, damaged).await.unwrap();
+    assert_eq!(head.open_groups(3, fetch().await), Err(SealError::Damaged));
+    // Another writer of the same content: a fresh head opens it.
+    blobs.put(&name, seal()).await.unwrap();
+    assert_eq!(head.open_groups(3, fetch().await), Err(SealError::Damaged));
+    let start = blobs.get_range(&name, 0..sealed::head_bytes(700_000)).await.unwrap().unwrap();
+    let head = Head::open(ring, &name, &start, 1 << 20).unwrap();
+    assert_eq!(head.open_groups(3, fetch().await).unwrap(), opened);
+    blobs.delete(&name).await.unwrap();
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use uuid::Uuid;
 pub(crate) mod captures;
 pub(crate) mod client;
 pub(crate) mod fake_grid;
+pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod synthetic;
 pub(crate) mod tls;

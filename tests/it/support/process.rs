@@ -93,6 +93,54 @@ impl ProxyProcess {
     }
 }
 
+/// A running `rezcache serve`; killed when dropped.
+pub(crate) struct NodeProcess {
+    process: Child,
+    /// Where both faces listen.
+    pub(crate) at: SocketAddr,
+    /// How it is recognised.
+    pub(crate) pin: String,
+}
+
+impl NodeProcess {
+    /// Starts the program with its store in `folder`, and its log in `log` there.
+    pub(crate) fn start(folder: &Path, catalog: Option<&str>) -> Self {
+        let log = folder.join("log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rezcache"));
+        command.args(["serve", "--log-format", "json", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder);
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("HOME", "/nonexistent").envs(catalog.map(|catalog| ("REZCACHE_CATALOG", catalog)));
+        let mut process = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::options().create(true).append(true).open(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let Ok(ready) = serde_json::from_str::<Value>(&line) else {
+            let _ = process.kill();
+            let _ = process.wait();
+            panic!("the node did not start: {}", std::fs::read_to_string(&log).unwrap());
+        };
+        let at = ready["listening"].as_str().unwrap().parse().unwrap();
+        Self { process, at, pin: ready["pin"].as_str().unwrap().to_owned() }
+    }
+
+    /// SIGKILL: no handler runs, nothing is written any more.
+    pub(crate) fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for NodeProcess {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 impl Drop for ProxyProcess {
     fn drop(&mut self) {
         let _ = self.process.kill();
