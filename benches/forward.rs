@@ -230,6 +230,7 @@ fn main() {
             disk_patience: rezcache::proxy::DISK_PATIENCE,
             asset_token: "bench".into(),
             service: None,
+            uploads: None,
             dial: DialMap::default(),
         }))
         .expect("the proxy starts");

@@ -183,7 +183,7 @@ impl Request {
                 drop(index);
                 // Dropped or replaced while we read.
                 current.then(|| {
-                    lock(&self.shared.parts).set(&whose, parts.clone());
+                    lock(&self.shared.parts).set_read_back(&whose, parts.clone());
                     parts
                 })
             }

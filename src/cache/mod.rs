@@ -375,6 +375,12 @@ impl LocalCache {
         complete
     }
 
+    /// Whether parts are held in memory and all of them came since this process started.
+    #[must_use]
+    pub fn parts_are_fresh(&self, key: &AssetKey, scope: &Scope) -> bool {
+        lock(&self.shared.parts).is_fresh(&PartialKey { key: key.clone(), origin: scope.origin.clone() })
+    }
+
     /// Drops the parts held of an asset from the request's origin.
     pub fn drop_partial(&self, key: &AssetKey, scope: &Scope) {
         self.forget_parts(key, Stem::of(key), scope);

@@ -3,7 +3,7 @@
 //! Parts belong to one origin. They are kept while every answer names the same total length and
 //! overlapping bytes agree; a different word starts anew.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::{Bytes, BytesMut};
 
@@ -121,6 +121,8 @@ pub(super) struct PartialKey {
 #[derive(Debug)]
 pub(super) struct PartialMemory {
     held: HashMap<PartialKey, PartialAsset>,
+    /// Those of which something was read from disk, where it may lie since an earlier run.
+    read_back: HashSet<PartialKey>,
     evictor: Evictor<PartialKey>,
     used: u64,
     cap: u64,
@@ -128,7 +130,7 @@ pub(super) struct PartialMemory {
 
 impl PartialMemory {
     pub(super) fn new(cap: u64) -> Self {
-        Self { held: HashMap::new(), evictor: Evictor::new(), used: 0, cap }
+        Self { held: HashMap::new(), read_back: HashSet::new(), evictor: Evictor::new(), used: 0, cap }
     }
 
     pub(super) fn get(&mut self, key: &PartialKey) -> Option<PartialAsset> {
@@ -137,7 +139,21 @@ impl PartialMemory {
         Some(found)
     }
 
+    /// As [`Self::set`], for parts that were read from disk.
+    pub(super) fn set_read_back(&mut self, key: &PartialKey, parts: PartialAsset) {
+        self.set(key, parts);
+        if self.held.contains_key(key) {
+            self.read_back.insert(key.clone());
+        }
+    }
+
+    /// Whether it is held and all of it came since this process started.
+    pub(super) fn is_fresh(&self, key: &PartialKey) -> bool {
+        self.held.contains_key(key) && !self.read_back.contains(key)
+    }
+
     pub(super) fn set(&mut self, key: &PartialKey, parts: PartialAsset) {
+        let read_back = self.read_back.contains(key);
         self.take(key);
         let cost = parts.held() + OVERHEAD;
         if cost > self.cap / 2 {
@@ -151,6 +167,9 @@ impl PartialMemory {
         self.used += cost;
         self.evictor.insert(key.clone(), cost);
         self.held.insert(key.clone(), parts);
+        if read_back {
+            self.read_back.insert(key.clone());
+        }
     }
 
     pub(super) fn remove(&mut self, key: &PartialKey) -> bool {
@@ -160,6 +179,7 @@ impl PartialMemory {
 
     fn take(&mut self, key: &PartialKey) -> bool {
         let taken = self.held.remove(key);
+        self.read_back.remove(key);
         self.used -= taken.as_ref().map_or(0, |parts| parts.held() + OVERHEAD);
         taken.is_some()
     }

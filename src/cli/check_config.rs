@@ -33,13 +33,19 @@ fn summary(settings: &Settings) -> String {
     let mut text = format!(
         "ok\nfile         {}\ndata_dir     {}\nlog_format   {format}\nverbose      {verbose}\n\
          proxy.listen       {}\nproxy.control      {control}\nproxy.cache_size   {}\nproxy.memory_size  {}\n\
-         proxy.cache_server {}\n",
+         proxy.cache_server {}\nproxy.upload       {}\nproxy.upload_limit {}\n",
         path(file.as_deref()),
         data_dir.display(),
         proxy.listen,
         proxy.cache_bytes,
         proxy.memory_bytes,
         proxy.service.as_ref().map_or_else(|| "none".into(), |service| service.address.to_string()),
+        match proxy.upload {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "the first run asks",
+        },
+        proxy.upload_rate.map_or_else(|| "none".into(), |rate| format!("{} bit/s", rate.saturating_mul(8))),
     );
     for grid in &proxy.grids {
         let assets = grid.asset_host.as_ref().map_or_else(|| "none".into(), ToString::to_string);
@@ -75,5 +81,22 @@ fn summary(settings: &Settings) -> String {
         serve.open_access,
         serve.plain_http,
     );
+    let keys: Vec<String> = serve.token_keys.iter().map(|path| path.display().to_string()).collect();
+    let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let _ = write!(
+        text,
+        "serve.token_keys       {}\nserve.audience         {}\nserve.enroll           {}\n\
+         serve.trusted_tenants  {}\nserve.abuse_contact    {}\nserve.confirmations    {}\n",
+        list(&keys),
+        serve.audience,
+        serve.enroll,
+        list(&serve.trusted_tenants),
+        serve.abuse_contact.as_deref().unwrap_or("none"),
+        serve.confirmations.map_or_else(|| "as listen suggests".into(), |number| number.to_string()),
+    );
+    for grid in serve.grids.iter().filter(|grid| grid.publish) {
+        let origins = if grid.central { "central" } else { "distributed" };
+        let _ = writeln!(text, "published {}  {origins}, hosts {}", grid.id, list(&grid.asset_hosts));
+    }
     text
 }

@@ -1,6 +1,7 @@
 //! The command line: one subcommand a file. Exit status: 0 done, 1 failed, 2 wrong usage.
 
 mod check_config;
+mod consent;
 mod instructions;
 mod progress;
 mod proxy;
@@ -9,6 +10,7 @@ mod serve;
 mod status;
 mod store;
 mod times;
+mod token;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -42,6 +44,8 @@ enum Command {
     Serve(serve::Arguments),
     /// Check, repair and look into the store of a shared cache
     Store(store::Arguments),
+    /// Make and revoke tokens of a shared cache
+    Token(token::Arguments),
     /// Show what a running proxy has done
     Status(status::Arguments),
     /// Check the configuration and show what it comes to
@@ -99,6 +103,11 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         }
         Command::Serve(arguments) => flags.serve = arguments.flags.clone(),
         Command::Store(arguments) => flags.serve = arguments.flags(),
+        Command::Token(token::Arguments { command: token::Command::Revoke(arguments) }) => {
+            flags.serve.store.clone_from(&arguments.store);
+            flags.serve.catalog.clone_from(&arguments.catalog);
+        }
+        Command::Token(_) => {}
         Command::Status(arguments) => flags.proxy.control = arguments.control.clone(),
         Command::CheckConfig(arguments) => {
             (flags.proxy, flags.replay) = (arguments.proxy.clone(), arguments.replay.clone());
@@ -113,6 +122,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
             Command::Replay(arguments) => replay::run(arguments, settings).await,
             Command::Serve(_) => serve::run(settings).await,
             Command::Store(arguments) => store::run(arguments, settings).await,
+            Command::Token(arguments) => token::run(arguments, settings).await,
             Command::Status(arguments) => status::run(&arguments, &settings).await,
             Command::CheckConfig(_) => check_config::run(&settings),
         }

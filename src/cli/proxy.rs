@@ -7,9 +7,10 @@ use std::path::Path;
 use anyhow::Context as _;
 use clap::Args;
 
+use super::consent::{self, Consent};
 use super::{Outcome, instructions, print};
 use crate::config::ports::{self, Ports};
-use crate::config::{LogFormat, ProxyFlags, Settings, token};
+use crate::config::{LogFormat, ProxyFlags, ProxySettings, Settings, token};
 use crate::proxy::{Proxy, StartError};
 
 #[derive(Args, Debug)]
@@ -43,7 +44,8 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
         .map(|(address, _)| *address)
         .collect();
 
-    let config = proxy.into_config(&addresses, data_dir.clone(), token.clone());
+    let may_upload = may_upload(&proxy, &data_dir, log_format).await?;
+    let config = proxy.into_config(&addresses, data_dir.clone(), token.clone(), may_upload);
     let grids = config.grids.clone();
     let proxy = Proxy::start(config).await.map_err(|error| explain(error, &old, &data_dir))?;
     if memory != before {
@@ -65,6 +67,35 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
     tracing::info!("stopping");
     proxy.stop().await;
     Ok(Outcome::Done)
+}
+
+/// Whether to upload, asked before anything is started: a question that nobody sees would hold up
+/// viewers.
+async fn may_upload(proxy: &ProxySettings, data_dir: &Path, log_format: LogFormat) -> anyhow::Result<bool> {
+    let Some(service) = &proxy.service else { return Ok(false) };
+    let (said, folder, service) = (proxy.upload, data_dir.to_owned(), service.address.to_string());
+    // Programs read JSON, and they do not answer.
+    let may_ask = log_format == LogFormat::Text;
+    let asking = move || consent::find_out(said, &folder, &service, may_ask);
+    match tokio::task::spawn_blocking(asking).await? {
+        Consent::Given => Ok(true),
+        Consent::Refused => {
+            let queue = data_dir.join("uploads");
+            if queue.exists()
+                && let Err(error) = std::fs::remove_dir_all(&queue)
+            {
+                tracing::warn!(%error, path = %queue.display(), "what waited to be uploaded cannot be removed; it stays here");
+            }
+            Ok(false)
+        }
+        Consent::Unanswered => {
+            let _ = writeln!(
+                io::stderr(),
+                "rezcache: nothing is uploaded to the cache server, since nobody has said yes;                  --upload yes or --upload no settles it"
+            );
+            Ok(false)
+        }
+    }
 }
 
 /// A remembered port that something else took needs more words than any other: choosing another one

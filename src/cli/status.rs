@@ -99,5 +99,23 @@ fn table(status: &Status) -> String {
         datagrams.malformed,
         datagrams.dropped,
     );
+    let uploads = &status.uploads;
+    let limit = if uploads.limit == 0 {
+        "no limit".to_owned()
+    } else {
+        format!("at most {}/s", human_bytes(uploads.limit))
+    };
+    let _ = writeln!(
+        text,
+        "uploads    {} waiting ({}), {} attested, {} sent ({}), {} refused, {} dropped; {limit}{}",
+        uploads.waiting,
+        human_bytes(uploads.waiting_bytes),
+        uploads.attested,
+        uploads.sent,
+        human_bytes(uploads.bytes),
+        uploads.refused,
+        uploads.dropped,
+        if uploads.paused { "; paused" } else { "" },
+    );
     text
 }

@@ -16,7 +16,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde_json::{Value, json};
 
 use super::address::ServerAddress;
-use super::{CallError, tls};
+use super::credentials::is_answer;
+use super::{CallError, tls, unexpected};
 use crate::asset::AssetKey;
 use crate::wire::DigestText;
 use crate::wire::frame::{Call, Codec, Found, Reply, Verdict};
@@ -26,6 +27,7 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 const MAX_JSON_BYTES: usize = 128 << 10;
 
 /// Connections to the service's HTTP face.
+#[derive(Clone)]
 pub(super) struct HttpLink {
     base: String,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
@@ -97,6 +99,25 @@ impl HttpLink {
             (_, status) => refused(status, &response),
         };
         Ok((reply, response.into_body()))
+    }
+
+    /// Asks what is not about assets: GET, or POST with a body.
+    ///
+    /// # Errors
+    /// When the service cannot be reached, says no, or answers in another language.
+    pub(super) async fn json(&self, path: &str, body: Option<Value>) -> Result<Value, CallError> {
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body.map_or_else(String::new, |body| body.to_string()))))
+            .map_err(|_| CallError::Garbled)?;
+        let mut response = self.client.request(request).await.map_err(|_| CallError::Unreachable)?;
+        if !is_answer(response.status()) {
+            return Err(unexpected(refused(response.status(), &response)));
+        }
+        read_json(response.body_mut()).await
     }
 
     fn request(&self, call: &Call, body: Option<Bytes>) -> Result<Request<Full<Bytes>>, CallError> {

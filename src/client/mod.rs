@@ -8,16 +8,17 @@ use bytes::{Bytes, BytesMut};
 
 use crate::asset::{AssetId, AssetKey, AssetKind, Digest};
 use crate::grid::GridId;
-use crate::redact::Redacted;
 use crate::wire::frame::{Call, Codec, Found, Reply, Verdict};
 use crate::wire::{self, OriginHash, groups};
 
 pub mod address;
+pub mod credentials;
 mod http;
 mod quic;
 mod tls;
 
 use address::ServerAddress;
+use credentials::Credentials;
 use http::HttpLink;
 use quic::QuicLink;
 
@@ -44,6 +45,12 @@ pub enum CallError {
     /// TLS cannot be set up.
     #[error("TLS cannot be set up")]
     Tls,
+    /// A token would be readable on the way.
+    #[error("a token is never sent over plain http; write the address of the cache server with https://")]
+    PlainToken,
+    /// What was given is no token.
+    #[error("this is no token of rezcache; a token is what `rezcache token new` prints")]
+    NotAToken,
     /// The answer is not in our language.
     #[error("the cache service answers in an unknown language; is it a rezcache node?")]
     Garbled,
@@ -88,7 +95,7 @@ pub enum Face {
 /// A service.
 pub struct ServiceClient {
     address: ServerAddress,
-    token: Redacted<String>,
+    credentials: Credentials,
     quic: Option<QuicLink>,
     http: HttpLink,
     away: Mutex<Away>,
@@ -111,15 +118,28 @@ pub struct Receipt {
 }
 
 impl ServiceClient {
-    /// A client of this service. Nothing is sent yet.
+    /// A client of this service, with the token of an operator if there is one. Nothing is sent yet.
     ///
     /// # Errors
-    /// When TLS cannot be set up.
+    /// When TLS cannot be set up, or the token is none or may not be sent there.
     pub fn new(address: ServerAddress, token: Option<String>) -> Result<Self, CallError> {
+        let credentials = match token {
+            Some(token) => Credentials::token(&token).ok_or(CallError::NotAToken)?,
+            None => Credentials::nobody(),
+        };
+        Self::with_credentials(address, credentials)
+    }
+
+    /// A client of this service that shows these credentials. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up, or a token may not be sent there.
+    pub fn with_credentials(address: ServerAddress, credentials: Credentials) -> Result<Self, CallError> {
+        let secret = address.tls || address.is_loopback();
+        let credentials = if secret { credentials } else { credentials.without_secrecy()? };
         let quic = if address.tls { Some(QuicLink::new(address.clone())?) } else { None };
         let http = HttpLink::new(&address)?;
-        let token = Redacted::new(token.unwrap_or_default());
-        Ok(Self { address, token, quic, http, away: Mutex::default() })
+        Ok(Self { address, credentials, quic, http, away: Mutex::default() })
     }
 
     /// Where the service is.
@@ -222,6 +242,8 @@ impl ServiceClient {
         digest: Digest,
         bytes: &[u8],
     ) -> Result<Verdict, CallError> {
+        // Before it has introduced itself the proxy does not know under which name.
+        self.credentials.current(&self.http).await?;
         let proof_key = wire::proof_key(self.principal(), key, digest);
         let proof = wire::proof(&proof_key, bytes);
         let call = Call::Attest { key: key.clone(), origin, digest, proof };
@@ -250,16 +272,31 @@ impl ServiceClient {
         }
     }
 
-    /// The name that proofs are made for: the token's subject.
+    /// The name that proofs are made for: the token's subject, or nothing where no token is shown.
     #[must_use]
     pub fn principal(&self) -> &str {
-        ""
+        self.credentials.principal()
     }
 
     async fn call(&self, call: Call, body: Option<Bytes>) -> Result<(Reply, Body), CallError> {
+        let token = self.credentials.current(&self.http).await?;
+        let token = token.as_ref().map_or("", |token| token.reveal().as_str());
+        let (reply, body) = self.call_with(token, call, body).await?;
+        if matches!(reply, Reply::Refused { status: 401, .. }) {
+            self.credentials.refused();
+        }
+        Ok((reply, body))
+    }
+
+    async fn call_with(
+        &self,
+        token: &str,
+        call: Call,
+        body: Option<Bytes>,
+    ) -> Result<(Reply, Body), CallError> {
         if let (Face::Quic, Some(quic)) = (self.face(), &self.quic) {
             let chunks = body.clone().map(|body| vec![body]);
-            match quic.call(self.token.reveal(), call.clone(), chunks.as_deref()).await {
+            match quic.call(token, call.clone(), chunks.as_deref()).await {
                 Ok((reply, stream)) => {
                     self.quic_works();
                     return Ok((reply, Body::Quic(stream)));
@@ -268,7 +305,7 @@ impl ServiceClient {
                 Err(other) => return Err(other),
             }
         }
-        let (reply, body) = self.http.call(self.token.reveal(), call, body).await?;
+        let (reply, body) = self.http.call(token, call, body).await?;
         Ok((reply, Body::Http(body)))
     }
 }

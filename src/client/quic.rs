@@ -72,11 +72,35 @@ impl QuicLink {
         body: Option<&[Bytes]>,
     ) -> Result<(Reply, RecvStream), CallError> {
         let connected = self.connected().await?;
+        let introduced = connected.introduced.load(std::sync::atomic::Ordering::Relaxed);
+        let shown = if introduced { "" } else { token };
+        let (reply, receive) = self.exchange(&connected, shown, &call, body).await?;
+        if !matches!(reply, Reply::Refused { status: 401, .. }) {
+            connected.introduced.store(true, std::sync::atomic::Ordering::Relaxed);
+            return Ok((reply, receive));
+        }
+        connected.introduced.store(false, std::sync::atomic::Ordering::Relaxed);
+        if !introduced || token.is_empty() {
+            return Ok((reply, receive));
+        }
+        // What it knew us by has run out: once more, with the token of now.
+        let (reply, receive) = self.exchange(&connected, token, &call, body).await?;
+        let known = !matches!(reply, Reply::Refused { status: 401, .. });
+        connected.introduced.store(known, std::sync::atomic::Ordering::Relaxed);
+        Ok((reply, receive))
+    }
+
+    /// One request on a stream of its own.
+    async fn exchange(
+        &self,
+        connected: &Connected,
+        token: &str,
+        call: &Call,
+        body: Option<&[Bytes]>,
+    ) -> Result<(Reply, RecvStream), CallError> {
         let (mut send, mut receive) =
             connected.connection.open_bi().await.map_err(|_| CallError::Unreachable)?;
-        let introduced = connected.introduced.load(std::sync::atomic::Ordering::Relaxed);
-        let token = if introduced { "" } else { token };
-        let frame = Request { token: Redacted::new(token.to_owned()), call }.encode();
+        let frame = Request { token: Redacted::new(token.to_owned()), call: call.clone() }.encode();
         let mut chunks = Vec::with_capacity(2 + body.map_or(0, <[Bytes]>::len));
         let length = u32::try_from(frame.len()).map_err(|_| CallError::Garbled)?;
         chunks.push(Bytes::copy_from_slice(&length.to_be_bytes()));
@@ -94,11 +118,7 @@ impl QuicLink {
         }
         let mut frame = vec![0; length];
         receive.read_exact(&mut frame).await.map_err(|_| CallError::Unreachable)?;
-        let reply = Reply::decode(&frame).ok_or(CallError::Garbled)?;
-        if !matches!(reply, Reply::Refused { status: 401, .. }) {
-            connected.introduced.store(true, std::sync::atomic::Ordering::Relaxed);
-        }
-        Ok((reply, receive))
+        Ok((Reply::decode(&frame).ok_or(CallError::Garbled)?, receive))
     }
 
     /// Makes a connection, whatever became of the last one.

@@ -19,6 +19,8 @@ pub(super) struct FileValues {
     pub(super) control: Option<Value>,
     pub(super) cache_server: Option<Value>,
     pub(super) token_file: Option<Value>,
+    pub(super) upload: Option<Value>,
+    pub(super) upload_limit: Option<Value>,
     pub(super) cache_size: Option<Value>,
     pub(super) memory_size: Option<Value>,
     pub(super) grids: Vec<GridValues>,
@@ -38,6 +40,16 @@ pub(super) struct ServeValues {
     pub(super) key_file: Option<Value>,
     pub(super) certificate: Option<Value>,
     pub(super) certificate_key: Option<Value>,
+    pub(super) token_keys: Vec<Value>,
+    pub(super) audience: Option<Value>,
+    pub(super) enroll: Option<Value>,
+    pub(super) trusted_tenants: Vec<Value>,
+    pub(super) abuse_contact: Option<Value>,
+    pub(super) confirmations: Option<Value>,
+    pub(super) assets_per_hour: Option<Value>,
+    pub(super) assets_burst: Option<Value>,
+    pub(super) bytes_per_day: Option<Value>,
+    pub(super) stored_bytes: Option<Value>,
     pub(super) open_access: Option<Value>,
     pub(super) plain_http: Option<Value>,
     pub(super) memory_size: Option<Value>,
@@ -55,6 +67,10 @@ pub(super) struct GridValues {
     pub(super) ca_file: Option<Value>,
     pub(super) asset_host: Option<Value>,
     pub(super) central: Option<Value>,
+    pub(super) id: Option<Value>,
+    pub(super) publish: Option<Value>,
+    pub(super) origins: Option<Value>,
+    pub(super) asset_hosts: Vec<Value>,
 }
 
 /// Reads a file's text; `path` is for messages.
@@ -77,6 +93,8 @@ pub(super) fn read(path: &Path, text: &str, check: &mut Checker) -> FileValues {
         values.control = proxy.scalar("control", check);
         values.cache_server = proxy.scalar("cache_server", check);
         values.token_file = proxy.scalar("token_file", check);
+        values.upload = proxy.scalar("upload", check);
+        values.upload_limit = proxy.scalar("upload_limit", check);
         values.cache_size = proxy.scalar("cache_size", check);
         values.memory_size = proxy.scalar("memory_size", check);
         proxy.finish(check);
@@ -96,6 +114,16 @@ pub(super) fn read(path: &Path, text: &str, check: &mut Checker) -> FileValues {
             key_file: serve.scalar("key_file", check),
             certificate: serve.scalar("certificate", check),
             certificate_key: serve.scalar("certificate_key", check),
+            token_keys: serve.list("token_keys", check),
+            audience: serve.scalar("audience", check),
+            enroll: serve.scalar("enroll", check),
+            trusted_tenants: serve.list("trusted_tenants", check),
+            abuse_contact: serve.scalar("abuse_contact", check),
+            confirmations: serve.scalar("confirmations", check),
+            assets_per_hour: serve.scalar("assets_per_hour", check),
+            assets_burst: serve.scalar("assets_burst", check),
+            bytes_per_day: serve.scalar("bytes_per_day", check),
+            stored_bytes: serve.scalar("stored_bytes", check),
             open_access: serve.scalar("open_access", check),
             plain_http: serve.scalar("plain_http", check),
             memory_size: serve.scalar("memory_size", check),
@@ -113,6 +141,10 @@ pub(super) fn read(path: &Path, text: &str, check: &mut Checker) -> FileValues {
             ca_file: grid.scalar("ca_file", check),
             asset_host: grid.scalar("asset_host", check),
             central: grid.scalar("central", check),
+            id: grid.scalar("id", check),
+            publish: grid.scalar("publish", check),
+            origins: grid.scalar("origins", check),
+            asset_hosts: grid.list("asset_hosts", check),
         });
         grid.finish(check);
     }

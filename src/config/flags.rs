@@ -70,6 +70,13 @@ pub struct ProxyFlags {
     /// The shared cache.
     #[command(flatten)]
     pub service: CacheServerFlags,
+    /// Whether public assets that the grid sends are shared with the cache server: yes or no
+    /// [default: the first run asks]
+    #[arg(long, value_name = "yes|no", env = "REZCACHE_UPLOAD", hide_env_values = true)]
+    pub upload: Option<String>,
+    /// The most that uploads take of your line, such as 500kbit, or none [default: 1mbit]
+    #[arg(long, value_name = "RATE", env = "REZCACHE_UPLOAD_LIMIT", hide_env_values = true)]
+    pub upload_limit: Option<String>,
     /// The most the store on disk may take [default: 10GiB]
     #[arg(long, value_name = "SIZE", env = "REZCACHE_CACHE_SIZE", hide_env_values = true)]
     pub cache_size: Option<String>,
@@ -161,7 +168,69 @@ pub struct ServeFlags {
     /// Private key of the certificate in PEM form
     #[arg(long, value_name = "FILE", env = "REZCACHE_CERTIFICATE_KEY", hide_env_values = true)]
     pub certificate_key: Option<PathBuf>,
-    /// Trust everybody on this private network to read and to write
+    /// Public keys whose tokens are accepted, as `rezcache token keygen` writes them; repeat for more
+    #[arg(
+        long,
+        value_name = "FILE.pub",
+        value_delimiter = ',',
+        env = "REZCACHE_TOKEN_KEYS",
+        hide_env_values = true
+    )]
+    pub token_keys: Vec<PathBuf>,
+    /// What the service is called in its tokens [default: rezcache]
+    #[arg(long, value_name = "NAME", env = "REZCACHE_AUDIENCE", hide_env_values = true)]
+    pub audience: Option<String>,
+    /// Let proxies enrol with keys of their own, three a day and network, to read and to write
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "REZCACHE_ENROLL", hide_env_values = true)]
+    pub enroll: Option<bool>,
+    /// A tenant whose members believe one another, such as a school; repeat for more
+    #[arg(
+        long,
+        value_name = "TENANT",
+        value_delimiter = ',',
+        env = "REZCACHE_TRUSTED_TENANTS",
+        hide_env_values = true
+    )]
+    pub trusted_tenants: Vec<String>,
+    /// Whom to write to about this node; without it only private addresses are served
+    #[arg(long, value_name = "ADDRESS", env = "REZCACHE_ABUSE_CONTACT", hide_env_values = true)]
+    pub abuse_contact: Option<String>,
+    /// Principals from distinct networks that must attest the same before others are served it [default:
+    /// 2, and 1 on loopback and private addresses]
+    #[arg(long, value_name = "K", env = "REZCACHE_CONFIRMATIONS", hide_env_values = true)]
+    pub confirmations: Option<String>,
+    /// Distinct assets that a principal may ask for in an hour [default: 20000]
+    #[arg(long, value_name = "N", env = "REZCACHE_ASSETS_PER_HOUR", hide_env_values = true)]
+    pub assets_per_hour: Option<String>,
+    /// Distinct assets that a principal may ask for at once [default: 5000]
+    #[arg(long, value_name = "N", env = "REZCACHE_ASSETS_BURST", hide_env_values = true)]
+    pub assets_burst: Option<String>,
+    /// Bytes of assets for a principal in a day, either way [default: 50GiB]
+    #[arg(long, value_name = "SIZE", env = "REZCACHE_BYTES_PER_DAY", hide_env_values = true)]
+    pub bytes_per_day: Option<String>,
+    /// Bytes of assets that a principal may bring in a year [default: 50GiB]
+    #[arg(long, value_name = "SIZE", env = "REZCACHE_STORED_BYTES", hide_env_values = true)]
+    pub stored_bytes: Option<String>,
+    /// A grid whose assets are served beyond trusted tenants, whose hosts belong to one operator (central)
+    /// or to anybody (distributed, the default); repeat for more
+    #[arg(
+        long,
+        value_name = "GRID[=central]",
+        value_delimiter = ',',
+        env = "REZCACHE_PUBLISH",
+        hide_env_values = true
+    )]
+    pub publish: Vec<String>,
+    /// A host of a published grid whose word holds for all of it; repeat for more
+    #[arg(
+        long,
+        value_name = "GRID=HOST",
+        value_delimiter = ',',
+        env = "REZCACHE_PUBLISH_HOST",
+        hide_env_values = true
+    )]
+    pub publish_host: Vec<String>,
+    /// Trust everybody on this private network to read and to write; on a public node, let everybody read
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "REZCACHE_OPEN_ACCESS", hide_env_values = true)]
     pub open_access: Option<bool>,
     /// Plain HTTP only: no TLS, and no QUIC

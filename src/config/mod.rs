@@ -18,7 +18,7 @@ pub use flags::{CacheServerFlags, CommonFlags, ControlFlag, ProxyFlags, ReplayFl
 pub use serve::{DEFAULT_SERVE_LISTEN, ServeSettings};
 pub use value::LogFormat;
 
-use crate::proxy::{DISK_PATIENCE, GridConfig, ProxyConfig, SPOT_CHECK, ServiceConfig};
+use crate::proxy::{DISK_PATIENCE, GridConfig, ProxyConfig, SPOT_CHECK, ServiceConfig, UploadConfig};
 use crate::replay::LinkSpec;
 use file::FileValues;
 use value::{Checker, Given};
@@ -29,6 +29,8 @@ pub const DEFAULT_LISTEN: &str = "127.0.0.1:9080";
 pub const DEFAULT_CACHE_SIZE: &str = "10GiB";
 /// The most bytes the memory tier takes unless the user says otherwise.
 pub const DEFAULT_MEMORY_SIZE: &str = "256MiB";
+/// The most that uploads take of the line unless the user says otherwise.
+pub const DEFAULT_UPLOAD_LIMIT: &str = "1mbit";
 /// How often a capture is replayed unless the user says otherwise: cold, then warm.
 pub const DEFAULT_PASSES: &str = "2";
 
@@ -68,12 +70,23 @@ pub struct ProxySettings {
     pub memory_bytes: u64,
     /// The shared cache to use.
     pub service: Option<ServiceConfig>,
+    /// Whether the user lets us upload; `None`: has not been asked.
+    pub upload: Option<bool>,
+    /// The most that uploads take of the line, in bytes a second. `None`: no limit.
+    pub upload_rate: Option<u64>,
 }
 
 impl ProxySettings {
-    /// The configuration of the proxy, with `listen` of each grid in their order.
+    /// The configuration of the proxy, with `listen` of each grid in their order. `may_upload` is what
+    /// the user says in the end, [`ProxySettings::upload`] what they said beforehand.
     #[must_use]
-    pub fn into_config(self, listen: &[SocketAddr], data_dir: PathBuf, asset_token: String) -> ProxyConfig {
+    pub fn into_config(
+        self,
+        listen: &[SocketAddr],
+        data_dir: PathBuf,
+        asset_token: String,
+        may_upload: bool,
+    ) -> ProxyConfig {
         let mut grids = self.grids;
         for (grid, address) in grids.iter_mut().zip(listen) {
             grid.listen = *address;
@@ -87,6 +100,7 @@ impl ProxySettings {
             disk_patience: DISK_PATIENCE,
             asset_token,
             service: self.service,
+            uploads: may_upload.then(|| UploadConfig { rate: self.upload_rate, ..UploadConfig::default() }),
             dial: crate::proxy::DialMap::default(),
         }
     }
@@ -205,7 +219,7 @@ fn resolve(
     let verbose = if common.verbose > 0 { common.verbose } else { in_file.unwrap_or(0) };
     let proxy = proxy(&flags.proxy, file, path.as_deref(), check);
     let replay = replay(&flags.replay, &flags.replay_service, file, path.as_deref(), check);
-    let serve = serve::resolve(&flags.serve, &file.serve, path.as_deref(), check);
+    let serve = serve::resolve(&flags.serve, &file.serve, &file.grids, path.as_deref(), check);
     let data_dir = data_dir_given.clone().or(default_data_dir);
     if data_dir.is_none() {
         check.add(true, "this system names no folder for data; name one with --data-dir".into());
@@ -243,6 +257,13 @@ fn proxy(
         .or(file.memory_size.as_ref())
         .or_default(DEFAULT_MEMORY_SIZE, check, value::size);
     let service = service(&flags.service, file, path, check);
+    let upload = match Given::flag("upload", flags.upload.as_ref()).or(file.upload.as_ref()).0 {
+        Some(given) => check.value(&given, value::yes_or_no).map(Some),
+        None => Some(None),
+    };
+    let upload_rate = Given::flag("upload-limit", flags.upload_limit.as_ref())
+        .or(file.upload_limit.as_ref())
+        .or_default(DEFAULT_UPLOAD_LIMIT, check, value::rate);
     if let (Some(listen), Some(Some(control))) = (listen, control)
         && listen == control
         && listen.port() != 0
@@ -259,6 +280,8 @@ fn proxy(
         cache_bytes: cache_bytes?,
         memory_bytes: memory_bytes?,
         service: service?,
+        upload: upload?,
+        upload_rate: upload_rate?,
     })
 }
 

@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::file::ServeValues;
+use super::file::{GridValues, ServeValues};
 use super::flags::ServeFlags;
 use super::value::{self, Checker, Given, Value};
 use crate::catalog::Place;
-use crate::node::NodeConfig;
+use crate::grid::GridId;
+use crate::node::{GridPolicy, Limits, NodeConfig};
+use crate::token::DEFAULT_AUDIENCE;
 
 /// Where a node listens unless the user says otherwise.
 pub const DEFAULT_SERVE_LISTEN: &str = "127.0.0.1:8443";
@@ -30,6 +32,22 @@ pub struct ServeSettings {
     pub certificate: Option<(PathBuf, PathBuf)>,
     /// Everybody who reaches the node is trusted.
     pub open_access: bool,
+    /// Files with the public keys that sign tokens.
+    pub token_keys: Vec<PathBuf>,
+    /// What the service is called in tokens.
+    pub audience: String,
+    /// Proxies may enrol.
+    pub enroll: bool,
+    /// Tenants whose members believe one another.
+    pub trusted_tenants: Vec<String>,
+    /// Whom to write to.
+    pub abuse_contact: Option<String>,
+    /// Principals that make a quorum; `None`: as the listen address suggests.
+    pub confirmations: Option<usize>,
+    /// The most a principal may use.
+    pub limits: Limits,
+    /// What is published.
+    pub grids: Vec<GridPolicy>,
     /// No TLS, and no QUIC.
     pub plain_http: bool,
     /// The most bytes the hot tier may take.
@@ -63,6 +81,8 @@ impl ServeSettings {
         });
         let key_file = self.key_file.or(beside).unwrap_or_else(|| data_dir.join("service.key"));
         let loopback = self.listen.ip().is_loopback();
+        let gated = !self.token_keys.is_empty() || self.enroll;
+        let usual = if value::is_private(self.listen.ip()) { 1 } else { 2 };
         NodeConfig {
             listen: self.listen,
             store,
@@ -70,10 +90,16 @@ impl ServeSettings {
             key_file,
             certificate: self.certificate,
             plain_http: self.plain_http,
-            open_access: self.open_access || loopback,
-            private_only: true,
-            confirmations: if value::is_private(self.listen.ip()) { 1 } else { 2 },
-            grids: Vec::new(),
+            // Only programs of this machine reach loopback; with tokens even they must show one.
+            open_access: self.open_access || (loopback && !gated),
+            token_keys: self.token_keys,
+            audience: self.audience,
+            enroll: self.enroll,
+            trusted_tenants: self.trusted_tenants,
+            abuse_contact: self.abuse_contact,
+            confirmations: self.confirmations.unwrap_or(usual),
+            limits: self.limits,
+            grids: self.grids,
             memory_bytes: self.memory_bytes,
             hot_dir: self.hot_dir,
             hot_bytes: self.hot_bytes,
@@ -84,6 +110,7 @@ impl ServeSettings {
 pub(super) fn resolve(
     flags: &ServeFlags,
     file: &ServeValues,
+    grids: &[GridValues],
     path: Option<&Path>,
     check: &mut Checker,
 ) -> Option<ServeSettings> {
@@ -106,6 +133,7 @@ pub(super) fn resolve(
     };
     let open_access = truth(flags.open_access, &file.open_access);
     let plain_http = truth(flags.plain_http, &file.plain_http);
+    let enroll = truth(flags.enroll, &file.enroll);
     let in_file = |flag: &Option<PathBuf>, value: &Option<Value>| {
         flag.clone().or_else(|| value.as_ref().map(|value| value.path(path)))
     };
@@ -126,14 +154,31 @@ pub(super) fn resolve(
     if key_file.is_none() && store.as_ref().is_some_and(|store| store.starts_with("s3://")) {
         check.add(flags.store.is_some(), "a store on S3 needs --key-file".into());
     }
-    if let (Some(listen), Some(open)) = (listen, open_access)
-        && open
-        && !listen.ip().is_unspecified()
-        && !value::is_private(listen.ip())
-    {
-        let usage = flags.open_access.is_some();
-        check.add(usage, format!("open access is for private networks, and {listen} is a public address"));
-    }
+    let audience = Given::flag("audience", flags.audience.as_ref()).or(file.audience.as_ref()).or_default(
+        DEFAULT_AUDIENCE,
+        check,
+        value::name,
+    );
+    let confirmations = Given::flag("confirmations", flags.confirmations.as_ref())
+        .or(file.confirmations.as_ref())
+        .0
+        .map(|given| check.value(&given, value::confirmations));
+    let abuse_contact = Given::flag("abuse-contact", flags.abuse_contact.as_ref())
+        .or(file.abuse_contact.as_ref())
+        .0
+        .map(|given| check.value(&given, value::contact));
+    let tenants: Vec<Value> = match flags.trusted_tenants.as_slice() {
+        [] => file.trusted_tenants.clone(),
+        given => given.iter().map(|name| Value::flag("trusted-tenants", name)).collect(),
+    };
+    let trusted_tenants: Vec<String> =
+        tenants.iter().filter_map(|tenant| check.value(tenant, value::name)).collect();
+    let token_keys = match flags.token_keys.as_slice() {
+        [] => file.token_keys.iter().map(|value| value.path(path)).collect(),
+        given => given.to_vec(),
+    };
+    let grids = published(flags, grids, check);
+    let limits = limits(flags, file, check);
     Some(ServeSettings {
         listen: listen?,
         store,
@@ -144,9 +189,118 @@ pub(super) fn resolve(
         key_file,
         certificate,
         open_access: open_access?,
+        token_keys,
+        audience: audience?,
+        enroll: enroll?,
+        trusted_tenants,
+        abuse_contact: match abuse_contact {
+            Some(checked) => Some(checked?),
+            None => None,
+        },
+        confirmations: match confirmations {
+            Some(checked) => Some(checked?),
+            None => None,
+        },
+        grids,
+        limits: limits?,
         plain_http: plain_http?,
         memory_bytes: memory_bytes?,
         hot_dir: in_file(&flags.hot_dir, &file.hot_dir),
         hot_bytes: hot_bytes?,
+    })
+}
+
+/// The operator's list of grids. A flag's takes the place of the file's, as flags do everywhere; of a grid
+/// that both know, the file's hosts stay.
+fn published(flags: &ServeFlags, file: &[GridValues], check: &mut Checker) -> Vec<GridPolicy> {
+    let mut policies: Vec<GridPolicy> =
+        file.iter().filter_map(|grid| policy_of(grid, check)).collect();
+    if !flags.publish.is_empty() {
+        policies.iter_mut().for_each(|policy| policy.publish = false);
+    }
+    for text in &flags.publish {
+        let given = Value::flag("publish", text);
+        let (name, origins) = text.split_once('=').unwrap_or((text, ""));
+        let id = check.value(&Value::flag("publish", name), value::grid_id);
+        let central = match origins {
+            "" => None,
+            word => match value::origins(word) {
+                Ok(central) => Some(central),
+                Err(wrong) => {
+                    check.blame(&given, &wrong);
+                    continue;
+                }
+            },
+        };
+        let Some(id) = id else { continue };
+        let policy = of_grid(&mut policies, id);
+        policy.publish = true;
+        policy.central = central.unwrap_or(policy.central);
+    }
+    for text in &flags.publish_host {
+        let given = Value::flag("publish-host", text);
+        let Some((name, host)) = text.split_once('=') else {
+            check.blame(&given, &format!("{text:?} is not a grid's name, an equals sign, and a host"));
+            continue;
+        };
+        let id = check.value(&Value::flag("publish-host", name), value::grid_id);
+        let host = check.value(&Value::flag("publish-host", host), value::host);
+        if let (Some(id), Some(host)) = (id, host) {
+            of_grid(&mut policies, id).asset_hosts.push(host);
+        }
+    }
+    policies
+}
+
+fn of_grid(policies: &mut Vec<GridPolicy>, id: GridId) -> &mut GridPolicy {
+    let place = policies.iter().position(|policy| policy.id == id).unwrap_or_else(|| {
+        let central = id.is_second_life();
+        policies.push(GridPolicy { id, publish: false, central, asset_hosts: Vec::new() });
+        policies.len() - 1
+    });
+    #[allow(clippy::indexing_slicing)] // Found, or pushed, above.
+    &mut policies[place]
+}
+
+fn policy_of(grid: &GridValues, check: &mut Checker) -> Option<GridPolicy> {
+    let publish = grid.publish.as_ref().map(|value| check.value(value, value::boolean));
+    let central = grid.origins.as_ref().map(|value| check.value(value, value::origins));
+    let asset_hosts: Vec<String> =
+        grid.asset_hosts.iter().filter_map(|host| check.value(host, value::host)).collect();
+    let id = match (&grid.id, &grid.url) {
+        (Some(id), _) => check.value(id, value::grid_id)?,
+        // Whatever is wrong with the address is told where the proxy reads it.
+        (None, Some(url)) => GridId::from_login_uri(&value::web_address(&url.text).ok()?)?,
+        (None, None) => return None,
+    };
+    let second_life = id.is_second_life();
+    Some(GridPolicy {
+        publish: publish.flatten().unwrap_or(false),
+        central: central.flatten().unwrap_or(second_life),
+        asset_hosts,
+        id,
+    })
+}
+
+/// The usual budgets, or what was given in their place.
+fn limits(flags: &ServeFlags, file: &ServeValues, check: &mut Checker) -> Option<Limits> {
+    let usual = Limits::default();
+    let assets_per_hour = Given::flag("assets-per-hour", flags.assets_per_hour.as_ref())
+        .or(file.assets_per_hour.as_ref())
+        .or_default(&usual.assets_per_hour.to_string(), check, value::number);
+    let burst = Given::flag("assets-burst", flags.assets_burst.as_ref())
+        .or(file.assets_burst.as_ref())
+        .or_default(&usual.burst.to_string(), check, value::number);
+    let bytes_per_day = Given::flag("bytes-per-day", flags.bytes_per_day.as_ref())
+        .or(file.bytes_per_day.as_ref())
+        .or_default(&usual.bytes_per_day.to_string(), check, value::size);
+    let stored_bytes = Given::flag("stored-bytes", flags.stored_bytes.as_ref())
+        .or(file.stored_bytes.as_ref())
+        .or_default(&usual.stored_bytes.to_string(), check, value::size);
+    Some(Limits {
+        assets_per_hour: assets_per_hour?,
+        burst: burst?,
+        bytes_per_day: bytes_per_day?,
+        stored_bytes: stored_bytes?,
     })
 }

@@ -43,7 +43,7 @@ pub(super) struct Value {
 }
 
 impl Value {
-    fn flag(name: &'static str, text: &str) -> Self {
+    pub(super) fn flag(name: &'static str, text: &str) -> Self {
         Self { site: Site::Flag(name), key: String::new(), text: text.to_owned() }
     }
 
@@ -98,7 +98,7 @@ impl Checker {
         parse(&value.text).map_err(|wrong| self.blame(value, &wrong)).ok()
     }
 
-    fn blame(&mut self, value: &Value, wrong: &str) {
+    pub(super) fn blame(&mut self, value: &Value, wrong: &str) {
         let key = if value.key.is_empty() { String::new() } else { format!("{}: ", value.key) };
         self.add(value.is_usage(), format!("{}: {key}{wrong}", value.site));
     }
@@ -136,6 +136,30 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
 }
 
+pub(super) fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" | "true" => Ok(true),
+        "no" | "false" => Ok(false),
+        _ => Err(format!("{text:?} is neither yes nor no")),
+    }
+}
+
+/// Bytes a second; `None` for no limit.
+pub(super) fn rate(text: &str) -> Result<Option<u64>, String> {
+    let text = text.trim().to_ascii_lowercase();
+    if text == "none" {
+        return Ok(None);
+    }
+    let bits = [("kbit", 1_000), ("mbit", 1_000_000), ("gbit", 1_000_000_000)]
+        .iter()
+        .find_map(|(unit, factor)| text.strip_suffix(unit)?.trim().parse::<u64>().ok()?.checked_mul(*factor));
+    match bits {
+        // Less would be no more than a way of saying no.
+        Some(bits @ 8_000..) => Ok(Some(bits / 8)),
+        _ => Err(format!("{text:?} is not a rate such as 500kbit, 1mbit or none (8kbit at least)")),
+    }
+}
+
 pub(super) fn passes(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(passes @ 1..=100) => Ok(passes),
@@ -157,6 +181,65 @@ pub(super) fn loopback(text: &str) -> Result<SocketAddr, String> {
             "{address} can be reached from other machines; rezcache listens on loopback only, such as 127.0.0.1:{}",
             address.port()
         ))
+    }
+}
+
+/// A subject, tenant or service name.
+pub(super) fn name(text: &str) -> Result<String, String> {
+    match crate::token::is_name(text) {
+        true => Ok(text.to_owned()),
+        false => Err("must be 1 to 128 visible ASCII characters without spaces".into()),
+    }
+}
+
+/// Whom to write to.
+pub(super) fn contact(text: &str) -> Result<String, String> {
+    let fits = |c: char| !c.is_control();
+    if (3..=200).contains(&text.trim().len()) && text.chars().all(fits) {
+        Ok(text.trim().to_owned())
+    } else {
+        Err(format!("{text:?} is no mail or web address, such as abuse@example.org"))
+    }
+}
+
+pub(super) fn confirmations(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=16) => Ok(number),
+        _ => Err(format!("{text:?} is not a number from 1 to 16")),
+    }
+}
+
+/// A number that is not zero.
+pub(super) fn number(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(number @ 1..=1_000_000_000) => Ok(number),
+        _ => Err(format!("{text:?} is not a number from 1 to 1000000000")),
+    }
+}
+
+/// Whether one operator runs all hosts of a grid.
+pub(super) fn origins(text: &str) -> Result<bool, String> {
+    match text {
+        "central" => Ok(true),
+        "distributed" => Ok(false),
+        _ => Err(format!("{text:?} is neither central nor distributed")),
+    }
+}
+
+/// A host as origins are named: lower case, without port.
+pub(super) fn host(text: &str) -> Result<String, String> {
+    let uri = web_address(text)?;
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
+    if host.is_empty() { Err(format!("{text:?} is no host name")) } else { Ok(host) }
+}
+
+/// The name by which a grid is known: its login authority, or agni.
+pub(super) fn grid_id(text: &str) -> Result<GridId, String> {
+    match grid_name(&text.to_ascii_lowercase()) {
+        Ok(name) => Ok(GridId::new(&name)),
+        Err(_) => Err(format!(
+            "{text:?} names no grid; write its login address without http://, such as login.osgrid.org, or agni"
+        )),
     }
 }
 
@@ -218,7 +301,7 @@ pub(super) fn link(text: &str) -> Result<LinkSpec, String> {
 }
 
 /// An address of the web: with a host, without credentials.
-fn web_address(text: &str) -> Result<http::Uri, String> {
+pub(super) fn web_address(text: &str) -> Result<http::Uri, String> {
     let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     // Not quoted when it may hold a password.
     if full.split("://").nth(1).and_then(|rest| rest.split('/').next()).is_some_and(|a| a.contains('@')) {
@@ -284,6 +367,10 @@ pub(super) fn grids(
     let mut drafts = Vec::new();
     if flags.grids.iter().all(String::is_empty) {
         for grid in file {
+            // Of a grid that is only published the proxy needs to know nothing.
+            if grid.url.is_none() && grid.id.is_some() {
+                continue;
+            }
             let Some(url) = grid.url.clone() else {
                 check.add(false, format!("{}: grid.url is missing", grid.site));
                 continue;

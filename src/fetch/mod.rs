@@ -4,6 +4,9 @@
 pub mod pace;
 pub mod service_plan;
 pub mod sharing;
+pub mod upload_pace;
+pub mod upload_plan;
+pub mod upload_rules;
 
 use bytes::Bytes;
 

@@ -3,9 +3,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::budgets::Limits;
+use super::{KeyFileError, StartError};
 use crate::catalog::Place;
 use crate::grid::GridId;
 use crate::publication::Policy;
+use crate::support::addresses::is_public;
+use crate::token::{self, Keys, RESIDENTS};
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -22,10 +26,20 @@ pub struct NodeConfig {
     pub certificate: Option<(PathBuf, PathBuf)>,
     /// No TLS, and no QUIC.
     pub plain_http: bool,
-    /// All callers are one trusted tenant.
+    /// Callers without a token are one trusted tenant; on a public node they may read only.
     pub open_access: bool,
-    /// Connections from public addresses are refused.
-    pub private_only: bool,
+    /// Files with the public keys that sign tokens.
+    pub token_keys: Vec<PathBuf>,
+    /// What the service is called in tokens.
+    pub audience: String,
+    /// Proxies may enrol with keys of their own.
+    pub enroll: bool,
+    /// Tenants whose members believe one another.
+    pub trusted_tenants: Vec<String>,
+    /// The most a principal may use, unless its token says otherwise.
+    pub limits: Limits,
+    /// Whom to write to about this node. Without one, only private addresses are served.
+    pub abuse_contact: Option<String>,
     /// Principals that make a quorum.
     pub confirmations: usize,
     /// What is published beyond trusted tenants.
@@ -48,6 +62,93 @@ impl NodeConfig {
             confirmations: self.confirmations,
             central: listed.map_or(grid.is_second_life(), |grid| grid.central),
         }
+    }
+}
+
+impl Default for NodeConfig {
+    /// A node for this machine, which keeps everything in memory but its keys.
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            store: "memory:".into(),
+            catalog: Place::Memory,
+            key_file: "service.key".into(),
+            certificate: None,
+            plain_http: false,
+            open_access: false,
+            token_keys: Vec::new(),
+            audience: token::DEFAULT_AUDIENCE.into(),
+            enroll: false,
+            trusted_tenants: Vec::new(),
+            limits: Limits::default(),
+            abuse_contact: None,
+            confirmations: 1,
+            grids: Vec::new(),
+            memory_bytes: 64 << 20,
+            hot_dir: None,
+            hot_bytes: 0,
+        }
+    }
+}
+
+/// What somebody without a token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Open {
+    /// Nothing.
+    No,
+    /// Read.
+    Reading,
+    /// Read and write, as a member of one trusted tenant.
+    Trusted,
+}
+
+/// How the gate is set.
+#[derive(Clone, Debug)]
+pub(super) struct AccessConfig {
+    pub(super) keys: Keys,
+    pub(super) audience: String,
+    pub(super) open: Open,
+    pub(super) trusted_tenants: Vec<String>,
+}
+
+impl NodeConfig {
+    /// Whether strangers of the whole Internet are served.
+    #[must_use]
+    pub fn is_public(&self) -> bool {
+        is_public(self.listen.ip()) || self.abuse_contact.is_some()
+    }
+
+    /// Whether a node may run like this, and how its gate is set.
+    ///
+    /// # Errors
+    /// The rule that is broken, or the key file that cannot be used.
+    pub(super) fn access(&self) -> Result<AccessConfig, StartError> {
+        let gated = !self.token_keys.is_empty() || self.enroll;
+        if !gated && !self.open_access {
+            return Err(StartError::Open(self.listen));
+        }
+        if is_public(self.listen.ip()) && self.abuse_contact.is_none() {
+            return Err(StartError::NoContact(self.listen));
+        }
+        if self.plain_http && gated && !self.listen.ip().is_loopback() {
+            return Err(StartError::PlainTokens(self.listen));
+        }
+        if self.trusted_tenants.iter().any(|tenant| tenant == RESIDENTS) {
+            return Err(StartError::TrustedResidents);
+        }
+        let mut keys = Keys::default();
+        for path in &self.token_keys {
+            let failed = |source| StartError::TokenKeys { path: path.clone(), source };
+            let text = std::fs::read_to_string(path).map_err(|error| failed(KeyFileError::Io(error)))?;
+            keys.add_pem(&text).map_err(|error| failed(KeyFileError::Form(error)))?;
+        }
+        let open = match (self.open_access, self.is_public()) {
+            (false, _) => Open::No,
+            (true, true) => Open::Reading,
+            (true, false) => Open::Trusted,
+        };
+        let (audience, trusted_tenants) = (self.audience.clone(), self.trusted_tenants.clone());
+        Ok(AccessConfig { keys, audience, open, trusted_tenants })
     }
 }
 

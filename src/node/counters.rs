@@ -37,6 +37,16 @@ counts! {
     Conflicts = "conflicts",
     /// Requests refused.
     Refused = "refused",
+    /// Requests without a valid token.
+    Unauthenticated = "unauthenticated",
+    /// Requests refused since their principal's budget is used up.
+    OverBudget = "over_budget",
+    /// Requests refused since their principal asked for too much that nobody has.
+    Guessing = "guessing",
+    /// Proxies that enrolled.
+    Enrolments = "enrolments",
+    /// Times that the revocations could not be read.
+    RevocationsUnread = "revocations_unread",
     /// Requests that could not be read.
     Malformed = "malformed",
     /// Bytes of bodies received.

@@ -2,7 +2,7 @@
 //! UDP, and as the proxy's fallback. The paths and what they answer are in `openapi.json`.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,11 +25,13 @@ use uuid::Uuid;
 
 use super::body::Streamed;
 use super::refusal::Refusal;
-use super::service::{Answer, Caller, Service, Victim, Want};
+use super::caller::Caller;
+use super::service::{Answer, Service, Victim, Want};
 use super::stopped;
 use crate::asset::range::{ContentRange, RangeAnswer, RangeRequest};
 use crate::asset::{AssetId, AssetKey, AssetKind};
 use crate::grid::GridId;
+use crate::token;
 use crate::wire;
 use crate::wire::frame::{Call, Codec, Reply, Verdict};
 use crate::wire::{DigestText, MAX_LOOKUP, OriginHash};
@@ -198,6 +200,8 @@ enum Asked {
     Attest { key: AssetKey },
     Content { digest: crate::asset::Digest },
     Lookup,
+    Introduction,
+    Enrol { method: Method },
     Drain,
     Report,
     Metrics,
@@ -246,6 +250,8 @@ impl Asked {
                 (Self::Content { digest }, &[Method::DELETE][..])
             }
             ["v1", "lookup"] => (Self::Lookup, post),
+            ["v1", "service"] => (Self::Introduction, get),
+            ["v1", "enroll"] => (Self::Enrol { method: method.clone() }, &[Method::GET, Method::POST][..]),
             ["v1", "node", "drain"] => (Self::Drain, post),
             ["v1", "node"] => (Self::Report, get),
             ["metrics"] => (Self::Metrics, get),
@@ -308,6 +314,7 @@ async fn route(
                 false => word(StatusCode::SERVICE_UNAVAILABLE, "busy"),
             });
         }
+        Asked::Introduction => return Ok(json_answer(StatusCode::OK, &service.introduction())),
         Asked::OpenApi => {
             let mut response = made(StatusCode::OK, include_str!("openapi.json").into());
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -318,8 +325,20 @@ async fn route(
     let draining = Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "this node is going; ask another", 1);
     let running = service.begin().ok_or(draining)?;
     let (parts, body) = request.into_parts();
-    let secure = face.tls.is_some() || peer.ip().to_canonical().is_loopback();
-    let caller = service.authenticate(bearer(&parts)?, peer.ip(), secure).await?;
+    let local = peer.ip().to_canonical().is_loopback();
+    match &asked {
+        Asked::Enrol { method } if *method == Method::POST => {
+            return enrol(service, &whole_json(body).await?, peer.ip()).await;
+        }
+        Asked::Enrol { .. } => return Ok(json_answer(StatusCode::OK, &service.challenge(peer.ip())?)),
+        _ => {}
+    }
+    let token = bearer(&parts)?;
+    let looks = matches!(asked, Asked::Report | Asked::Metrics);
+    let caller = match token {
+        None if looks && local => Caller::observer(peer.ip()),
+        token => service.authenticate(token, peer.ip(), face.tls.is_some() || local).await?,
+    };
     let mut answered = match asked {
         Asked::Asset { key, method } => match method {
             Method::PUT => put(service, &caller, key, &parts, body).await,
@@ -340,13 +359,32 @@ async fn route(
             response.headers_mut().insert(CONTENT_TYPE, kind);
             Ok(response)
         }
-        Asked::Health | Asked::Ready | Asked::OpenApi => Ok(word(StatusCode::OK, "ok")),
+        Asked::Health | Asked::Ready | Asked::OpenApi | Asked::Introduction | Asked::Enrol { .. } => {
+            Ok(word(StatusCode::OK, "ok"))
+        }
     };
     if let Ok(Either::Right(stream)) = answered.as_mut().map(Response::body_mut) {
         // The node does not go before it is sent.
         stream.keep(running);
     }
     answered
+}
+
+async fn enrol(service: &Service, body: &Value, from: IpAddr) -> Result<Response<Body>, Refusal> {
+    let wrong = |what| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, what);
+    let text = |name: &str| body.get(name).and_then(Value::as_str);
+    let public = text("public_key")
+        .and_then(token::public_key_of)
+        .ok_or(wrong("public_key is missing or no 32 bytes in base64url"))?;
+    let challenge = text("challenge").ok_or(wrong("challenge is missing"))?;
+    let signature = text("signature")
+        .and_then(token::from_base64url)
+        .ok_or(wrong("signature is missing or not in base64url"))?;
+    let enrolled = service.enrol(&public, challenge, &signature, from).await?;
+    let status = if enrolled.new { StatusCode::CREATED } else { StatusCode::OK };
+    let answer =
+        json!({ "subject": token::own_subject(&public), "counts_from": enrolled.counts_from });
+    Ok(json_answer(status, &answer))
 }
 
 fn bearer(parts: &request::Parts) -> Result<Option<&str>, Refusal> {

@@ -12,24 +12,36 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::catalog::CatalogError;
 use crate::store::blobs::{Blobs, OpenError, StoreError};
+use crate::token::KeyFormError;
 
+mod access;
 mod body;
+mod bounded;
+mod budgets;
+mod caller;
 mod config;
 mod contents;
 mod counters;
 mod disk;
+mod enrol;
 mod hot;
 mod http;
 mod quic;
 mod refusal;
 mod service;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod turns;
 mod uploads;
 
+use access::Access;
+pub use budgets::Limits;
+use budgets::Budgets;
 pub use config::{GridPolicy, NodeConfig};
 pub use disk::DiskError;
 use disk::DiskTier;
+use enrol::Residents;
 use service::Service;
 pub use tls::IdentityError;
 
@@ -68,9 +80,28 @@ pub enum StartError {
     },
     /// Everybody could read and write.
     #[error(
-        "{0} is reachable by others: give --token-keys FILE, or --open-access to trust everybody on a private network"
+        "{0} is reachable by others: give --token-keys FILE, --enroll, or --open-access to trust everybody on a private network"
     )]
     Open(SocketAddr),
+    /// Nobody could complain.
+    #[error("{0} is a public address: name with --abuse-contact whom to write to about this node")]
+    NoContact(SocketAddr),
+    /// Tokens could be read on the way.
+    #[error(
+        "tokens are not taken over plain http, and {0} is reached from elsewhere: leave out --plain-http, or listen on loopback"
+    )]
+    PlainTokens(SocketAddr),
+    /// Strangers would believe one another.
+    #[error("anybody can be one of the residents: they cannot be a trusted tenant")]
+    TrustedResidents,
+    /// The keys that sign tokens cannot be used.
+    #[error("cannot use {path} of --token-keys: {source}")]
+    TokenKeys {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        source: KeyFileError,
+    },
     /// The blob store fails.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -88,15 +119,27 @@ pub enum StartError {
     Identity(#[from] IdentityError),
 }
 
+/// Why a file of public keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyFileError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// It holds something else.
+    #[error("it {0}")]
+    Form(#[from] KeyFormError),
+}
+
 impl Node {
     /// Opens stores and faces and starts serving.
     ///
     /// # Errors
     /// When a store, the keys, the certificate or the port cannot be used.
     pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
-        let loopback = config.listen.ip().is_loopback();
-        if !loopback && !config.open_access {
-            return Err(StartError::Open(config.listen));
+        let access = config.access()?;
+        if config.listen.ip().is_unspecified() && !config.is_public() {
+            tracing::warn!("without --abuse-contact only private addresses are served");
         }
         let blobs = Blobs::open(&config.store)?;
         let (ring, new) = blobs.keys(&config.key_file).await?;
@@ -109,13 +152,18 @@ impl Node {
             Some(folder) => Some(DiskTier::open(folder, config.hot_bytes)?),
             None => None,
         };
+        let residents = config.enroll.then(|| Residents::new(ring.clone()));
+        let budgets = Arc::new(Budgets::new(ring.clone(), Arc::clone(&catalog), config.limits));
+        let access = Access::new(&access, residents, Arc::clone(&budgets));
+        // Who was revoked must be known before the first request.
+        access.poll(&*catalog).await?;
         let identity = match (&config.certificate, config.plain_http) {
             (_, true) => None,
             (Some((chain, key)), false) => Some(tls::Identity::read(chain, key)?),
             (None, false) => Some(tls::Identity::read_or_make(&config.key_file.with_extension("crt"))?),
         };
         let (listener, endpoint, address) = listen(config.listen, identity.as_ref()).await?;
-        let service = Arc::new(Service::new(config, catalog, blobs, ring, disk, abilities));
+        let service = Arc::new(Service::new(config, access, budgets, catalog, blobs, ring, disk, abilities));
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let acceptor = match &identity {
@@ -135,6 +183,16 @@ impl Node {
             loop {
                 tokio::select! {
                     () = tokio::time::sleep(FLUSH) => flushed.flush().await,
+                    () = end.as_mut() => return,
+                }
+            }
+        });
+        let (polled, stopping_too) = (Arc::clone(&service), stopping.clone());
+        tasks.spawn(async move {
+            let mut end = std::pin::pin!(stopped(stopping_too));
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(access::POLL) => polled.poll_revocations().await,
                     () = end.as_mut() => return,
                 }
             }

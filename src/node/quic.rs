@@ -12,7 +12,8 @@ use tokio::sync::{Semaphore, watch};
 
 use super::body::Body;
 use super::refusal::Refusal;
-use super::service::{Answer, Caller, Service};
+use super::caller::Caller;
+use super::service::{Answer, Service};
 use super::tls::{Identity, IdentityError};
 use super::uploads::Receiving;
 use crate::wire::frame::{Call, MAX_HEADER_BYTES, Request};
@@ -175,7 +176,7 @@ async fn stream(
     let remembered = || known.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     let token = request.token.reveal().as_str();
     let caller = match (token.is_empty(), remembered()) {
-        (true, Some(caller)) => Ok(caller),
+        (true, Some(caller)) => service.recognise(&caller, peer.ip()),
         _ => service.authenticate(Some(token).filter(|token| !token.is_empty()), peer.ip(), true).await,
     };
     let caller = match caller {

@@ -11,11 +11,15 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+use super::access::Access;
 use super::body::Body;
+use super::budgets::{Budgets, Over};
+use super::caller::Caller;
 use super::config::{GridPolicy, NodeConfig};
 use super::contents::{Content, Contents, Source};
 use super::counters::{Count, Counters};
 use super::disk::DiskTier;
+use super::enrol::Enrolled;
 use super::hot::{HotTier, Known};
 use super::refusal::Refusal;
 use super::uploads::{Received, Receiving, Uploads};
@@ -42,39 +46,6 @@ const RECORD_FRESH: Duration = Duration::from_secs(5);
 const RECORD_STALE: Duration = Duration::from_secs(600);
 /// How often the log says that the catalog is away.
 const CATALOG_WARNING: Duration = Duration::from_secs(10);
-
-/// Whoever asks, after its token was checked.
-#[derive(Clone, Debug)]
-pub(super) struct Caller {
-    /// The token's subject; empty where no tokens are asked for.
-    pub(super) principal: Arc<str>,
-    /// Its tenant.
-    pub(super) tenant: Arc<str>,
-    /// The tenant's members believe one another.
-    pub(super) trusted: bool,
-    /// What it may do.
-    pub(super) rights: Rights,
-    /// Where it comes from, cut to /24 or /48.
-    pub(super) network: IpAddr,
-    /// Loopback may look at the node itself.
-    pub(super) local: bool,
-}
-
-/// What a caller may do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools)]
-pub(super) struct Rights {
-    /// Read assets.
-    pub(super) read: bool,
-    /// Attest and upload.
-    pub(super) write: bool,
-    /// Publish alone.
-    pub(super) vouch: bool,
-    /// See the load report and the metrics.
-    pub(super) observe: bool,
-    /// Take down, drain.
-    pub(super) admin: bool,
-}
 
 /// What is taken down.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,6 +108,8 @@ impl Drop for Running {
 /// The node's functions.
 pub(super) struct Service {
     config: NodeConfig,
+    access: Access,
+    budgets: Arc<Budgets>,
     pub(super) catalog: Arc<dyn Catalog>,
     abilities: Abilities,
     contents: Arc<Contents>,
@@ -154,6 +127,8 @@ pub(super) struct Service {
 impl Service {
     pub(super) fn new(
         config: NodeConfig,
+        access: Access,
+        budgets: Arc<Budgets>,
         catalog: Arc<dyn Catalog>,
         blobs: Blobs,
         ring: KeyRing,
@@ -165,6 +140,8 @@ impl Service {
         Self {
             contents: Arc::new(Contents::new(blobs, ring, hot, disk, Arc::clone(&counters))),
             config,
+            access,
+            budgets,
             catalog,
             abilities,
             counters,
@@ -182,8 +159,7 @@ impl Service {
     /// Whether a connection from this address is served at all.
     pub(super) fn admits_connection(&self, from: IpAddr) -> bool {
         self.counters.count(Count::Connections);
-        // Without tokens the network is what keeps strangers out.
-        !self.config.private_only || !is_public(from)
+        (self.config.is_public() || !is_public(from)) && self.access.admits_connection(from)
     }
 
     /// Counts a connection for as long as it is open.
@@ -223,26 +199,70 @@ impl Service {
         self.counters.count(Count::Malformed);
     }
 
-    /// Who makes a request. Without token keys everybody who can reach the node is one tenant.
+    /// Who makes a request. With `secure` nobody on the way could read it.
     pub(super) async fn authenticate(
         &self,
         token: Option<&str>,
         from: IpAddr,
         secure: bool,
     ) -> Result<Caller, Refusal> {
-        let _ = secure;
-        if token.is_some() && !self.config.open_access {
-            return Err(Refusal::new(StatusCode::UNAUTHORIZED, "the token is not valid here"));
+        let found = self.access.authenticate(token, from, secure, &*self.catalog, now()).await;
+        if found.is_err() {
+            self.counters.count(Count::Unauthenticated);
         }
-        let local = from.to_canonical().is_loopback();
-        Ok(Caller {
-            principal: Arc::from(""),
-            tenant: Arc::from("open"),
-            trusted: true,
-            rights: Rights { read: true, write: true, observe: true, vouch: false, admin: local },
-            network: network_of(from),
-            local,
+        found
+    }
+
+    /// Whether a caller known from before is still let in, now from this address.
+    pub(super) fn recognise(&self, caller: &Caller, from: IpAddr) -> Result<Caller, Refusal> {
+        self.access.still_holds(caller, now())?;
+        let account = caller.account.clone();
+        Ok(Caller { account, ..Caller::new(Arc::clone(&caller.who), from) })
+    }
+
+    /// Reads what was revoked since the last time.
+    pub(super) async fn poll_revocations(&self) {
+        if let Err(error) = self.access.poll(&*self.catalog).await {
+            self.counters.count(Count::RevocationsUnread);
+            tracing::warn!(%error, "the catalog does not say what was revoked; the last list stands");
+        }
+    }
+
+    /// What a proxy needs to know before it has a token.
+    pub(super) fn introduction(&self) -> Value {
+        json!({
+            "audience": self.access.audience(),
+            "enroll": self.access.residents().is_some(),
+            "abuse_contact": self.config.abuse_contact,
+            "time": now(),
         })
+    }
+
+    /// What a proxy has to sign to enrol.
+    pub(super) fn challenge(&self, from: IpAddr) -> Result<Value, Refusal> {
+        self.access.attempt(from)?;
+        let residents = self.access.residents().ok_or_else(no_enrolment)?;
+        let challenge = residents.challenge(now(), rand::random());
+        Ok(json!({ "challenge": challenge, "audience": self.access.audience() }))
+    }
+
+    /// Takes a proxy's own key in.
+    pub(super) async fn enrol(
+        &self,
+        public: &[u8; 32],
+        challenge: &str,
+        signature: &[u8],
+        from: IpAddr,
+    ) -> Result<Enrolled, Refusal> {
+        self.access.attempt(from)?;
+        let residents = self.access.residents().ok_or_else(no_enrolment)?;
+        let audience = self.access.audience();
+        let enrolled =
+            residents.enrol(&*self.catalog, audience, public, challenge, signature, from, now()).await?;
+        if enrolled.new {
+            self.counters.count(Count::Enrolments);
+        }
+        Ok(enrolled)
     }
 
     /// Everything but bodies and take-downs.
@@ -285,16 +305,19 @@ impl Service {
         origin: Option<OriginHash>,
         want: Want<'_>,
     ) -> Result<Answer, Refusal> {
-        if !caller.rights.read {
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not read"));
-        }
+        caller.may_read()?;
         self.counters.count(Count::Reads);
-        let hash = self.key_hash(key);
-        let Some(record) = self.records(&[hash]).await?.into_iter().next().flatten() else {
+        if !caller.knows(&key.grid) {
             return Ok(Reply::Absent.into());
-        };
+        }
+        let hash = self.key_hash(key);
+        self.ask(caller, &[hash])?;
+        let record = self.records(&[hash]).await?.into_iter().next().flatten();
         let reader = self.reader(caller, &hash, origin);
-        let Some(served) = publication::answer(&record, reader, self.policy(&key.grid), now()) else {
+        let served =
+            record.and_then(|record| publication::answer(&record, reader, self.policy(&key.grid), now()));
+        let Some(served) = served else {
+            self.missed(caller, &hash);
             return Ok(Reply::Absent.into());
         };
         let total = served.size;
@@ -319,6 +342,7 @@ impl Service {
         let Some(source) = self.contents.get(served.digest, total).await? else {
             return Ok(Reply::Absent.into());
         };
+        self.transfer(caller, range.end.saturating_sub(range.start))?;
         self.counters.count(Count::Hits);
         self.touch(hash);
         (found.first, found.length) = (range.start, range.end.saturating_sub(range.start));
@@ -346,23 +370,28 @@ impl Service {
         origin: Option<OriginHash>,
         assets: &[(AssetKind, crate::asset::AssetId)],
     ) -> Result<Answer, Refusal> {
-        if !caller.rights.read {
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not read"));
-        }
+        caller.may_read()?;
         self.counters.count(Count::Lookups);
+        if !caller.knows(grid) {
+            return Ok(Reply::Sizes(vec![None; assets.len()]).into());
+        }
         let hashes: Vec<KeyHash> = assets
             .iter()
             .map(|(kind, id)| self.key_hash(&AssetKey { grid: grid.clone(), kind: *kind, id: *id }))
             .collect();
+        self.ask(caller, &hashes)?;
         let records = self.records(&hashes).await?;
         let policy = self.policy(grid);
         let sizes = hashes
             .iter()
             .zip(records)
             .map(|(hash, record)| {
-                let record = record?;
-                let served = publication::answer(&record, self.reader(caller, hash, origin), policy, now())?;
-                Some((served.size, served.digest))
+                let reader = self.reader(caller, hash, origin);
+                let served = record.and_then(|record| publication::answer(&record, reader, policy, now()));
+                if served.is_none() {
+                    self.missed(caller, hash);
+                }
+                served.map(|served| (served.size, served.digest))
             })
             .collect();
         Ok(Reply::Sizes(sizes).into())
@@ -376,10 +405,11 @@ impl Service {
         digest: Digest,
         proof: [u8; 32],
     ) -> Result<Answer, Refusal> {
-        self.may_write(caller)?;
+        caller.may_write(&key.grid)?;
         self.counters.count(Count::Attestations);
         let hash = self.key_hash(key);
-        let proof_key = wire::proof_key(&caller.principal, key, digest);
+        self.ask(caller, &[hash])?;
+        let proof_key = wire::proof_key(&caller.who.principal, key, digest);
         let records = self.records(&[hash]).await?;
         let mut contents = records.iter().flatten().flat_map(|record| &record.contents);
         let stored = contents.find(|content| content.digest == digest && content.stored);
@@ -406,19 +436,23 @@ impl Service {
             }
             publication::attest(record, digest, attestation.clone(), policy, now)
         });
-        self.answer_verdict(verdict.await?)
+        let verdict = verdict.await?;
+        self.attested(caller, &hash);
+        self.answer_verdict(verdict)
     }
 
     /// Whether a body may come, before any of it is read.
     pub(super) async fn admit_body(&self, caller: &Caller, call: &Call) -> Result<Receiving, Refusal> {
-        self.may_write(caller)?;
         let Call::Put { key, length, codec, .. } = call else {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "no body is expected"));
         };
+        caller.may_write(&key.grid)?;
         if *length > key.kind.max_bytes() {
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "larger than any asset of this kind"));
         }
-        let who = (Arc::clone(&caller.principal), caller.network);
+        self.ask(caller, &[self.key_hash(key)])?;
+        self.transfer(caller, *length)?;
+        let who = (Arc::clone(&caller.who.principal), caller.network);
         self.uploads.begin(who, key.kind, *codec, *length).await
     }
 
@@ -466,8 +500,13 @@ impl Service {
                 publication::attest(record, digest, attestation.clone(), policy, now)
             })
             .await?;
+        self.attested(caller, &hash);
         if verdict != (Verdict::Waiting { want_body: true }) {
             return self.answer_verdict(verdict);
+        }
+        if let Some(account) = &caller.account {
+            let stored = self.budgets.stored(account, &caller.who.limits, bytes.len() as u64, now());
+            stored.inspect_err(|_| self.counters.count(Count::OverBudget))?;
         }
         // The blob first: a record must never name what is not there.
         let name = self.contents.ring.blob_name(digest);
@@ -493,6 +532,39 @@ impl Service {
             .await?;
         self.contents.keep(digest, content);
         self.answer_verdict(verdict)
+    }
+
+    /// Counts assets against the caller's budget.
+    fn ask(&self, caller: &Caller, hashes: &[KeyHash]) -> Result<(), Refusal> {
+        let Some(account) = &caller.account else { return Ok(()) };
+        self.budgets.assets(account, &caller.who.limits, hashes, now()).map_err(|over| {
+            self.counters.count(match over {
+                Over::Budget(_) => Count::OverBudget,
+                Over::Guessing(_) => Count::Guessing,
+            });
+            over.into()
+        })
+    }
+
+    /// Counts bytes against the caller's budget.
+    fn transfer(&self, caller: &Caller, bytes: u64) -> Result<(), Refusal> {
+        let Some(account) = &caller.account else { return Ok(()) };
+        let counted = self.budgets.bytes(account, &caller.who.limits, bytes, now());
+        counted.inspect_err(|_| self.counters.count(Count::OverBudget))
+    }
+
+    /// An asset was asked for in vain: an honest proxy attests it soon. Whoever may not attest cannot be
+    /// judged by that.
+    fn missed(&self, caller: &Caller, hash: &KeyHash) {
+        if let Some(account) = caller.account.as_ref().filter(|_| caller.who.rights.write) {
+            self.budgets.missed(account, hash, now());
+        }
+    }
+
+    fn attested(&self, caller: &Caller, hash: &KeyHash) {
+        if let Some(account) = &caller.account {
+            self.budgets.attested(account, hash);
+        }
     }
 
     fn answer_verdict(&self, verdict: Verdict) -> Result<Answer, Refusal> {
@@ -553,9 +625,10 @@ impl Service {
         victim: Victim,
         dry_run: bool,
     ) -> Result<usize, Refusal> {
-        if !caller.rights.admin {
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "only an operator may take assets down"));
-        }
+        caller.may_administer(match &victim {
+            Victim::Key(key) => Some(&key.grid),
+            Victim::Content(_) => None,
+        })?;
         let unavailable = |_| Refusal::unavailable();
         let keys = match &victim {
             Victim::Key(key) => vec![self.key_hash(key)],
@@ -593,7 +666,7 @@ impl Service {
                 self.contents.blobs.hold(&name, now()).await.map_err(|_| Refusal::unavailable())?;
             }
         }
-        let detail = format!("{} assets by {:?}", keys.len(), caller.tenant);
+        let detail = format!("{} assets by {:?}", keys.len(), caller.who.tenant);
         self.catalog.audit(now(), "take down".into(), detail).await.map_err(unavailable)?;
         self.counters.add(Count::TakenDown, keys.len() as u64);
         Ok(keys.len())
@@ -601,9 +674,7 @@ impl Service {
 
     /// Begins to go, when the caller may say so.
     pub(super) fn drain(&self, caller: &Caller) -> Result<(), Refusal> {
-        if !caller.rights.admin {
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "only an operator may drain a node"));
-        }
+        caller.may_administer(None)?;
         self.drain_asked.notify_one();
         Ok(())
     }
@@ -615,9 +686,7 @@ impl Service {
 
     /// The load report.
     pub(super) async fn report(&self, caller: &Caller) -> Result<Value, Refusal> {
-        if !caller.rights.observe && !caller.local {
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not observe"));
-        }
+        caller.may_observe()?;
         let catalog = self.catalog.health().await;
         let canary = self.contents.blobs.check_keys(&self.contents.ring).await.is_ok();
         let counters = &self.counters;
@@ -647,9 +716,7 @@ impl Service {
 
     /// The metrics as Prometheus reads them.
     pub(super) fn metrics(&self, caller: &Caller) -> Result<String, Refusal> {
-        if !caller.rights.observe && !caller.local {
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not observe"));
-        }
+        caller.may_observe()?;
         let usage = self.meter.usage();
         Ok(self.counters.prometheus(&[
             ("hot_bytes", self.contents.hot.bytes()),
@@ -663,8 +730,8 @@ impl Service {
 
     /// Destroys what was taken down long ago. Any node may; what another was faster with is gone.
     pub(super) async fn keep_house(&self, now: u64) {
-        let before = now.saturating_sub(HOLD_DAYS * 86_400);
-        match self.contents.blobs.destroy_held(before).await {
+        let until = now.saturating_sub(HOLD_DAYS * 86_400);
+        match self.contents.blobs.destroy_held(until).await {
             Ok((0, _)) => {}
             Ok((blobs, _)) => {
                 tracing::info!(blobs, "destroyed what was taken down {HOLD_DAYS} days ago");
@@ -679,6 +746,7 @@ impl Service {
 
     /// Writes what is written in batches.
     pub(super) async fn flush(&self) {
+        self.budgets.sweep(now());
         self.meter.tick();
         let uses = std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner));
         if !uses.is_empty()
@@ -750,13 +818,6 @@ impl Service {
         read.ok()
     }
 
-    fn may_write(&self, caller: &Caller) -> Result<(), Refusal> {
-        match caller.rights.write {
-            true => Ok(()),
-            false => Err(Refusal::new(StatusCode::FORBIDDEN, "this token may not write")),
-        }
-    }
-
     fn attestation(
         &self,
         caller: &Caller,
@@ -770,14 +831,14 @@ impl Service {
             hosts.iter().any(|host| OriginHash::of(&key.grid, &Origin::new(host)) == origin)
         };
         Attestation {
-            attester: self.tag(Purpose::Attester, hash, caller.principal.as_bytes()),
+            attester: self.tag(Purpose::Attester, hash, caller.who.principal.as_bytes()),
             network: self.tag(Purpose::Network, hash, caller.network.to_string().as_bytes()),
-            tenant: self.tag(Purpose::Tenant, hash, caller.tenant.as_bytes()),
+            tenant: self.tag(Purpose::Tenant, hash, caller.who.tenant.as_bytes()),
             origin: origin.map(|origin| self.tag(Purpose::Origin, hash, &origin.0)),
             at: now,
-            counts_from: now,
-            trusted: caller.trusted,
-            vouch: caller.rights.vouch,
+            counts_from: caller.who.counts_from.max(now),
+            trusted: caller.who.trusted,
+            vouch: caller.who.rights.vouch,
             asset_host: origin.is_some_and(listed),
             unproven: None,
         }
@@ -785,7 +846,10 @@ impl Service {
 
     fn reader(&self, caller: &Caller, hash: &KeyHash, origin: Option<OriginHash>) -> Reader {
         Reader {
-            trusted_tenant: caller.trusted.then(|| self.tag(Purpose::Tenant, hash, caller.tenant.as_bytes())),
+            trusted_tenant: caller
+                .who
+                .trusted
+                .then(|| self.tag(Purpose::Tenant, hash, caller.who.tenant.as_bytes())),
             origin: origin.map(|origin| self.tag(Purpose::Origin, hash, &origin.0)),
         }
     }
@@ -840,18 +904,8 @@ fn unpacked(kind: AssetKind, digest: Digest, codec: Codec, body: Bytes) -> Resul
     }
 }
 
-/// The network that makes two principals distinct.
-fn network_of(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V4(v4) => {
-            let [a, b, c, _] = v4.octets();
-            IpAddr::from([a, b, c, 0])
-        }
-        IpAddr::V6(v6) => {
-            let [a, b, c, ..] = v6.segments();
-            IpAddr::from([a, b, c, 0, 0, 0, 0, 0])
-        }
-    }
+fn no_enrolment() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "proxies do not enrol here; ask the operator for a token")
 }
 
 pub(super) fn now() -> u64 {

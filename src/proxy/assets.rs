@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 
 use super::fetcher::{self, AssetHead, Failure, Head, Place, Seat};
 use super::grid_port::{AssetRoute, GridPort, Sharing};
-use super::learn::{self, Target};
+use super::learn::{self, Heard, Target};
 use super::stitched::StitchedBody;
 use super::upstream::{Body, UpstreamError, empty};
 use super::{headers, replies, reverse};
@@ -74,7 +74,8 @@ impl Want {
         let key = AssetKey { grid: route.identity.id.clone(), kind, id };
         let scope = Scope { origin: route.origin.clone(), central: grid.config.central };
         let shared = route.identity.sharing == Sharing::Share;
-        Some(Self { target: Target { key, scope, shared, beginning_held: false }, range, head_only })
+        let target = Target { key, scope, shared, beginning_held: false, by_login: route.by_login };
+        Some(Self { target, range, head_only })
     }
 }
 
@@ -100,7 +101,7 @@ pub(super) async fn answer(
         Lookup::Hit { asset, source } => return hit(metrics, &want, &asset, source, in_flight),
         Lookup::Partial(partial) => match complete(&partial) {
             // All its parts came, one by one; now it is judged as a whole.
-            Some(whole) => match learn::keep(grid, &want.target, whole) {
+            Some(whole) => match learn::keep(grid, &want.target, whole, Heard::Earlier) {
                 Some(asset) => return hit(metrics, &want, &asset, AssetSource::Memory, in_flight),
                 None => None,
             },

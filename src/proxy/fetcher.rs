@@ -14,7 +14,7 @@ use dashmap::DashMap;
 use http::{Request, Response, StatusCode, response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::grid_port::GridPort;
 use super::headers;
@@ -344,9 +344,10 @@ fn driver(
     fetch: Arc<Fetch>,
     request: impl Fn() -> Request<Body> + Send + Sync + 'static,
 ) -> Driver {
-    let running = Running { grid: Arc::clone(grid), target: target.clone(), fetch };
+    let alive = grid.shared.alive();
+    let running = Running { grid: Arc::clone(grid), target: target.clone(), fetch, _alive: alive };
     Box::pin(async move {
-        let Running { grid, target, fetch } = &running;
+        let Running { grid, target, fetch, .. } = &running;
         tokio::select! {
             biased;
             () = run(grid, target, fetch, request) => {}
@@ -360,6 +361,8 @@ struct Running {
     grid: Arc<GridPort>,
     target: Target,
     fetch: Arc<Fetch>,
+    /// The proxy ends only when what was fetched is kept.
+    _alive: Option<mpsc::Sender<()>>,
 }
 
 impl Drop for Running {

@@ -14,6 +14,7 @@ use super::next_urls::NextUrls;
 use super::reach::{GridReach, OwnListeners};
 use super::registry::{AliasToken, Registry};
 use super::service::ServiceTier;
+use super::uploads::UploadQueue;
 use super::upstream::{Body, Upstream};
 use super::{
     Dial, GridConfig, assets, event_queue, fetcher, grid_info, guard, login, replies, reverse, seed,
@@ -34,6 +35,8 @@ const GRID_INFO_RETRY: Duration = Duration::from_secs(30);
 pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) cache: LocalCache,
+    /// Where what is learnt goes on to the cache service. `None`: nowhere.
+    pub(super) uploads: Option<UploadQueue>,
     pub(super) own: Arc<OwnListeners>,
     pub(super) dial: Arc<Dial>,
     pub(super) asset_token: String,
@@ -44,8 +47,15 @@ pub(super) struct Shared {
     pub(super) service: Option<Arc<ServiceTier>>,
     /// How long a request over LLUDP is held while the asset is looked for.
     pub(super) hold: Duration,
-    /// Every session keeps a copy while it runs.
+    /// Every session keeps a copy while it runs, and so does whoever is about to learn something.
     pub(super) session_alive: Mutex<Option<mpsc::Sender<()>>>,
+}
+
+impl Shared {
+    /// Holds up the proxy's end, for a while, as long as it is kept. `None` when that has begun.
+    pub(super) fn alive(&self) -> Option<mpsc::Sender<()>> {
+        self.session_alive.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// One grid and its port.
@@ -104,6 +114,8 @@ pub(super) struct AssetRoute {
     pub(super) uri: Uri,
     pub(super) origin: Origin,
     pub(super) identity: Identity,
+    /// It came through a login, not through `VIEWERASSET`.
+    pub(super) by_login: bool,
 }
 
 impl Identity {
@@ -153,6 +165,13 @@ impl GridPort {
         loop {
             let answer = tokio::time::timeout(GRID_INFO_PATIENCE, grid_info::identify(self)).await;
             if let Ok(Some(identity)) = answer {
+                // What waits since an earlier run, or since before the grid had its say.
+                if let Some(uploads) =
+                    self.shared.uploads.as_ref().filter(|_| identity.sharing != Sharing::Share)
+                {
+                    uploads.withdraw(&identity.id);
+                    uploads.withdraw(&self.configured.id);
+                }
                 let _ = self.identity.set(identity);
             }
             self.asked.send_replace(true);
@@ -269,7 +288,7 @@ async fn capability(grid: &Arc<GridPort>, request: Request<Incoming>, target: &s
         CapabilityClass::EventQueue => event_queue::answer(grid, &alias, uri, request).await,
         CapabilityClass::Asset => {
             let identity = grid.identity();
-            let route = AssetRoute { uri, origin: alias.origin.clone(), identity };
+            let route = AssetRoute { uri, origin: alias.origin.clone(), identity, by_login: true };
             assets::answer(grid, route, request, suffix).await
         }
     }
@@ -300,5 +319,5 @@ async fn asset_url(grid: &Arc<GridPort>, request: Request<Incoming>, rest: &str)
     let origin = host.origin.clone();
     // The asset host is the user's word, and so is whose assets it has: not what a grid says of itself.
     let identity = Identity { sharing: grid.identity().sharing, ..grid.configured_identity() };
-    assets::answer(&grid, AssetRoute { uri, origin, identity }, request, suffix).await
+    assets::answer(&grid, AssetRoute { uri, origin, identity, by_login: false }, request, suffix).await
 }

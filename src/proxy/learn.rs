@@ -3,9 +3,12 @@
 
 use bytes::Bytes;
 
-use super::grid_port::GridPort;
+use super::grid_port::{GridPort, Sharing};
+use super::uploads;
+use crate::asset::validate::Valid;
 use crate::asset::{Asset, AssetKey, Digest, policy, validate};
 use crate::cache::Scope;
+use crate::fetch::upload_rules::{Circumstances, may_upload};
 use crate::support::metrics::Counter;
 
 /// What a request is about, as far as a fetch needs to know.
@@ -17,6 +20,17 @@ pub(super) struct Target {
     pub(super) shared: bool,
     /// The store holds the asset's first bytes, and they are of its kind.
     pub(super) beginning_held: bool,
+    /// It was asked for through a login, not through `VIEWERASSET`.
+    pub(super) by_login: bool,
+}
+
+/// Since when the bytes of an asset are here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// The grid has sent all of them since this proxy started.
+    Now,
+    /// Some of them may have been held since an earlier run.
+    Earlier,
 }
 
 impl Target {
@@ -42,33 +56,52 @@ pub(super) fn learn(grid: &GridPort, target: &Target, first: u64, total: Option<
         }
         return;
     }
-    let whole = if whole {
-        Some(bytes)
-    } else {
-        grid.shared.cache.add_partial(&target.key, &target.scope, total, &[(first, bytes)])
-    };
-    if let Some(whole) = whole {
-        keep(grid, target, whole);
+    if whole {
+        keep(grid, target, bytes, Heard::Now);
+        return;
+    }
+    let cache = &grid.shared.cache;
+    if let Some(whole) = cache.add_partial(&target.key, &target.scope, total, &[(first, bytes)]) {
+        let fresh = cache.parts_are_fresh(&target.key, &target.scope);
+        keep(grid, target, whole, if fresh { Heard::Now } else { Heard::Earlier });
     }
 }
 
 /// Keeps a body whose every byte came from the grid, if it is a valid asset that is worth keeping.
-pub(super) fn keep(grid: &GridPort, target: &Target, whole: Bytes) -> Option<Asset> {
+pub(super) fn keep(grid: &GridPort, target: &Target, whole: Bytes, heard: Heard) -> Option<Asset> {
     let cache = &grid.shared.cache;
-    let valid = validate::validate(target.key.kind, &whole).is_ok();
-    if !valid {
+    let valid = validate::validate(target.key.kind, &whole).ok();
+    if valid.is_none() {
         grid.shared.metrics.count(Counter::AssetsInvalid);
     }
     // Baked avatar textures change with every outfit and are nobody else's: not worth keeping.
-    if !valid || policy::is_client_bake(&whole) {
+    let Some(valid) = valid.filter(|_| !policy::is_client_bake(&whole)) else {
         cache.drop_partial(&target.key, &target.scope);
         return None;
-    }
+    };
     let asset = Asset { digest: Digest::of(&whole), bytes: whole };
     if let Some(service) = &grid.shared.service {
         service.grid_says(target, asset.digest);
     }
     cache.put(target.key.clone(), &target.scope, asset.clone());
     grid.arrivals.announce(target, &asset);
+    upload(grid, target, valid, heard, &asset);
     Some(asset)
+}
+
+/// Gives an asset that has just been kept to the upload queue, if it may be uploaded.
+fn upload(grid: &GridPort, target: &Target, valid: Valid, heard: Heard, asset: &Asset) {
+    let Some(uploads) = &grid.shared.uploads else { return };
+    let around = Circumstances {
+        grid: &target.key.grid,
+        grid_resolved_private: grid.reach.is_private(),
+        owner_shares: grid.identity().sharing == Sharing::Share,
+        by_login: target.by_login,
+        heard_now: heard == Heard::Now,
+        service: uploads.service_host(),
+    };
+    match may_upload(valid, around) {
+        Ok(()) => uploads.offer(&target.key, &target.scope, asset),
+        Err(reason) => grid.shared.metrics.count(uploads::refused(reason)),
+    }
 }

@@ -40,12 +40,15 @@ mod stitched;
 mod trust;
 mod udp;
 mod udp_assets;
+mod uploads;
 mod upstream;
 
 use grid_port::{AssetHost, GridPort, Identity, Shared};
 use reach::{GridReach, OwnListeners, Transport};
 use service::ServiceTier;
 pub use service::{SPOT_CHECK, ServiceConfig};
+pub use uploads::UploadConfig;
+use uploads::UploadQueue;
 use upstream::Upstream;
 
 /// What to run.
@@ -67,6 +70,8 @@ pub struct ProxyConfig {
     pub asset_token: String,
     /// The shared cache to use, if any.
     pub service: Option<ServiceConfig>,
+    /// How what comes from the grid is given to the shared cache. `None`: not at all.
+    pub uploads: Option<UploadConfig>,
     /// Other places to dial for these authorities and simulator endpoints (`host:port`); identity,
     /// policy and headers go by the name, only the packets go elsewhere. For replays and tests.
     pub dial: DialMap,
@@ -112,6 +117,8 @@ pub struct Proxy {
     tasks: JoinSet<()>,
     /// Yields nothing, and ends with the last session.
     sessions: mpsc::Receiver<()>,
+    /// How long the end waits for uploads.
+    finish_uploads: Duration,
 }
 
 /// Why the proxy did not start.
@@ -196,6 +203,15 @@ impl Proxy {
             }
             None => None,
         };
+        let uploads = match (&service, &config.uploads) {
+            (Some(service), Some(uploads)) => {
+                let folder = config.data_dir.join("uploads");
+                let (service, cache) = (Arc::clone(service), cache.clone());
+                Some(UploadQueue::start(folder, uploads, service, cache, Arc::clone(&metrics)).await)
+            }
+            _ => None,
+        };
+        let finish_uploads = config.uploads.map_or(Duration::ZERO, |uploads| uploads.finish);
         let (stop, stopping) = watch::channel(false);
         let (session_alive, sessions) = mpsc::channel(1);
         let shared = Arc::new(Shared {
@@ -208,6 +224,7 @@ impl Proxy {
             grids: OnceLock::new(),
             stop: stopping.clone(),
             service: service.clone(),
+            uploads,
             hold: config.disk_patience,
             session_alive: Mutex::new(Some(session_alive)),
         });
@@ -229,6 +246,7 @@ impl Proxy {
             stop,
             tasks: JoinSet::new(),
             sessions,
+            finish_uploads,
         };
         if let Some(listener) = control {
             let names = ports.iter().map(|(_, port)| (port.config.name.clone(), port.local)).collect();
@@ -293,6 +311,35 @@ impl Proxy {
         }
     }
 
+    /// Uploads nothing until [`Self::resume_uploads`].
+    pub fn pause_uploads(&self) {
+        if let Some(uploads) = &self.shared.uploads {
+            uploads.pause();
+        }
+    }
+
+    /// Goes on uploading.
+    pub fn resume_uploads(&self) {
+        if let Some(uploads) = &self.shared.uploads {
+            uploads.resume();
+        }
+    }
+
+    /// Caps uploads at so many bytes a second; `None` takes the cap off.
+    pub fn limit_uploads(&self, rate: Option<u64>) {
+        if let Some(uploads) = &self.shared.uploads {
+            uploads.set_limit(rate);
+        }
+    }
+
+    /// Waits until nothing waits to be uploaded, at most for `patience`; whether that is so.
+    pub async fn uploads_idle(&self, patience: Duration) -> bool {
+        match &self.shared.uploads {
+            Some(uploads) => uploads.idle(patience).await,
+            None => true,
+        }
+    }
+
     /// Stops taking requests, lets those in progress end, writes what is still to be written, and
     /// returns.
     pub async fn stop(mut self) {
@@ -305,6 +352,10 @@ impl Proxy {
         };
         if tokio::time::timeout(STOP_PATIENCE, all).await.is_err() {
             self.tasks.shutdown().await;
+        }
+        if let Some(uploads) = &self.shared.uploads {
+            uploads.idle(self.finish_uploads).await;
+            uploads.stop().await;
         }
         self.shared.cache.clone().close().await;
     }

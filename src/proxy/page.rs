@@ -80,6 +80,11 @@ fn numbers(html: &mut String, status: &Status) {
         ("Logins in progress", status.sessions.open.to_string()),
         ("Requests in flight", status.requests_in_flight.to_string()),
         ("Store", format!("{} assets, {}", status.store.objects, human_bytes(status.store.bytes))),
+        (
+            "Uploads waiting",
+            format!("{} assets, {}", status.uploads.waiting, human_bytes(status.uploads.waiting_bytes)),
+        ),
+        ("Uploaded", format!("{} assets, {}", status.uploads.sent, human_bytes(status.uploads.bytes))),
         ("Datagrams forwarded", datagrams.forwarded.to_string()),
         ("Datagrams malformed", datagrams.malformed.to_string()),
         ("Datagrams dropped", datagrams.dropped.to_string()),

@@ -84,6 +84,11 @@ impl GridReach {
         self.pinned.get().is_some()
     }
 
+    /// Whether the login host is known to be on this machine or in a private network.
+    pub(super) fn is_private(&self) -> bool {
+        self.pinned.get().is_some_and(|reach| *reach != Reach::Public)
+    }
+
     /// Whether the grid may lead us to this address.
     pub(super) fn permits(&self, transport: Transport, address: SocketAddr) -> bool {
         let grid = self.pinned.get().copied().unwrap_or(Reach::Public);

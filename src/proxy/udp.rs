@@ -9,7 +9,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -142,7 +142,7 @@ pub(super) fn open_session(
         opener.discard();
         return None;
     };
-    let alive = grid.shared.session_alive.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let alive = grid.shared.alive();
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut task = SessionTask {
@@ -339,6 +339,7 @@ impl SessionTask {
                 Output::Partial { kind, id, simulator, total, extents } => {
                     self.assets.learn_parts(kind, id, simulator, total, extents);
                 }
+                Output::Baked(ids) => self.assets.baked(&ids),
                 Output::Swallowed => metrics.count(Counter::DatagramsSwallowed),
                 Output::Patched => metrics.count(Counter::DatagramsPatched),
                 Output::Unlearnt => metrics.count(Counter::AssetsInvalid),

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::arrivals::ARRIVAL_LIMIT;
 use super::fetcher::{self, Head, Seat};
 use super::grid_port::{GridPort, Identity, Sharing};
-use super::learn::{self, Target};
+use super::learn::{self, Heard, Target};
 use super::registry::SessionLink;
 use super::service::Alone;
 use crate::asset::{Asset, AssetId, AssetKey, AssetKind, AssetSource, policy};
@@ -54,6 +54,7 @@ impl UdpAssets {
             scope: Scope { origin, central: self.grid.config.central },
             shared: self.identity.sharing == Sharing::Share,
             beginning_held: false,
+            by_login: true,
         }
     }
 
@@ -106,6 +107,13 @@ impl UdpAssets {
         None
     }
 
+    /// These textures are bakes of avatars.
+    pub(super) fn baked(&self, ids: &[AssetId]) {
+        if let Some(uploads) = &self.grid.shared.uploads {
+            uploads.baked(&self.identity.id, ids);
+        }
+    }
+
     /// Keeps an asset that came whole, if it is one.
     pub(super) fn learn(&self, kind: AssetKind, id: AssetId, simulator: SocketAddrV4, bytes: Bytes) {
         if self.identity.sharing == Sharing::Off {
@@ -115,7 +123,11 @@ impl UdpAssets {
         let total = Some(bytes.len() as u64);
         if bytes.len() > CHECK_ASIDE_BYTES {
             let grid = Arc::clone(&self.grid);
-            tokio::task::spawn_blocking(move || learn::learn(&grid, &target, 0, total, bytes));
+            let alive = grid.shared.alive();
+            tokio::task::spawn_blocking(move || {
+                learn::learn(&grid, &target, 0, total, bytes);
+                drop(alive);
+            });
         } else {
             learn::learn(&self.grid, &target, 0, total, bytes);
         }
@@ -192,7 +204,7 @@ async fn look(grid: &GridPort, target: &Target) -> Option<Found> {
         // All its parts came, one by one; now it is judged as a whole.
         Lookup::Partial(partial) => match partial.extents.as_slice() {
             [(0, whole)] if whole.len() as u64 == partial.total => {
-                let asset: Asset = learn::keep(grid, target, whole.clone())?;
+                let asset: Asset = learn::keep(grid, target, whole.clone(), Heard::Earlier)?;
                 Some(Found { asset, source: AssetSource::Memory })
             }
             _ => None,

@@ -25,7 +25,8 @@ use super::script::{self, Action, Milestone, Script};
 use super::side::Side;
 use super::viewer::ViewerHttp;
 use crate::asset::{AssetKind, AssetSource};
-use crate::proxy::{DialMap, GridConfig, Proxy, ProxyConfig, ServiceConfig};
+use crate::fetch::upload_plan::Limits;
+use crate::proxy::{DialMap, GridConfig, Proxy, ProxyConfig, ServiceConfig, UploadConfig};
 use crate::support::metrics::{Counter, Metrics};
 
 /// The longest pause between two steps, unless in real time.
@@ -44,6 +45,8 @@ const WASTE_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// How long a pass waits for the cache service to answer for the first time.
 const SERVICE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a pass waits for its uploads in the end.
+const UPLOAD_LIMIT: Duration = Duration::from_secs(60);
 const CACHE_BYTES: u64 = 4 << 30;
 const MEMORY_BYTES: u64 = 256 << 20;
 
@@ -143,6 +146,7 @@ impl Stage {
             let proxy =
                 Proxy::start(config).await.map_err(|error| format!("the proxy did not start: {error}"))?;
             proxy.service_settled(SERVICE_PATIENCE).await;
+            proxy.pause_uploads();
             let proxies = logins.into_iter().zip(proxy.grid_addresses().iter().copied()).collect();
             (Some(proxy), proxies)
         };
@@ -274,10 +278,16 @@ impl Stage {
 
     async fn close(mut self) {
         self.requests.shutdown().await;
-        if let Some(proxy) = self.proxy.take()
-            && tokio::time::timeout(STOP_LIMIT, proxy.stop()).await.is_err()
-        {
-            self.board.error("the proxy did not stop in time".into());
+        if let Some(proxy) = self.proxy.take() {
+            let metrics = proxy.metrics();
+            proxy.resume_uploads();
+            if tokio::time::timeout(STOP_LIMIT + UPLOAD_LIMIT, proxy.stop()).await.is_err() {
+                self.board.error("the proxy did not stop in time".into());
+            }
+            let (waiting, _) = metrics.upload_queue();
+            if waiting > 0 {
+                self.board.error(format!("{waiting} assets were not uploaded: is the cache server there?"));
+            }
         }
         self.tasks.shutdown().await;
     }
@@ -362,6 +372,12 @@ fn proxy_config(
             least_deadline: Duration::from_secs(10),
             ..service
         }),
+        uploads: options.service.is_some().then(|| UploadConfig {
+            // Waiting times are skipped: bakes are known by then, since uploads begin when all was seen.
+            limits: Limits { wait: Duration::ZERO, patience: Duration::ZERO, ..Limits::default() },
+            rate: None,
+            finish: UPLOAD_LIMIT,
+        }),
         dial,
     })
 }
@@ -407,6 +423,8 @@ fn sum_up(
             &mut served.grid
         } else if told(|told| told.disk, served.disk) {
             &mut served.disk
+        } else if told(|told| told.service, served.service) {
+            &mut served.service
         } else if told(|told| told.joined, served.joined) {
             &mut served.joined
         } else {

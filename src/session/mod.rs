@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use crate::asset::AssetId;
 use crate::grid::{AgentId, CircuitCode, RegionHandle, SessionId};
 use crate::lludp::appearance::baked_textures;
 use crate::lludp::circuit::UseCircuitCode;
@@ -445,10 +446,13 @@ impl Session {
             }
             MessageNumber::KICK_USER | MessageNumber::LOGOUT_REPLY => self.ending_since = Some(now),
             MessageNumber::AVATAR_APPEARANCE => {
-                if let Ok(baked) = packet.body(&mut self.scratch).and_then(baked_textures)
-                    && self.common.baked.len() < MAX_BAKED
-                {
-                    self.common.baked.extend(baked);
+                if let Ok(baked) = packet.body(&mut self.scratch).and_then(baked_textures) {
+                    self.common
+                        .outputs
+                        .push_back(Output::Baked(baked.iter().copied().map(AssetId).collect()));
+                    if self.common.baked.len() < MAX_BAKED {
+                        self.common.baked.extend(baked);
+                    }
                 }
             }
             // Current viewers refuse these by UDP and old grids still send them so.

@@ -74,6 +74,8 @@ pub enum Output {
         /// Where in it each part begins, and the part.
         extents: Vec<(u64, Bytes)>,
     },
+    /// These textures are bakes of avatars: worn in a baked slot, or asked for as one.
+    Baked(Vec<AssetId>),
     /// A body came whole and is not to be kept: it stands for a missing texture, or too much waits.
     Unlearnt,
     /// A request that was held needs not go on.

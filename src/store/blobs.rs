@@ -319,15 +319,15 @@ impl Blobs {
         }))
     }
 
-    /// Destroys what came into the hold before this time; how many blobs and bytes that were.
+    /// Destroys what came into the hold until this time; how many blobs and bytes that were.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn destroy_held(&self, before: u64) -> Result<(u64, u64), StoreError> {
+    pub async fn destroy_held(&self, until: u64) -> Result<(u64, u64), StoreError> {
         let (mut blobs, mut bytes) = (0, 0);
         let mut held = self.list_held();
         while let Some(Listed { name, size, at }) = held.try_next().await? {
-            if at >= before {
+            if at > until {
                 continue;
             }
             let path = self.prefix.clone().join("hold").join(format!("{at}-{name}"));

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -120,6 +120,62 @@ counters! {
     ServiceSpotChecks = "service_spot_checks",
     /// Hits that were proven to differ from what the grid has.
     ServiceMismatches = "service_mismatches",
+    /// Assets taken into the upload queue.
+    UploadsQueued = "uploads_queued",
+    /// Attestations that the cache service answered.
+    UploadsAttested = "uploads_attested",
+    /// Bodies that the cache service took.
+    UploadsSent = "uploads_sent",
+    /// Bytes of bodies sent to the cache service, as they were packed.
+    UploadBytes = "upload_bytes",
+    /// Uploads put off because the cache service was busy.
+    UploadsPutOffBusy = "uploads_put_off_busy",
+    /// Uploads put off because the cache service could not be reached.
+    UploadsPutOffUnreachable = "uploads_put_off_unreachable",
+    /// Uploads put off because the cache service does not let us write.
+    UploadsPutOffShutOut = "uploads_put_off_shut_out",
+    /// Uploads put off for any other reason.
+    UploadsPutOffTrouble = "uploads_put_off_trouble",
+    /// Assets not queued: bytes came from the cache service or were held from an earlier run.
+    UploadsRefusedNotHeard = "uploads_refused_not_heard",
+    /// Assets not queued: the grid's owner has opted out.
+    UploadsRefusedOwner = "uploads_refused_owner",
+    /// Assets not queued: the grid is private and the cache service is not.
+    UploadsRefusedPrivateGrid = "uploads_refused_private_grid",
+    /// Assets not queued: they came by an asset URL, without a login.
+    UploadsRefusedNoLogin = "uploads_refused_no_login",
+    /// Assets not queued: their end is not where their format says.
+    UploadsRefusedInexactEnd = "uploads_refused_inexact_end",
+    /// Assets not queued: bakes by their content, or formats that others are not given.
+    UploadsRefusedNotShareable = "uploads_refused_not_shareable",
+    /// Assets not queued: known as bakes of avatars.
+    UploadsRefusedBaked = "uploads_refused_baked",
+    /// Assets not queued: alone more than the queue may hold.
+    UploadsRefusedTooLarge = "uploads_refused_too_large",
+    /// Uploads dropped: seen in a baked slot of an avatar while they waited.
+    UploadsDroppedBaked = "uploads_dropped_baked",
+    /// Uploads dropped: the queue was full and they were the oldest.
+    UploadsDroppedFull = "uploads_dropped_full",
+    /// Uploads dropped: too long in the queue.
+    UploadsDroppedOld = "uploads_dropped_old",
+    /// Uploads dropped: the local store no longer had the asset.
+    UploadsDroppedMissing = "uploads_dropped_missing",
+    /// Uploads dropped: the grid has since sent other content, or the store has other bytes.
+    UploadsDroppedChanged = "uploads_dropped_changed",
+    /// Uploads dropped: the cache service has other content under the name.
+    UploadsDroppedConflict = "uploads_dropped_conflict",
+    /// Uploads dropped: the asset was taken down.
+    UploadsDroppedTakenDown = "uploads_dropped_taken_down",
+    /// Uploads dropped: the cache service does not take them.
+    UploadsDroppedRefused = "uploads_dropped_refused",
+    /// Uploads dropped: failed too often.
+    UploadsDroppedFailed = "uploads_dropped_failed",
+    /// Uploads dropped: uploading was switched off.
+    UploadsDroppedWithdrawn = "uploads_dropped_withdrawn",
+    /// Damaged places in the file of the upload queue, skipped.
+    UploadQueueCorrupt = "upload_queue_corrupt",
+    /// Times the upload queue could not be written down.
+    UploadQueueUnwritten = "upload_queue_unwritten",
 }
 
 /// All counters of one process. Share it in an `Arc`.
@@ -132,6 +188,10 @@ pub struct Metrics {
     sessions_open: AtomicI64,
     store_bytes: AtomicU64,
     store_objects: AtomicU64,
+    upload_entries: AtomicU64,
+    upload_waiting_bytes: AtomicU64,
+    upload_limit: AtomicU64,
+    uploads_paused: AtomicBool,
     service: Mutex<Option<ServiceState>>,
 }
 
@@ -231,6 +291,30 @@ impl Metrics {
     #[must_use]
     pub fn service(&self) -> Option<ServiceState> {
         self.service.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets the size of the upload queue.
+    pub fn set_upload_queue(&self, entries: u64, bytes: u64) {
+        self.upload_entries.store(entries, Ordering::Relaxed);
+        self.upload_waiting_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The size of the upload queue: assets and bytes.
+    #[must_use]
+    pub fn upload_queue(&self) -> (u64, u64) {
+        (self.upload_entries.load(Ordering::Relaxed), self.upload_waiting_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Sets whether uploads are paused, and their cap in bytes a second; 0 is none.
+    pub fn set_upload_control(&self, paused: bool, limit: u64) {
+        self.uploads_paused.store(paused, Ordering::Relaxed);
+        self.upload_limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Whether uploads are paused, and their cap in bytes a second; 0 is none.
+    #[must_use]
+    pub fn upload_control(&self) -> (bool, u64) {
+        (self.uploads_paused.load(Ordering::Relaxed), self.upload_limit.load(Ordering::Relaxed))
     }
 
     /// The size of the disk tier: objects and bytes.

@@ -49,6 +49,8 @@ fn served(text: &mut String, metrics: &Metrics) {
 
 fn gauges(text: &mut String, metrics: &Metrics) {
     let (objects, bytes) = metrics.store_size();
+    let (waiting, waiting_bytes) = metrics.upload_queue();
+    let (paused, limit) = metrics.upload_control();
     // A guard dropped between two loads could show as -1 for a moment; nobody wants to see that.
     let now = |value: i64| u64::try_from(value).unwrap_or(0);
     for (name, help, value) in [
@@ -56,6 +58,10 @@ fn gauges(text: &mut String, metrics: &Metrics) {
         ("sessions_open", "Logins in progress now.", now(metrics.sessions_open())),
         ("store_objects", "Assets in the disk tier.", objects),
         ("store_bytes", "Bytes the disk tier takes.", bytes),
+        ("upload_queue_assets", "Assets that wait to be uploaded.", waiting),
+        ("upload_queue_bytes", "Bytes of the assets that wait to be uploaded.", waiting_bytes),
+        ("uploads_paused", "1 while uploads are paused.", paused.into()),
+        ("upload_limit_bytes_per_second", "The cap of uploads; 0 is none.", limit),
     ] {
         head(text, name, "gauge", help);
         line(text, name, "", value);

@@ -32,6 +32,8 @@ pub struct Status {
     /// The cache service; absent without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceState>,
+    /// The upload queue.
+    pub uploads: Uploads,
     /// Every counter by its name.
     pub counters: BTreeMap<String, u64>,
 }
@@ -90,6 +92,51 @@ pub struct Store {
     pub write_failures: u64,
 }
 
+/// What is given to the cache service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uploads {
+    /// Assets that wait.
+    pub waiting: u64,
+    /// Bytes of them.
+    pub waiting_bytes: u64,
+    /// Attestations that the service answered.
+    pub attested: u64,
+    /// Bodies that the service took.
+    pub sent: u64,
+    /// Bytes of bodies sent.
+    pub bytes: u64,
+    /// Assets that were not queued, for whatever reason; the counters say which.
+    pub refused: u64,
+    /// Assets dropped from the queue, for whatever reason; the counters say which.
+    pub dropped: u64,
+    /// Whether nothing is sent for now.
+    pub paused: bool,
+    /// The cap in bytes a second; 0 is none.
+    pub limit: u64,
+}
+
+impl Uploads {
+    fn of(metrics: &Metrics) -> Self {
+        let (waiting, waiting_bytes) = metrics.upload_queue();
+        let (paused, limit) = metrics.upload_control();
+        let sum = |prefix: &str| {
+            let counted = Counter::ALL.iter().filter(|counter| counter.name().starts_with(prefix));
+            counted.fold(0_u64, |sum, counter| sum.saturating_add(metrics.get(*counter)))
+        };
+        Self {
+            waiting,
+            waiting_bytes,
+            attested: metrics.get(Counter::UploadsAttested),
+            sent: metrics.get(Counter::UploadsSent),
+            bytes: metrics.get(Counter::UploadBytes),
+            refused: sum("uploads_refused_"),
+            dropped: sum("uploads_dropped_"),
+            paused,
+            limit,
+        }
+    }
+}
+
 impl Status {
     /// The state now of a proxy that has been running for `uptime`.
     #[must_use]
@@ -127,6 +174,7 @@ impl Status {
             },
             store: Store { objects, bytes, write_failures: counted(Counter::StoreWriteFailures) },
             service: metrics.service(),
+            uploads: Uploads::of(metrics),
             counters: snapshot.counters,
         }
     }

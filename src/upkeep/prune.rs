@@ -22,7 +22,7 @@ pub struct Pruned {
 }
 
 impl Stores {
-    /// Destroys what has been in the hold for longer than this.
+    /// Destroys what has been in the hold for this long.
     ///
     /// # Errors
     /// When a store fails.
@@ -32,18 +32,18 @@ impl Stores {
         dry_run: bool,
         now: u64,
     ) -> Result<Pruned, UpkeepError> {
-        let before = now.saturating_sub(older_than_s);
+        let until = now.saturating_sub(older_than_s);
         let mut report = Pruned { dry_run, ..Pruned::default() };
         let mut held = self.blobs.list_held();
         while let Some(blob) = held.try_next().await? {
-            if blob.at < before {
+            if blob.at <= until {
                 (report.blobs, report.bytes) = (report.blobs + 1, report.bytes + blob.size);
             } else {
                 report.left += 1;
             }
         }
         if !dry_run {
-            (report.blobs, report.bytes) = self.blobs.destroy_held(before).await?;
+            (report.blobs, report.bytes) = self.blobs.destroy_held(until).await?;
             let detail = format!("{} blobs of the hold destroyed", report.blobs);
             self.catalog.audit(now, "prune".into(), detail).await?;
         }

@@ -22,12 +22,14 @@ fn golden(name: &str, actual: &str) {
 
 #[test]
 fn help_of_every_subcommand() {
-    for name in ["", "proxy", "replay", "serve", "store", "status", "check-config"] {
-        let mut arguments = vec![name, "--help"];
-        arguments.retain(|argument| !argument.is_empty());
+    let names = ["", "proxy", "replay", "serve", "store", "token", "status", "check-config"];
+    for name in names.into_iter().chain(["token keygen", "token new", "token list", "token revoke"]) {
+        let mut arguments: Vec<&str> = name.split_whitespace().collect();
+        arguments.push("--help");
         let run = rezcache(&arguments);
         assert_eq!(run.code, 0, "{run:?}");
-        golden(&format!("help-{}.txt", if name.is_empty() { "rezcache" } else { name }), &run.out);
+        let file = if name.is_empty() { "rezcache".into() } else { name.replace(' ', "-") };
+        golden(&format!("help-{file}.txt"), &run.out);
     }
 }
 
@@ -66,7 +68,7 @@ fn every_subcommand_has_a_golden_help() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(commands, ["proxy", "replay", "serve", "store", "status", "check-config", "help"]);
+    assert_eq!(commands, ["proxy", "replay", "serve", "store", "token", "status", "check-config", "help"]);
 }
 
 #[test]

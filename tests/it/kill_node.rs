@@ -10,14 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
 use rezcache::asset::{AssetKey, AssetKind, Digest};
-use rezcache::catalog::{Catalog, Place};
+use rezcache::catalog::Place;
 use rezcache::client::{CallError, ServiceClient};
-use rezcache::publication::Record;
-use rezcache::store::blobs::{Blobs, Listed};
-use rezcache::store::keys::{BlobName, KeyRing};
-use rezcache::store::records;
+use rezcache::upkeep::Stores;
 use rezcache::wire::frame::{Codec, Verdict};
 
 use crate::service::{client_at, key, origin, texture};
@@ -30,6 +26,8 @@ use crate::support::within;
 const CLIENTS: usize = 8;
 /// The longest time under load before a kill.
 const LOAD_MILLIS: usize = 300;
+/// How many of the earlier ones are looked at after each round; at the end all are.
+const SAMPLE: usize = 100;
 /// Keys that more than one upload is for, so that they race.
 const SHARED: usize = 4;
 
@@ -73,7 +71,8 @@ struct Trial {
     /// The numbers of those tried, and whether somebody was told that they are published.
     assets: BTreeMap<usize, bool>,
     draw: Draw,
-    orphans_seen: usize,
+    orphans_seen: u64,
+    rounds: usize,
 }
 
 #[expect(clippy::print_stdout, reason = "a failure must say how to repeat it")]
@@ -82,10 +81,11 @@ async fn rounds(count: usize, catalog: Option<String>) {
         .map_or_else(|_| rand::random(), |text| text.parse().expect("REZCACHE_KILL_SEED is a number"));
     println!("REZCACHE_KILL_SEED={seed}");
     let folder = tempfile::tempdir().unwrap();
-    let mut trial = Trial { folder, catalog, assets: BTreeMap::new(), draw: Draw(seed), orphans_seen: 0 };
+    let mut trial =
+        Trial { folder, catalog, assets: BTreeMap::new(), draw: Draw(seed), orphans_seen: 0, rounds: 0 };
     for _ in 0..count {
-        trial.load_and_kill().await;
-        trial.verify().await;
+        let first = trial.load_and_kill().await;
+        trial.verify(first).await;
     }
     let published = trial.assets.values().filter(|published| **published).count();
     println!(
@@ -110,8 +110,8 @@ impl Trial {
         self.folder.path().join("store")
     }
 
-    /// Uploads new assets until the node is killed.
-    async fn load_and_kill(&mut self) {
+    /// Uploads new assets until the node is killed; the number of the first one.
+    async fn load_and_kill(&mut self) -> usize {
         let node = self.node();
         // The one that is not killed.
         let other = self.catalog.is_some().then(|| self.node());
@@ -161,13 +161,16 @@ impl Trial {
                 Some(other) => panic!("asset {number}: {other:?}"),
             }
         }
+        first
     }
 
     /// With fresh processes: everything published is there, everything there is right.
-    async fn verify(&mut self) {
+    async fn verify(&mut self, first: usize) {
         let node = self.node();
         let client = client_of(&node);
-        for (number, published) in &self.assets {
+        let (earlier, new) = (self.assets.range(..first), self.assets.range(first..));
+        let from = self.draw.below(first.saturating_sub(SAMPLE).max(1));
+        for (number, published) in new.chain(earlier.skip(from).take(SAMPLE)) {
             let asset = Asset::number(*number);
             match within(whole(&client, &asset.key)).await {
                 Some(bytes) => assert!(bytes == asset.bytes, "asset {number} has wrong bytes"),
@@ -175,31 +178,38 @@ impl Trial {
             }
         }
         node.kill();
-        let (blobs, catalog, ring) = self.behind().await;
-        assert_eq!(missing(&blobs, &*catalog, &ring).await, [], "a record names a blob that is not there");
-        let orphans = orphans(&blobs, &*catalog).await;
-        self.orphans_seen += orphans.len();
-        // A blob whose record was not written yet: of an upload that nobody was answered.
-        let explained: BTreeSet<[u8; 32]> = self
+        // Not after each of a hundred: all is read.
+        if self.rounds % 10 < 5 {
+            self.scrub().await;
+        }
+        self.rounds += 1;
+    }
+
+    /// Looks at the stores themselves, beside any node: nothing is damaged, nothing is missing, and a blob
+    /// without a record is that of an upload that nobody was answered for.
+    async fn scrub(&mut self) {
+        let stores = self.behind().await;
+        let report = stores.verify(false, in_a_day(), &|_, _| ()).await.unwrap();
+        assert!(report.ok, "{report:?}");
+        self.orphans_seen += report.orphans.count;
+        let explained: BTreeSet<String> = self
             .assets
             .iter()
             .filter(|(_, published)| !**published)
-            .map(|(number, _)| ring.blob_name(Digest::of(&Asset::number(*number).bytes)).0)
+            .map(|(number, _)| stores.ring.blob_name(Digest::of(&Asset::number(*number).bytes)).to_string())
             .collect();
-        for orphan in orphans {
-            assert!(explained.contains(&orphan.0), "nothing explains the blob {orphan}");
+        for orphan in report.orphans.first {
+            assert!(explained.contains(&orphan.name), "nothing explains the blob {}", orphan.name);
         }
     }
 
-    /// The stores themselves, opened beside any node.
-    async fn behind(&self) -> (Blobs, Arc<dyn Catalog>, KeyRing) {
-        let blobs = Blobs::open(&format!("file://{}", self.store().display())).unwrap();
+    async fn behind(&self) -> Stores {
         let place = match &self.catalog {
             Some(url) => Place::parse(url).unwrap(),
             None => Place::Sqlite(self.store().join("catalog.sqlite")),
         };
-        let ring = KeyRing::read(&self.folder.path().join("store.key")).unwrap();
-        (blobs, place.open().await.unwrap(), ring)
+        let url = format!("file://{}", self.store().display());
+        Stores::open(&url, &place, &self.folder.path().join("store.key")).await.unwrap()
     }
 
     /// Uploaded again, what was cut off is published, and its blobs are nobody's no longer.
@@ -213,9 +223,14 @@ impl Trial {
             let found = within(whole(&client, &asset.key)).await;
             assert!(found == Some(asset.bytes), "asset {number} has wrong bytes, or none");
         }
-        let (blobs, catalog, _) = self.behind().await;
-        assert_eq!(orphans(&blobs, &*catalog).await, []);
+        let report = self.behind().await.verify(false, in_a_day(), &|_, _| ()).await.unwrap();
+        assert!(report.ok && report.orphans.count == 0, "{report:?}");
     }
+}
+
+/// When nothing of today counts as on its way any more.
+fn in_a_day() -> u64 {
+    rezcache::upkeep::now() + 86_400
 }
 
 async fn upload(client: &ServiceClient, asset: &Asset) -> Result<Verdict, CallError> {
@@ -235,35 +250,4 @@ async fn whole(client: &ServiceClient, key: &AssetKey) -> Option<Bytes> {
         bytes.extend_from_slice(&part);
     }
     Some(bytes.into())
-}
-
-/// Blobs that no record names.
-pub(crate) async fn orphans(blobs: &Blobs, catalog: &dyn Catalog) -> Vec<BlobName> {
-    let listed: Vec<Listed> = blobs.list().try_collect().await.unwrap();
-    let mut orphans = Vec::new();
-    for Listed { name, .. } in listed {
-        if catalog.keys_of_blob(name.0).await.unwrap().is_empty() {
-            orphans.push(name);
-        }
-    }
-    orphans
-}
-
-/// Blobs that a record names and that are not there.
-pub(crate) async fn missing(blobs: &Blobs, catalog: &dyn Catalog, ring: &KeyRing) -> Vec<BlobName> {
-    let (mut missing, mut after) = (Vec::new(), None);
-    loop {
-        let page = catalog.scan(after, 100).await.unwrap();
-        let Some((last, _)) = page.last() else { return missing };
-        after = Some(*last);
-        for (hash, row) in page {
-            let record = Record::decode(&records::open(ring, &hash, &row.record).unwrap()).unwrap();
-            for content in record.contents.iter().filter(|content| content.stored) {
-                let name = ring.blob_name(content.digest);
-                if !blobs.exists(&name).await.unwrap() {
-                    missing.push(name);
-                }
-            }
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! The integration tests: one program, so that it links once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod access;
 mod array;
 mod asset_url;
 mod catalog_contract;
@@ -20,12 +21,16 @@ mod proxy_assets;
 mod proxy_faults;
 mod proxy_http;
 mod proxy_udp;
+mod replay_service;
 mod secrets_in_logs;
 mod service;
 mod service_large;
 mod service_tier;
 mod store_contract;
 mod store_format;
+mod store_upkeep;
 mod support;
 mod tls;
 mod udp_assets;
+mod uploads;
+mod uploads_kill;

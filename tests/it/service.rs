@@ -25,15 +25,8 @@ pub(crate) fn config(folder: &Path) -> NodeConfig {
         store: format!("file://{}", folder.join("store").display()),
         catalog: Place::Sqlite(folder.join("store/catalog.sqlite")),
         key_file: folder.join("store.key"),
-        certificate: None,
-        plain_http: false,
         open_access: true,
-        private_only: true,
-        confirmations: 1,
-        grids: Vec::new(),
-        memory_bytes: 64 << 20,
-        hot_dir: None,
-        hot_bytes: 0,
+        ..NodeConfig::default()
     }
 }
 

@@ -6,5 +6,6 @@ mod late;
 mod numbering;
 mod serving;
 mod trouble;
+mod uploads;
 mod wire;
 mod world;

@@ -38,6 +38,25 @@ async fn parts_are_kept_by_origin_over_a_restart_and_complete_the_asset() {
 }
 
 #[tokio::test]
+async fn parts_of_an_earlier_run_are_told_from_those_heard_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = body(1, 1000);
+    let (cache, _) = open(dir.path(), LARGE, LARGE);
+    cache.add_partial(&key(1), &at("a"), 1000, &[(0, all.slice(..100))]);
+    assert!(cache.parts_are_fresh(&key(1), &at("a")));
+    assert!(!cache.parts_are_fresh(&key(1), &at("b")));
+    cache.close().await;
+
+    let (cache, _) = open(dir.path(), LARGE, LARGE);
+    parts(&cache, 1, &at("a")).await.unwrap();
+    assert_eq!(cache.add_partial(&key(1), &at("a"), 1000, &[(100, all.slice(100..))]), Some(all.clone()));
+    assert!(!cache.parts_are_fresh(&key(1), &at("a")), "its beginning is of the earlier run");
+    cache.drop_partial(&key(1), &at("a"));
+    cache.add_partial(&key(1), &at("a"), 1000, &[(0, all.clone())]);
+    assert!(cache.parts_are_fresh(&key(1), &at("a")));
+}
+
+#[tokio::test]
 async fn another_total_or_other_bytes_start_anew() {
     let dir = tempfile::tempdir().unwrap();
     let (cache, _) = open(dir.path(), LARGE, LARGE);

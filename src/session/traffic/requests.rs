@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::sending::served;
 use super::{Surroundings, Traffic};
+use crate::asset::AssetId;
 use crate::lludp::assets::{TransferAbort, without_images};
 use crate::lludp::{MessageBody, MessageNumber, Packet, UdpAssetRequest, asset_requests, strip_acks};
 use crate::session::delivery::Form;
@@ -114,11 +115,21 @@ impl Traffic {
             let abort = TransferAbort::decode(body).ok()?;
             vec![Ask::Cancel(DownloadId::Transfer(abort.transfer))]
         } else {
+            let mut baked = Vec::new();
             let ask = |request| match request {
-                UdpAssetRequest::Image(image) => Ask::image(&image),
+                UdpAssetRequest::Image(image) => {
+                    if image.kind != 0 {
+                        baked.push(AssetId(image.image));
+                    }
+                    Ask::image(&image)
+                }
                 UdpAssetRequest::Transfer(transfer) => Ask::transfer(&transfer),
             };
-            asset_requests(packet.number, body).ok()?.map(ask).collect()
+            let blocks = asset_requests(packet.number, body).ok()?.map(ask).collect();
+            if !baked.is_empty() {
+                around.outputs.push_back(Output::Baked(baked));
+            }
+            blocks
         };
         let able = self.relay.may_inject(Direction::ToViewer)
             && self.relay.may_keep(Direction::ToSimulator)

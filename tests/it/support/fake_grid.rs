@@ -104,6 +104,15 @@ impl Reply {
         self
     }
 
+    /// The same with another status line.
+    pub(crate) fn with_status(mut self, status: &str) -> Self {
+        if let Some(Step::Write(head)) = self.0.first_mut() {
+            let rest = find(head, b"\r\n").unwrap();
+            head.splice(..rest, format!("HTTP/1.1 {status}").into_bytes());
+        }
+        self
+    }
+
     /// Nothing is said before the gate opens.
     pub(crate) fn held_by(mut self, gate: &Gate) -> Self {
         self.0.insert(0, Step::Wait(gate.clone()));
@@ -115,6 +124,9 @@ impl Reply {
         Self(vec![Step::Close])
     }
 }
+
+/// Stands for every path that has no handler of its own.
+const ANY: &str = "*";
 
 type Handler = Arc<dyn Fn(&Asked) -> Reply + Send + Sync>;
 
@@ -163,6 +175,11 @@ impl FakeGrid {
         self.inner.routes.lock().unwrap().insert(path.to_owned(), Arc::new(handler));
     }
 
+    /// Decides what requests for every other path get.
+    pub(crate) fn otherwise(&self, handler: impl Fn(&Asked) -> Reply + Send + Sync + 'static) {
+        self.on(ANY, handler);
+    }
+
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.at)
     }
@@ -170,6 +187,11 @@ impl FakeGrid {
     /// Requests for this path so far.
     pub(crate) fn asked(&self, path: &str) -> Vec<Asked> {
         self.inner.asked.borrow().iter().filter(|asked| asked.path() == path).cloned().collect()
+    }
+
+    /// All requests so far.
+    pub(crate) fn all_asked(&self) -> Vec<Asked> {
+        self.inner.asked.borrow().clone()
     }
 
     /// Waits until this path was asked for `count` times.
@@ -204,7 +226,10 @@ async fn serve(inner: Arc<Inner>, mut stream: TcpStream, connection: usize) {
         if served >= inner.per_connection.load(Ordering::Relaxed) {
             return;
         }
-        let handler = inner.routes.lock().unwrap().get(asked.path()).cloned();
+        let handler = {
+            let routes = inner.routes.lock().unwrap();
+            routes.get(asked.path()).or_else(|| routes.get(ANY)).cloned()
+        };
         let reply = handler
             .map_or_else(|| Reply::new("404 Not Found", &[], "no such path"), |handler| handler(&asked));
         inner.asked.send_modify(|all| all.push(asked));

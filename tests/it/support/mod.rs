@@ -10,6 +10,7 @@ use rezcache::proxy::{DialMap, GridConfig, Proxy, ProxyConfig};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+pub(crate) mod operator;
 pub(crate) mod captures;
 pub(crate) mod client;
 pub(crate) mod fake_grid;
@@ -175,6 +176,7 @@ pub(crate) fn proxy_config(grid: GridConfig, data_dir: &Path) -> ProxyConfig {
         disk_patience: Duration::from_secs(10),
         asset_token: ASSET_TOKEN.into(),
         service: None,
+        uploads: None,
         dial: DialMap::default(),
     }
 }

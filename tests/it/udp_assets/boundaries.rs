@@ -120,6 +120,21 @@ async fn baked_textures_and_cancellations_pass_and_are_not_learned() {
     assert_eq!(tier(&setup, &capability, &baked.query).await.0, "miss");
 }
 
+/// The body of an AvatarAppearance: the sender, and a texture entry with the face for all, an exception
+/// for the baked head (8), and the other fields without exceptions.
+pub(super) fn appearance(avatar: u128, all: Uuid, head: Uuid) -> Vec<u8> {
+    let entry = [
+        all.as_bytes().as_slice(),
+        &[0x82, 0x00],
+        head.as_bytes(),
+        &[0],
+        &[0; 4 + 1 + 4 + 1 + 4 + 1 + 2 + 1 + 2 + 1 + 2 + 1 + 1 + 1 + 1 + 1 + 1],
+    ]
+    .concat();
+    let length = u16::try_from(entry.len()).unwrap().to_le_bytes();
+    [Uuid::from_u128(avatar).as_bytes().as_slice(), &[0], &length, &entry, &[0, 0, 0, 0]].concat()
+}
+
 #[tokio::test]
 async fn what_an_avatar_wears_as_baked_is_not_learned_however_it_is_asked_for() {
     let setup = Setup::start().await;
@@ -127,20 +142,6 @@ async fn what_an_avatar_wears_as_baked_is_not_learned_however_it_is_asked_for() 
     let sim = Sim::holding(&[&baked, &worn]).await;
     let viewer = Player::enter(&setup, 1, &sim).await;
     let capability = setup.asset_capability().await;
-    // AvatarAppearance: the sender, and a texture entry with the face for all, an exception for the
-    // baked head (8), and the other fields without exceptions.
-    let appearance = |avatar: u128, all: Uuid, head: Uuid| {
-        let entry = [
-            all.as_bytes().as_slice(),
-            &[0x82, 0x00],
-            head.as_bytes(),
-            &[0],
-            &[0; 4 + 1 + 4 + 1 + 4 + 1 + 2 + 1 + 2 + 1 + 2 + 1 + 1 + 1 + 1 + 1 + 1],
-        ]
-        .concat();
-        let length = u16::try_from(entry.len()).unwrap().to_le_bytes();
-        [Uuid::from_u128(avatar).as_bytes().as_slice(), &[0], &length, &entry, &[0, 0, 0, 0]].concat()
-    };
     let number = MessageNumber::low(158);
     sim.send(&viewer, RELIABLE | ZEROCODED, number, &appearance(5, worn.id, baked.id)).await;
     viewer.hears_a_marker(&sim).await;

@@ -313,6 +313,9 @@ impl World {
                         assert_eq!(&body[first as usize..first as usize + bytes.len()], &bytes[..]);
                     }
                 }
+                Output::Baked(ids) => {
+                    assert!(ids.iter().all(|id| self.baked.contains(&id.0)), "no other texture is a bake");
+                }
                 Output::Swallowed | Output::Patched | Output::Unlearnt | Output::Served { .. } => {}
             }
         }

@@ -1,0 +1,268 @@
+//! Who is let in: tokens, their revocation, and what somebody without one may do.
+//!
+//! A token is verified once and then known by its hash, since a signature costs more than an asset in
+//! memory. Revocations are read from the catalog every few seconds; while it is away the last list stands.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+
+use super::bounded::{Ahead, Generations, Pace};
+use super::budgets::Budgets;
+use super::caller::{Caller, Identity, customer_of};
+use super::config::{AccessConfig, Open};
+use super::enrol::Residents;
+use super::refusal::Refusal;
+use crate::catalog::{Catalog, CatalogError, RevokedKind};
+use crate::token::{Keys, RESIDENTS, Rights};
+
+/// How often revocations are read; every node knows them within 10 s.
+pub(super) const POLL: Duration = Duration::from_secs(3);
+/// Verified tokens kept, and again as many that were not shown lately.
+const MAX_VERIFIED: usize = 50_000;
+/// Addresses remembered, twice over.
+const MAX_ADDRESSES: usize = 50_000;
+/// Revocations are numbered when they are written and may be seen in another order; so many are read again.
+const OVERLAP: i64 = 1000;
+
+#[derive(Default)]
+struct Revoked {
+    tokens: HashSet<String>,
+    subjects: HashSet<String>,
+    tenants: HashSet<String>,
+    last: i64,
+}
+
+impl Revoked {
+    fn covers(&self, who: &Identity) -> bool {
+        self.tokens.contains(&*who.token)
+            || self.subjects.contains(&*who.principal)
+            || self.tenants.contains(&*who.tenant)
+    }
+}
+
+/// Limits of one address before it has shown who it is.
+#[derive(Default)]
+struct Stranger {
+    connections: Ahead,
+    attempts: Ahead,
+}
+
+/// The gate of a node.
+pub(super) struct Access {
+    keys: Keys,
+    audience: String,
+    open: Open,
+    trusted: HashSet<String>,
+    residents: Option<Residents>,
+    verified: Mutex<Generations<[u8; 32], Arc<Identity>>>,
+    revoked: RwLock<Revoked>,
+    strangers: Mutex<Generations<IpAddr, Stranger>>,
+    started: Instant,
+    budgets: Arc<Budgets>,
+    nobody: Arc<Identity>,
+    neighbour: Arc<Identity>,
+}
+
+fn unauthorized(reason: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
+    Refusal { status: StatusCode::UNAUTHORIZED, reason: reason.into(), retry_after_s: 0 }
+}
+
+impl Access {
+    pub(super) fn new(config: &AccessConfig, residents: Option<Residents>, budgets: Arc<Budgets>) -> Self {
+        let mut keys = config.keys.clone();
+        if residents.is_some() {
+            keys.accept_residents();
+        }
+        let open = |local: bool, rights: Rights, trusted: bool| {
+            Arc::new(Identity {
+                token: "".into(),
+                principal: "".into(),
+                tenant: "open".into(),
+                trusted,
+                rights: Rights { admin: local && trusted, ..rights },
+                grids: None,
+                counts_from: 0,
+                expires: u64::MAX,
+                limits: budgets.usual(),
+                account: None,
+            })
+        };
+        let (rights, trusted) = match config.open {
+            Open::Trusted => {
+                (Rights { read: true, write: true, observe: true, vouch: false, admin: false }, true)
+            }
+            Open::Reading | Open::No => (Rights { read: true, ..Rights::default() }, false),
+        };
+        Self {
+            keys,
+            audience: config.audience.clone(),
+            open: config.open,
+            trusted: config.trusted_tenants.iter().filter(|name| *name != RESIDENTS).cloned().collect(),
+            residents,
+            verified: Mutex::new(Generations::new(MAX_VERIFIED)),
+            revoked: RwLock::default(),
+            strangers: Mutex::new(Generations::new(MAX_ADDRESSES)),
+            started: Instant::now(),
+            nobody: open(false, rights, trusted),
+            neighbour: open(true, rights, trusted),
+            budgets,
+        }
+    }
+
+    pub(super) fn audience(&self) -> &str {
+        &self.audience
+    }
+
+    pub(super) fn residents(&self) -> Option<&Residents> {
+        self.residents.as_ref()
+    }
+
+    /// Reads what was revoked since the last time.
+    ///
+    /// # Errors
+    /// When the catalog does not answer; the last list stands then.
+    pub(super) async fn poll(&self, catalog: &dyn Catalog) -> Result<(), CatalogError> {
+        let last = self.revoked.read().unwrap_or_else(PoisonError::into_inner).last;
+        let news = catalog.revocations(last.saturating_sub(OVERLAP)).await?;
+        let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
+        for revocation in news {
+            revoked.last = revoked.last.max(revocation.sequence);
+            match revocation.kind {
+                RevokedKind::Token => revoked.tokens.insert(revocation.value),
+                RevokedKind::Subject => revoked.subjects.insert(revocation.value),
+                RevokedKind::Tenant => revoked.tenants.insert(revocation.value),
+            };
+        }
+        Ok(())
+    }
+
+    /// Who makes a request. With `secure` nobody on the way could read it.
+    ///
+    /// # Errors
+    /// What the caller is told.
+    pub(super) async fn authenticate(
+        &self,
+        token: Option<&str>,
+        from: IpAddr,
+        secure: bool,
+        catalog: &dyn Catalog,
+        now: u64,
+    ) -> Result<Caller, Refusal> {
+        let Some(token) = token else {
+            let who = match (self.open, from.to_canonical().is_loopback()) {
+                (Open::No, _) => {
+                    self.attempt(from)?;
+                    return Err(unauthorized("a token is needed here"));
+                }
+                (_, true) => &self.neighbour,
+                (_, false) => &self.nobody,
+            };
+            let mut caller = Caller::new(Arc::clone(who), from);
+            if self.open == Open::Reading {
+                caller.account = Some(self.budgets.account_of(customer_of(from)));
+            }
+            return Ok(caller);
+        };
+        if !secure {
+            return Err(Refusal::new(
+                StatusCode::FORBIDDEN,
+                "a token must not travel over plain http, and this one did; use https, and get a new one",
+            ));
+        }
+        let hash = *blake3::hash(token.as_bytes()).as_bytes();
+        let known = self.verified.lock().unwrap_or_else(PoisonError::into_inner).get(hash).cloned();
+        let who = match known {
+            Some(who) => who,
+            None => {
+                self.attempt(from)?;
+                let who = Arc::new(self.verify(token, catalog, now).await?);
+                let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+                verified.insert(hash, Arc::clone(&who));
+                who
+            }
+        };
+        let caller = Caller::new(who, from);
+        if let Err(refusal) = self.still_holds(&caller, now) {
+            self.attempt(from)?;
+            return Err(refusal);
+        }
+        Ok(caller)
+    }
+
+    /// Whether a caller known from before is still let in.
+    ///
+    /// # Errors
+    /// When its token has expired or was revoked.
+    pub(super) fn still_holds(&self, caller: &Caller, now: u64) -> Result<(), Refusal> {
+        if caller.who.expires <= now {
+            return Err(unauthorized("the token has expired; get a new one"));
+        }
+        let without_token = caller.who.token.is_empty();
+        if !without_token && self.revoked.read().unwrap_or_else(PoisonError::into_inner).covers(&caller.who) {
+            return Err(unauthorized("the token was revoked"));
+        }
+        Ok(())
+    }
+
+    async fn verify(&self, token: &str, catalog: &dyn Catalog, now: u64) -> Result<Identity, Refusal> {
+        if self.keys.is_empty() {
+            return Err(unauthorized("this node takes no tokens; remove the token file"));
+        }
+        let verified = self
+            .keys
+            .verify(token, &self.audience, now)
+            .map_err(|error| unauthorized(error.to_string()))?;
+        let counts_from = match (&verified.own, &self.residents) {
+            (Some(key), Some(residents)) => residents.counts_from(catalog, key).await?,
+            _ => 0,
+        };
+        let claims = verified.claims;
+        let account = self.budgets.account(&claims.subject);
+        Ok(Identity {
+            trusted: verified.own.is_none() && self.trusted.contains(&*claims.tenant),
+            token: claims.id,
+            principal: claims.subject,
+            tenant: claims.tenant,
+            rights: claims.rights,
+            grids: claims.grids,
+            counts_from,
+            expires: claims.expires,
+            limits: self.budgets.usual().of(claims.budgets),
+            account: Some(account),
+        })
+    }
+
+    /// Whether an address may open one more connection.
+    pub(super) fn admits_connection(&self, from: IpAddr) -> bool {
+        // This machine's own load is nobody's attack.
+        from.to_canonical().is_loopback()
+            || self.limit(from, |stranger, now| {
+                Pace::new(100, 1, 1000).take(&mut stranger.connections, 1, now)
+            }).is_ok()
+    }
+
+    /// Counts something costly that is done for somebody not yet known.
+    ///
+    /// # Errors
+    /// When the address has had enough of it.
+    pub(super) fn attempt(&self, from: IpAddr) -> Result<(), Refusal> {
+        self.limit(from, |stranger, now| Pace::new(20, 1, 200).take(&mut stranger.attempts, 1, now)).map_err(
+            |wait| Refusal::later(StatusCode::TOO_MANY_REQUESTS, "too many attempts from this address", wait),
+        )
+    }
+
+    fn limit(
+        &self,
+        from: IpAddr,
+        take: impl FnOnce(&mut Stranger, u64) -> Result<(), u32>,
+    ) -> Result<(), u32> {
+        let now = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        let stranger = strangers.get_or_insert_with(customer_of(from), Stranger::default);
+        stranger.map_or(Ok(()), |stranger| take(stranger, now))
+    }
+}

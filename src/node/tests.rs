@@ -1,0 +1,274 @@
+//! What a node does when its catalog is away, and at its gate. Without sockets: callers come from any
+//! address.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http::StatusCode;
+use uuid::Uuid;
+
+use super::access::Access;
+use super::budgets::Budgets;
+use super::config::NodeConfig;
+use super::service::Service;
+use crate::asset::{AssetId, AssetKey, AssetKind, Digest};
+use crate::catalog::{
+    Answer, BlobHash, Catalog, CatalogError, Decide, Health, KeyHash, Revocation, RevokedKind, Row, SqliteCatalog,
+};
+use crate::grid::GridId;
+use crate::store::blobs::Blobs;
+use crate::store::keys::KeyRing;
+use crate::token::{self, Claims, SigningKey};
+use crate::wire::frame::{Call, Codec, Reply, Verdict};
+use crate::wire::{OriginHash, proof, proof_key};
+
+/// A catalog that can be away.
+struct Switched {
+    inner: SqliteCatalog,
+    away: AtomicBool,
+}
+
+impl Switched {
+    fn through<'a, T: Send + 'a>(&'a self, answer: Answer<'a, T>) -> Answer<'a, T> {
+        match self.away.load(Ordering::Relaxed) {
+            true => Box::pin(async { Err(CatalogError::Unavailable("switched off".into())) }),
+            false => answer,
+        }
+    }
+}
+
+impl Catalog for Switched {
+    fn read(&self, keys: Vec<KeyHash>) -> Answer<'_, Vec<Option<Row>>> {
+        self.through(self.inner.read(keys))
+    }
+    fn update(&self, key: KeyHash, day: u32, decide: Decide) -> Answer<'_, ()> {
+        self.through(self.inner.update(key, day, decide))
+    }
+    fn touch(&self, uses: Vec<(KeyHash, u32)>) -> Answer<'_, ()> {
+        self.through(self.inner.touch(uses))
+    }
+    fn keys_of_blob(&self, blob: BlobHash) -> Answer<'_, Vec<KeyHash>> {
+        self.through(self.inner.keys_of_blob(blob))
+    }
+    fn scan(&self, after: Option<KeyHash>, limit: u32) -> Answer<'_, Vec<(KeyHash, Row)>> {
+        self.through(self.inner.scan(after, limit))
+    }
+    fn revoke(&self, kind: RevokedKind, value: String, at: u64) -> Answer<'_, ()> {
+        self.through(self.inner.revoke(kind, value, at))
+    }
+    fn revocations(&self, after: i64) -> Answer<'_, Vec<Revocation>> {
+        self.through(self.inner.revocations(after))
+    }
+    fn audit(&self, at: u64, action: String, detail: String) -> Answer<'_, ()> {
+        self.through(self.inner.audit(at, action, detail))
+    }
+    fn lease(&self, name: [u8; 32], window: u64, want: u64, limit: u64) -> Answer<'_, u64> {
+        self.through(self.inner.lease(name, window, want, limit))
+    }
+    fn enrol(&self, principal: KeyHash, record: Vec<u8>) -> Answer<'_, Vec<u8>> {
+        self.through(self.inner.enrol(principal, record))
+    }
+    fn enrolled(&self, principal: KeyHash) -> Answer<'_, Option<Vec<u8>>> {
+        self.through(self.inner.enrolled(principal))
+    }
+    fn health(&self) -> std::pin::Pin<Box<dyn Future<Output = Health> + Send + '_>> {
+        self.inner.health()
+    }
+    fn engine(&self) -> &'static str {
+        "switched"
+    }
+}
+
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+struct World {
+    service: Service,
+    catalog: Arc<Switched>,
+    key: SigningKey,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    async fn new(config: NodeConfig) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let key = SigningKey::from_seed(&[11; 32]).unwrap();
+        let public = folder.path().join("tokens.pub");
+        std::fs::write(&public, key.public_pem()).unwrap();
+        let config =
+            NodeConfig { token_keys: vec![public], trusted_tenants: vec!["school".into()], ..config };
+        let catalog = Arc::new(Switched {
+            inner: SqliteCatalog::in_memory().unwrap(),
+            away: AtomicBool::new(false),
+        });
+        let shared: Arc<dyn Catalog> = Arc::clone(&catalog) as _;
+        let (ring, blobs) = (KeyRing::new([1; 32], [2; 32]), Blobs::open("memory:").unwrap());
+        let abilities = blobs.probe().await.unwrap();
+        let budgets = Arc::new(Budgets::new(ring.clone(), Arc::clone(&shared), config.limits));
+        let access = Access::new(&config.access().unwrap(), None, Arc::clone(&budgets));
+        let service = Service::new(config, access, budgets, shared, blobs, ring, None, abilities);
+        Self { service, catalog, key, _folder: folder }
+    }
+
+    fn claims(&self, subject: &str) -> Claims {
+        Claims {
+            id: format!("token of {subject}").replace(' ', "-").into(),
+            subject: subject.into(),
+            tenant: "school".into(),
+            audience: token::DEFAULT_AUDIENCE.into(),
+            grids: None,
+            rights: "read,write".parse().unwrap(),
+            issued_at: now(),
+            expires: now() + 3600,
+            budgets: token::Budgets::default(),
+        }
+    }
+
+    fn token(&self, subject: &str) -> String {
+        token::sign(&self.key, &self.claims(subject))
+    }
+}
+
+const ORIGIN: OriginHash = OriginHash([7; 16]);
+const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 7));
+
+fn name(number: u128) -> AssetKey {
+    AssetKey { grid: GridId::new("grid.example"), kind: AssetKind::Texture, id: AssetId(Uuid::from_u128(number)) }
+}
+
+fn read_call(number: u128) -> Call {
+    Call::Read { key: name(number), origin: Some(ORIGIN), range: None, head_only: false }
+}
+
+/// A texture that a grid would deliver.
+fn body() -> Bytes {
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/assets");
+    let mut found = std::fs::read_dir(fixtures).unwrap().flatten().map(|entry| entry.path());
+    found
+        .find_map(|path| {
+            let bytes = std::fs::read(path).ok()?;
+            let valid = crate::asset::validate::validate(AssetKind::Texture, &bytes).ok()?;
+            (valid.exact_end && valid.is_shareable()).then(|| Bytes::from(bytes))
+        })
+        .expect("a texture among the fixtures")
+}
+
+fn attest_call(subject: &str, number: u128, bytes: &[u8]) -> Call {
+    let (key, digest) = (name(number), Digest::of(bytes));
+    let proof = proof(&proof_key(subject, &key, digest), bytes);
+    Call::Attest { key, origin: Some(ORIGIN), digest, proof }
+}
+
+#[tokio::test]
+async fn with_the_catalog_away_reads_go_on_and_writes_wait() {
+    let world = World::new(NodeConfig::default()).await;
+    let (service, token) = (&world.service, world.token("pupil"));
+    let caller = service.authenticate(Some(&token), HERE, true).await.unwrap();
+    let bytes = body();
+    let put = Call::Put {
+        key: name(1),
+        origin: Some(ORIGIN),
+        digest: Digest::of(&bytes),
+        codec: Codec::Raw,
+        length: bytes.len() as u64,
+    };
+    let mut body = service.admit_body(&caller, &put).await.unwrap();
+    body.push(&bytes).await.unwrap();
+    let answer = service.put(&caller, &put, body).await;
+    assert_eq!(answer.reply, Reply::Upload(Verdict::Published));
+    assert!(matches!(service.perform(&caller, &read_call(1)).await.reply, Reply::Found(_)));
+
+    let banned = world.token("banned");
+    let suspect = service.authenticate(Some(&banned), HERE, true).await.unwrap();
+    world.catalog.revoke(RevokedKind::Subject, "banned".into(), now()).await.unwrap();
+    service.poll_revocations().await;
+    world.catalog.away.store(true, Ordering::Relaxed);
+    service.poll_revocations().await;
+
+    // Known and new holders alike, with the list of revocations as it was.
+    assert!(service.recognise(&caller, HERE).is_ok());
+    let newcomer = service.authenticate(Some(&world.token("newcomer")), HERE, true).await.unwrap();
+    let refused = service.authenticate(Some(&banned), HERE, true).await.unwrap_err();
+    assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+    assert!(service.recognise(&suspect, HERE).is_err());
+    for caller in [&caller, &newcomer] {
+        let Reply::Found(found) = service.perform(caller, &read_call(1)).await.reply else { panic!("a hit") };
+        assert_eq!(found.digest, Digest::of(&bytes));
+        // Whatever nobody has read here before is not known.
+        let unknown = service.perform(caller, &read_call(2)).await.reply;
+        assert!(matches!(unknown, Reply::Busy { .. }), "{unknown:?}");
+    }
+    let waits = service.perform(&newcomer, &attest_call("newcomer", 3, &bytes)).await.reply;
+    assert!(matches!(waits, Reply::Busy { .. }), "{waits:?}");
+    let mut body = service.admit_body(&newcomer, &put).await.unwrap();
+    body.push(&bytes).await.unwrap();
+    let waits = service.put(&newcomer, &put, body).await.reply;
+    assert!(matches!(waits, Reply::Busy { .. }), "{waits:?}");
+
+    world.catalog.away.store(false, Ordering::Relaxed);
+    let again = service.perform(&newcomer, &attest_call("newcomer", 1, &bytes)).await.reply;
+    assert!(matches!(again, Reply::Upload(Verdict::Waiting { .. } | Verdict::Known)), "{again:?}");
+}
+
+#[tokio::test]
+async fn a_token_over_plain_http_is_refused() {
+    let world = World::new(NodeConfig::default()).await;
+    let token = world.token("pupil");
+    let refused = world.service.authenticate(Some(&token), HERE, false).await.unwrap_err();
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    assert!(refused.reason.contains("plain http"));
+    assert!(world.service.authenticate(Some(&token), HERE, true).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_address_that_tries_and_tries_must_wait() {
+    let world = World::new(NodeConfig { abuse_contact: Some("me@example".into()), ..NodeConfig::default() }).await;
+    let service = &world.service;
+    let known = service.authenticate(Some(&world.token("pupil")), HERE, true).await.unwrap();
+    let mut last = StatusCode::OK;
+    for number in 0..1000 {
+        let tried = service.authenticate(Some(&format!("a.b.{number}")), HERE, true).await;
+        last = tried.unwrap_err().status;
+    }
+    assert_eq!(last, StatusCode::TOO_MANY_REQUESTS);
+    let waits = service.authenticate(Some(&world.token("another")), HERE, true).await.unwrap_err();
+    assert!(waits.status == StatusCode::TOO_MANY_REQUESTS && waits.retry_after_s > 0);
+    // Who is known already is not harmed, and neither is anybody elsewhere.
+    assert!(service.authenticate(Some(&world.token("pupil")), HERE, true).await.is_ok());
+    assert!(service.recognise(&known, HERE).is_ok());
+    let elsewhere: IpAddr = "203.0.113.8".parse().unwrap();
+    assert!(service.authenticate(Some(&world.token("else")), elsewhere, true).await.is_ok());
+
+    // A customer of IPv6 is a /64.
+    for number in 0..1000 {
+        let from = format!("2001:db8::{number:x}").parse().unwrap();
+        let _ = service.authenticate(Some("a.b.c"), from, true).await;
+    }
+    let neighbour = service.authenticate(Some("a.b.c"), "2001:db8::ffff".parse().unwrap(), true).await;
+    assert_eq!(neighbour.unwrap_err().status, StatusCode::TOO_MANY_REQUESTS);
+    let other = service.authenticate(Some("a.b.c"), "2001:db8:0:1::1".parse().unwrap(), true).await;
+    assert_eq!(other.unwrap_err().status, StatusCode::UNAUTHORIZED);
+
+    let connections = (0..5000).filter(|_| service.admits_connection(HERE)).count();
+    assert!((1000..2000).contains(&connections), "{connections}");
+    assert!(service.admits_connection(elsewhere));
+}
+
+#[tokio::test]
+async fn without_a_contact_only_private_addresses_are_served() {
+    let world = World::new(NodeConfig::default()).await;
+    for (from, served) in [
+        ("127.0.0.1", true),
+        ("192.168.1.5", true),
+        ("fd00::1", true),
+        ("203.0.113.7", false),
+        ("2001:db8::1", false),
+        ("::ffff:203.0.113.7", false),
+    ] {
+        assert_eq!(world.service.admits_connection(from.parse().unwrap()), served, "{from}");
+    }
+}
