@@ -17,6 +17,7 @@ mod interop;
 mod kill;
 mod kill_node;
 mod layers;
+mod load;
 mod proxy_assets;
 mod proxy_faults;
 mod proxy_http;

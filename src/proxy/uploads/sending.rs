@@ -134,6 +134,8 @@ fn failed(error: &CallError) -> Outcome {
             _ => Outcome::Drop(Dropped::Refused),
         },
         CallError::WrongBytes => Outcome::Trouble,
+        // Without secrecy, or without a token that is one, nothing goes on; the queue waits for the user.
+        CallError::PlainToken | CallError::NotAToken => Outcome::Unknown,
         CallError::Unreachable | CallError::NoEndpoint | CallError::Tls | CallError::Garbled => {
             Outcome::Unreachable
         }
