@@ -107,9 +107,10 @@ check_peers() {
   local name
   for name in "${PEERS[@]}"; do
     "$PYTHON" - "$SCRATCH" "${URL[$name]}" "$name" <<'EOF'
-import pathlib, ssl, sys, urllib.request
+import os, pathlib, ssl, sys, urllib.request
 folder, base, name = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 trust = ssl._create_unverified_context()
+always = dict([os.environ["MIX_HEADER"].split(": ", 1)]) if os.environ.get("MIX_HEADER") else {}
 bodies = {file.name: file.read_bytes() for file in (folder / "assets").rglob("*") if file.is_file()}
 seen = set()
 for line in (folder / "requests.tsv").read_text().splitlines():
@@ -124,7 +125,7 @@ for line in (folder / "requests.tsv").read_text().splitlines():
         if asked:
             first, last = (int(part) for part in asked.removeprefix("bytes=").split("-"))
             expected, status = whole[first:last + 1], 206
-        request = urllib.request.Request(f"{base}{target}", headers={"Range": asked} if asked else {})
+        request = urllib.request.Request(f"{base}{target}", headers=always | ({"Range": asked} if asked else {}))
         with urllib.request.urlopen(request, context=trust) as reply:
             if (reply.status, reply.read()) != (status, expected):
                 sys.exit(f"{name} answers {reply.status} with other bytes for {target} {asked}")

@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rezcache::asset::{AssetId, AssetKey, AssetKind};
@@ -96,6 +97,21 @@ impl Server {
         let address = ready["listening"].as_str().unwrap().parse().unwrap();
         Self { process, address, pin: ready["pin"].as_str().map(str::to_owned) }
     }
+
+    /// Processor time that the server has used.
+    pub(crate) fn processor(&self) -> Option<Duration> {
+        processor(&self.process.id().to_string())
+    }
+}
+
+/// Processor time that a process has used, in user and kernel; `None` where the system does not tell as
+/// Linux does.
+pub(crate) fn processor(process: &str) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    // A tick is 10 ms on every Linux that there is.
+    Some(Duration::from_millis((ticks()? + ticks()?) * 10))
 }
 
 impl Drop for Server {

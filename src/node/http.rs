@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
 
 use super::body::Streamed;
+use super::patient::Patient;
 use super::refusal::Refusal;
 use super::caller::Caller;
 use super::service::{Answer, Service, Victim, Want};
@@ -99,6 +100,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, face: Face, stop: watch
     if stream.set_nodelay(true).is_err() {
         return;
     }
+    let stream = Patient::new(stream);
     let service = {
         let face = face.clone();
         service_fn(move |request| {

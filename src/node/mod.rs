@@ -26,9 +26,12 @@ mod disk;
 mod enrol;
 mod hot;
 mod http;
+mod patient;
 mod quic;
 mod refusal;
+mod sending;
 mod service;
+mod shares;
 #[cfg(test)]
 mod tests;
 mod tls;

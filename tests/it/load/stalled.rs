@@ -20,10 +20,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Ask, Known, Service, Simulated, Tally, fill, raise_descriptor_limit};
+use super::{Ask, Known, PATIENCE, Service, Simulated, Tally, fill, raise_descriptor_limit};
 use crate::service::{GRID, key, origin, texture};
 use crate::support::synthetic::Draw;
-use crate::support::within;
 
 /// Connections of each of the kinds.
 const EACH: usize = 72;
@@ -209,7 +208,7 @@ async fn who_stalls_takes_no_places_and_little_memory() {
     for n in 0..EACH {
         for (kind, token) in tokens.iter().enumerate() {
             let token = token.clone();
-            opening.spawn(async move { within(stall(node, kind, n, &token)).await });
+            opening.spawn(async move { tokio::time::timeout(PATIENCE, stall(node, kind, n, &token)).await.expect("a connection") });
         }
     }
     let tally = Arc::new(Tally::default());
