@@ -10,6 +10,7 @@ mod concurrency;
 mod decode_agreement;
 mod disk_trouble;
 mod event_queue;
+mod garage;
 mod golden;
 mod hostile;
 mod hostile_neighbours;
