@@ -231,16 +231,15 @@ mod tests {
         while let Ok(receiving) = begin(&uploads, "greedy", LARGE_BYTES).await {
             held.push(receiving);
         }
-        assert_eq!(held.len() * 2, COMING_KIB / CALLERS_PART / 1024, "a quarter");
+        assert_eq!(held.len() * 2, COMING_KIB / 4 / 1024, "a quarter");
         assert!(begin(&uploads, "greedy", 100).await.is_err());
         assert!(begin(&uploads, "greedy", 40 << 20).await.is_ok(), "what goes to the disk has its own part");
         assert!(begin(&uploads, "other", LARGE_BYTES).await.is_ok());
         held.pop();
         assert!(begin(&uploads, "greedy", 100).await.is_ok());
         drop(held);
-        assert!(uploads.coming.callers.lock().unwrap().is_empty());
-        assert_eq!(uploads.coming.all.available_permits(), COMING_KIB);
-        assert_eq!(uploads.spool.all.available_permits(), SPOOL_KIB);
+        assert_eq!(uploads.coming.taken_kib(), 0);
+        assert_eq!(uploads.spool.taken_kib(), 0);
         // All of them together cannot take more than there is either.
         let mut all = Vec::new();
         for name in ["a", "b", "c", "d"] {
@@ -248,7 +247,7 @@ mod tests {
                 all.push(receiving);
             }
         }
-        assert_eq!(uploads.coming.all.available_permits(), 0);
+        assert_eq!(uploads.coming.taken_kib(), COMING_KIB);
         assert!(begin(&uploads, "e", 1).await.is_err());
     }
 
@@ -273,7 +272,7 @@ mod tests {
             }
         }
         assert_eq!(uploads.checking.available_permits(), CHECKING_KIB);
-        assert_eq!(uploads.spool.all.available_permits(), SPOOL_KIB);
+        assert_eq!(uploads.spool.taken_kib(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -102,8 +102,10 @@ impl Cluster {
     }
 
     fn run(&mut self, n: usize) {
-        let log = std::fs::File::options().create(true).append(true);
-        let log = |name: &str| log.open(self.folder.join(format!("n{n}.{name}"))).unwrap();
+        let log = |name: &str| {
+            let path = self.folder.join(format!("n{n}.{name}"));
+            std::fs::File::options().create(true).append(true).open(path).unwrap()
+        };
         let mut command = self.command(n);
         let process = command.arg("server").stdout(log("out")).stderr(log("err")).spawn().unwrap();
         self.running[n] = Some(process);
@@ -181,6 +183,15 @@ fn asset(number: usize) -> (AssetKey, Bytes) {
     (key(AssetKind::Texture, number as u128), texture(number, 600 + Draw(number as u64).below(most)))
 }
 
+async fn digest_of(client: &ServiceClient, key: &AssetKey) -> Result<Option<Digest>, CallError> {
+    let Some(mut body) = client.read(key, origin(), None).await? else { return Ok(None) };
+    let mut all = Vec::new();
+    while let Some(part) = body.next().await? {
+        all.extend_from_slice(&part);
+    }
+    Ok(Some(Digest::of(&all)))
+}
+
 /// What was done, and what must be there.
 #[derive(Default)]
 struct Ledger {
@@ -192,49 +203,50 @@ struct Ledger {
 }
 
 impl Ledger {
-    /// Asks until there is an answer other than "later".
-    async fn ask<T>(&self, call: impl AsyncFn() -> Result<T, CallError>) -> T {
-        loop {
-            match tokio::time::timeout(PATIENCE, call()).await.expect("an answer") {
-                Ok(answer) => return answer,
-                Err(CallError::Busy { retry_after }) => tokio::time::sleep(retry_after).await,
-                Err(CallError::Refused { status: 429 | 503, retry_after, .. }) => {
-                    tokio::time::sleep(retry_after.unwrap_or(Duration::from_secs(1))).await;
-                }
-                Err(error) => panic!("lost: {error}"),
+    /// Waits when the answer was "later"; anything else but an answer is a loss.
+    async fn come_again(&self, error: CallError) {
+        self.later.fetch_add(1, Ordering::Relaxed);
+        match error {
+            CallError::Busy { retry_after } => tokio::time::sleep(retry_after).await,
+            CallError::Refused { status: 429 | 503, retry_after, .. } => {
+                tokio::time::sleep(retry_after.unwrap_or(Duration::from_secs(1))).await;
             }
-            self.later.fetch_add(1, Ordering::Relaxed);
+            error => panic!("lost: {error}"),
         }
     }
 
     async fn read(&self, client: &ServiceClient, number: usize) {
         let (key, bytes) = asset(number);
-        let digest = self
-            .ask(async || {
-                let Some(mut body) = client.read(&key, origin(), None).await? else { return Ok(None) };
-                let mut all = Vec::new();
-                while let Some(part) = body.next().await? {
-                    all.extend_from_slice(&part);
+        loop {
+            match tokio::time::timeout(PATIENCE, digest_of(client, &key)).await.expect("an answer") {
+                Ok(digest) => {
+                    assert!(digest == Some(Digest::of(&bytes)), "asset {number} is lost or wrong");
+                    break;
                 }
-                Ok(Some(Digest::of(&all)))
-            })
-            .await;
-        assert!(digest == Some(Digest::of(&bytes)), "asset {number} is lost or wrong");
+                Err(error) => self.come_again(error).await,
+            }
+        }
         self.reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    async fn upload(&self, client: &ServiceClient, number: usize) {
+        let (key, bytes) = asset(number);
+        loop {
+            let put = client.put(&key, origin(), Digest::of(&bytes), Codec::Raw, bytes.clone());
+            match tokio::time::timeout(PATIENCE, put).await.expect("an answer") {
+                // Known: an answer "later" came after the body had been taken.
+                Ok(Verdict::Published | Verdict::Known) => break,
+                Ok(verdict) => panic!("{verdict:?}"),
+                Err(error) => self.come_again(error).await,
+            }
+        }
+        self.published.lock().await.push(number);
     }
 
     async fn work(&self, client: &ServiceClient, seed: u64) {
         let mut draw = Draw(seed);
         while !self.stop.load(Ordering::Relaxed) {
-            let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-            let (key, bytes) = asset(number);
-            let digest = Digest::of(&bytes);
-            let verdict = self
-                .ask(async || client.put(&key, origin(), digest, Codec::Raw, bytes.clone()).await)
-                .await;
-            // Known: an answer "later" came after the body had been taken.
-            assert!(matches!(verdict, Verdict::Published | Verdict::Known), "{verdict:?}");
-            self.published.lock().await.push(number);
+            self.upload(client, self.numbers.fetch_add(1, Ordering::Relaxed)).await;
             for _ in 0..3 {
                 let known = self.published.lock().await;
                 let number = known[draw.below(known.len())];
