@@ -1,5 +1,6 @@
 //! What a node does, whichever face it is asked through.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -120,7 +121,7 @@ pub(super) struct Service {
     draining: AtomicBool,
     quiet: Notify,
     started: Instant,
-    touched: Mutex<Vec<(KeyHash, u32)>>,
+    touched: Mutex<HashSet<(KeyHash, u32)>>,
     pub(super) drain_asked: Notify,
     meter: Meter,
     catalog_warned: Mutex<Option<Instant>>,
@@ -760,7 +761,7 @@ impl Service {
         self.meter.tick();
         let uses = std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner));
         if !uses.is_empty()
-            && let Err(error) = self.catalog.touch(uses).await
+            && let Err(error) = self.catalog.touch(uses.into_iter().collect()).await
         {
             tracing::debug!(%error, "the days of last use were not written");
         }
@@ -770,7 +771,7 @@ impl Service {
         let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
         // What is lost is a day's note of use, which the next read writes again.
         if touched.len() < 10_000 {
-            touched.push((hash, day(now())));
+            touched.insert((hash, day(now())));
         }
     }
 
