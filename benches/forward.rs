@@ -229,6 +229,7 @@ fn main() {
             memory_bytes: 16 << 20,
             disk_patience: rezcache::proxy::DISK_PATIENCE,
             asset_token: "bench".into(),
+            control_token: None,
             service: None,
             uploads: None,
             dial: DialMap::default(),

@@ -159,6 +159,11 @@ impl Request {
     /// Puts what was read into memory, unless something newer has come meanwhile.
     fn promote(&self, id: FileId, generation: u64, claim: Claim, asset: &Asset, alone: bool) {
         let queue = self.shared.queue.lock();
+        // A word that was taken back while the file was read stays taken back.
+        let claim = claim.without(&queue.waiting_words(&self.key));
+        if claim.origins.is_empty() {
+            return;
+        }
         let mut index = lock(&self.shared.index);
         index.touch_file(id);
         let current = index.is_current(id, generation) && !queue.has_put(&self.key);

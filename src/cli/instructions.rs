@@ -17,6 +17,9 @@ pub(super) struct Ready {
     version: &'static str,
     /// Address of rezcache's own page.
     control: Option<SocketAddr>,
+    /// Address of the same page where uploads can be paused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uploads: Option<String>,
     grids: Vec<Grid>,
 }
 
@@ -48,7 +51,12 @@ impl Ready {
                 .then(|| format!("http://{listen}/asset/{token}/{}", grid.name)),
         };
         let grids = grids.iter().zip(addresses).map(grid).collect();
-        Self { version: env!("CARGO_PKG_VERSION"), control, grids }
+        Self { version: env!("CARGO_PKG_VERSION"), control, uploads: None, grids }
+    }
+
+    /// Uploads are on, and may be paused by who knows this token.
+    pub(super) fn uploads(&mut self, token: &str) {
+        self.uploads = self.control.map(|control| format!("http://{control}/#{token}"));
     }
 }
 
@@ -63,6 +71,9 @@ impl fmt::Display for Ready {
         writeln!(f, "rezcache {} is running; end it with Ctrl-C.", self.version)?;
         if let Some(control) = self.control {
             writeln!(f, "Is it working, and the numbers: http://{control}/")?;
+        }
+        if let Some(uploads) = &self.uploads {
+            writeln!(f, "Public assets are shared with the cache server; pause that at {uploads}")?;
         }
         for grid in &self.grids {
             write!(f, "\n{grid}")?;

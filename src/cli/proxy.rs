@@ -31,7 +31,8 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
     raise_descriptor_limit();
     std::fs::create_dir_all(&data_dir)
         .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
-    let token = token::read_or_make(&data_dir)?;
+    let token = token::read_or_make(&data_dir, token::FILE_NAME)?;
+    let control_token = token::read_or_make(&data_dir, token::CONTROL_FILE_NAME)?;
 
     let mut memory = Ports::load(&data_dir)?;
     let before = memory.clone();
@@ -45,7 +46,8 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
         .collect();
 
     let may_upload = may_upload(&proxy, &data_dir, log_format).await?;
-    let config = proxy.into_config(&addresses, data_dir.clone(), token.clone(), may_upload);
+    let config =
+        proxy.into_config(&addresses, data_dir.clone(), token.clone(), control_token.clone(), may_upload);
     let grids = config.grids.clone();
     let proxy = Proxy::start(config).await.map_err(|error| explain(error, &old, &data_dir))?;
     if memory != before {
@@ -56,7 +58,10 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
     }
 
     let stop = StopSignal::listen()?;
-    let ready = instructions::Ready::new(&grids, proxy.grid_addresses(), proxy.control_address(), &token);
+    let mut ready = instructions::Ready::new(&grids, proxy.grid_addresses(), proxy.control_address(), &token);
+    if may_upload {
+        ready.uploads(&control_token);
+    }
     // The proxy goes on when nobody reads this.
     let _ = print(&match log_format {
         LogFormat::Text => ready.to_string(),

@@ -99,6 +99,9 @@ fn table(status: &Status) -> String {
         datagrams.malformed,
         datagrams.dropped,
     );
+    if let Some(sentence) = status.service_sentence() {
+        let _ = writeln!(text, "service    {sentence}");
+    }
     let uploads = &status.uploads;
     let limit = if uploads.limit == 0 {
         "no limit".to_owned()

@@ -27,18 +27,39 @@ const MAX_LINES: usize = 20;
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
     /// Where the sealed assets are: file:///DIR or s3://BUCKET/PREFIX [default: DATA-DIR/store]
-    #[arg(long, global = true, value_name = "URL", env = "REZCACHE_STORE", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Store options",
+        value_name = "URL",
+        env = "REZCACHE_STORE",
+        hide_env_values = true
+    )]
     store: Option<String>,
     /// Where is kept what is known beside the bytes: postgres://…, or sqlite:///FILE. Others see the command
     /// line: a password belongs into the environment or the file [default: SQLite in a directory store, else
     /// in DATA-DIR]
-    #[arg(long, global = true, value_name = "URL", env = "REZCACHE_CATALOG", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Store options",
+        value_name = "URL",
+        env = "REZCACHE_CATALOG",
+        hide_env_values = true
+    )]
     catalog: Option<String>,
     /// The file with the keys of the store [default: STORE.key beside a directory]
-    #[arg(long, global = true, value_name = "FILE", env = "REZCACHE_KEY_FILE", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Store options",
+        value_name = "FILE",
+        env = "REZCACHE_KEY_FILE",
+        hide_env_values = true
+    )]
     key_file: Option<PathBuf>,
     /// Print one closing JSON object
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Store options")]
     json: bool,
     #[command(subcommand)]
     command: Command,

@@ -27,7 +27,7 @@ const RENEW: Duration = Duration::from_secs(2700);
 /// How long nothing is tried after an introduction has failed, at first and at most.
 const PAUSE: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(3600)];
 /// An introduction that is not through by then has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why there are no credentials.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +82,11 @@ enum State {
         /// By how many seconds the service's clock is ahead of ours.
         ahead: i64,
     },
-    Failed { error: CallError, until: Instant, pause: Duration },
+    Failed {
+        error: CallError,
+        until: Instant,
+        pause: Duration,
+    },
 }
 
 impl Credentials {
@@ -151,35 +155,36 @@ impl Credentials {
         }
     }
 
-    /// The token to show now, after an introduction where one is needed.
-    pub(super) async fn current(&self, http: &HttpLink) -> Result<Option<Arc<Redacted<String>>>, CallError> {
-        let own = match &self.0 {
-            Kind::Nobody => return Ok(None),
-            Kind::Given { token, .. } => return Ok(Some(Arc::clone(token))),
-            Kind::Own(own) => own,
-        };
-        if let Some(known) = own.known() {
-            return known;
+    /// The token to show now, if any.
+    pub(super) fn current(&self) -> Shown {
+        match &self.0 {
+            Kind::Nobody => Ok(None),
+            Kind::Given { token, .. } => Ok(Some(Arc::clone(token))),
+            Kind::Own(own) => own.known(),
+        }
+    }
+
+    /// The service has refused us with this status, with or without a token `shown`. Whether we have a token now that it did not see: only
+    /// who is asked for one introduces himself, so that services open to all are asked nothing else.
+    pub(super) async fn recover(&self, http: &HttpLink, status: u16, shown: bool) -> bool {
+        let Kind::Own(own) = &self.0 else { return false };
+        match own.state() {
+            State::Nobody => return false,
+            State::Failed { until, .. } if Instant::now() < until => return false,
+            // Another request was faster.
+            State::Enrolled { .. } if !shown => return true,
+            State::Enrolled { .. } => {
+                if status == 401 {
+                    let reason = "the service does not know this proxy any more".into();
+                    own.failed(CallError::Refused { status, reason, retry_after: None }, PAUSE[0]);
+                }
+                return false;
+            }
+            State::New | State::Failed { .. } => {}
         }
         // On its own: whoever gives up waiting does not break it off for the others.
         let (own, http) = (Arc::clone(own), http.clone());
-        tokio::spawn(async move { own.introduce(&http).await })
-            .await
-            .unwrap_or(Err(CallError::Unreachable))
-    }
-
-    /// The service did not accept what we showed.
-    pub(super) fn refused(&self) {
-        if let Kind::Own(own) = &self.0
-            && matches!(own.state(), State::Enrolled { .. } | State::Nobody)
-        {
-            let error = CallError::Refused {
-                status: 401,
-                reason: "the service does not know this proxy".into(),
-                retry_after: None,
-            };
-            own.failed(error, PAUSE[0]);
-        }
+        tokio::spawn(async move { own.introduce(&http).await }).await.unwrap_or(false)
     }
 }
 
@@ -198,14 +203,18 @@ impl Own {
         self.set(State::Failed { error, until: Instant::now() + pause, pause });
     }
 
-    /// What holds without asking the service; `None` when it must be asked.
-    fn known(&self) -> Option<Shown> {
+    /// What holds without asking the service.
+    fn known(&self) -> Shown {
         match self.state() {
-            State::Nobody => Some(Ok(None)),
-            State::Enrolled { token, signed, .. } if signed.elapsed() < RENEW => Some(Ok(Some(token))),
-            State::Enrolled { audience, ahead, .. } => Some(Ok(Some(self.sign(audience, ahead)))),
-            State::Failed { error, until, .. } if Instant::now() < until => Some(Err(error)),
-            State::New | State::Failed { .. } => None,
+            State::New | State::Nobody => Ok(None),
+            State::Enrolled { token, signed, .. } if signed.elapsed() < RENEW => Ok(Some(token)),
+            State::Enrolled { audience, ahead, .. } => Ok(Some(self.sign(audience, ahead))),
+            State::Failed { error: error @ CallError::Refused { .. }, until, .. }
+                if Instant::now() < until =>
+            {
+                Err(error)
+            }
+            State::Failed { .. } => Ok(None),
         }
     }
 
@@ -218,18 +227,22 @@ impl Own {
         token
     }
 
-    async fn introduce(&self, http: &HttpLink) -> Shown {
+    /// Whether the service knows us now.
+    async fn introduce(&self, http: &HttpLink) -> bool {
         let _one = self.introducing.lock().await;
-        if let Some(known) = self.known() {
-            return known;
+        match self.state() {
+            State::Enrolled { .. } => return true,
+            State::Nobody => return false,
+            State::Failed { until, .. } if Instant::now() < until => return false,
+            State::New | State::Failed { .. } => {}
         }
         let tried = tokio::time::timeout(PATIENCE, self.enrol(http)).await;
         match tried.unwrap_or(Err(CallError::Unreachable)) {
-            Ok(None) => {
-                self.set(State::Nobody);
-                Ok(None)
+            Ok(None) => self.set(State::Nobody),
+            Ok(Some((audience, ahead))) => {
+                self.sign(audience, ahead);
+                return true;
             }
-            Ok(Some((audience, ahead))) => Ok(Some(self.sign(audience, ahead))),
             Err(error) => {
                 let before = match self.state() {
                     State::Failed { pause, .. } => pause * 2,
@@ -240,10 +253,10 @@ impl Own {
                     CallError::Refused { retry_after, .. } => retry_after.unwrap_or_default(),
                     _ => Duration::ZERO,
                 };
-                self.failed(error.clone(), before.max(asked).clamp(PAUSE[0], PAUSE[1]));
-                Err(error)
+                self.failed(error, before.max(asked).clamp(PAUSE[0], PAUSE[1]));
             }
         }
+        false
     }
 
     /// Enrols the key. `None`: the service takes none. Known already is as good as new.
@@ -253,7 +266,8 @@ impl Own {
             return Ok(None);
         }
         let ahead = about.get("time").and_then(Value::as_u64).map_or(0, |time| {
-            let difference = i64::try_from(time).unwrap_or(0).saturating_sub(i64::try_from(now()).unwrap_or(0));
+            let difference =
+                i64::try_from(time).unwrap_or(0).saturating_sub(i64::try_from(now()).unwrap_or(0));
             // What a request takes is no difference of clocks.
             if difference.abs() > 5 { difference } else { 0 }
         });

@@ -7,7 +7,7 @@ use http::header::{
     AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER,
 };
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::address::ServerAddress;
 use super::credentials::is_answer;
+use super::paced::PacedBody;
 use super::{CallError, tls, unexpected};
 use crate::asset::AssetKey;
 use crate::wire::DigestText;
@@ -30,7 +31,7 @@ const MAX_JSON_BYTES: usize = 128 << 10;
 #[derive(Clone)]
 pub(super) struct HttpLink {
     base: String,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, PacedBody>,
 }
 
 impl HttpLink {
@@ -67,7 +68,7 @@ impl HttpLink {
         &self,
         token: &str,
         call: Call,
-        body: Option<Bytes>,
+        body: Option<PacedBody>,
     ) -> Result<(Reply, Incoming), CallError> {
         let mut request = self.request(&call, body)?;
         if !token.is_empty() {
@@ -111,7 +112,7 @@ impl HttpLink {
             .method(method)
             .uri(format!("{}{path}", self.base))
             .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body.map_or_else(String::new, |body| body.to_string()))))
+            .body(PacedBody::new(Bytes::from(body.map_or_else(String::new, |body| body.to_string())), None))
             .map_err(|_| CallError::Garbled)?;
         let mut response = self.client.request(request).await.map_err(|_| CallError::Unreachable)?;
         if !is_answer(response.status()) {
@@ -120,11 +121,11 @@ impl HttpLink {
         read_json(response.body_mut()).await
     }
 
-    fn request(&self, call: &Call, body: Option<Bytes>) -> Result<Request<Full<Bytes>>, CallError> {
+    fn request(&self, call: &Call, body: Option<PacedBody>) -> Result<Request<PacedBody>, CallError> {
         let path = |key: &AssetKey| {
             format!("{}/v1/grids/{}/assets/{}/{}", self.base, escaped(key.grid.as_str()), key.kind, key.id.0)
         };
-        let json_body = |value: Value| Full::new(Bytes::from(value.to_string()));
+        let json_body = |value: Value| PacedBody::new(Bytes::from(value.to_string()), None);
         let mut request = Request::builder();
         let body = match call {
             Call::Read { key, origin, head_only, .. } => {
@@ -132,7 +133,7 @@ impl HttpLink {
                 if let Some(origin) = origin {
                     request = request.header("rezcache-origin", origin.to_string());
                 }
-                Full::default()
+                PacedBody::new(Bytes::new(), None)
             }
             Call::Lookup { grid, origin, assets } => {
                 request = request.method(Method::POST).uri(format!("{}/v1/lookup", self.base));
@@ -161,7 +162,7 @@ impl HttpLink {
                 if *codec == Codec::Lz4 {
                     request = request.header(CONTENT_ENCODING, "lz4");
                 }
-                Full::new(body.unwrap_or_default())
+                body.unwrap_or_else(|| PacedBody::new(Bytes::new(), None))
             }
         };
         if matches!(call, Call::Lookup { .. } | Call::Attest { .. }) {

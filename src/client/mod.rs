@@ -14,12 +14,15 @@ use crate::wire::{self, OriginHash, groups};
 pub mod address;
 pub mod credentials;
 mod http;
+mod paced;
 mod quic;
 mod tls;
 
 use address::ServerAddress;
 use credentials::Credentials;
 use http::HttpLink;
+use paced::PacedBody;
+pub use paced::{Grant, Pace};
 use quic::QuicLink;
 
 /// How long the other face is used after QUIC has failed, at first and at most.
@@ -155,6 +158,12 @@ impl ServiceClient {
         if self.quic.is_some() && away.until.is_none() { Face::Quic } else { Face::Http }
     }
 
+    /// How often a QUIC connection was begun: once, unless connections are lost.
+    #[must_use]
+    pub fn connections_made(&self) -> u64 {
+        self.quic.as_ref().map_or(0, QuicLink::made)
+    }
+
     /// When QUIC, which has failed before, is worth another try by [`ServiceClient::retry_quic`].
     #[must_use]
     pub fn quic_retry_at(&self) -> Option<Instant> {
@@ -167,21 +176,26 @@ impl ServiceClient {
         let Some(quic) = &self.quic else { return };
         match quic.connect_anew().await {
             Ok(()) => self.quic_works(),
-            Err(_) => self.quic_failed(),
+            Err(_) => self.quic_failed(true),
         }
     }
 
     /// QUIC has not answered in time, as where UDP is blocked or the network has changed: its connection
     /// is given up, and HTTP is used until [`ServiceClient::retry_quic`] has succeeded.
-    pub async fn give_up_quic(&self) {
+    pub fn give_up_quic(&self) {
         if let Some(quic) = &self.quic {
-            self.quic_failed();
-            quic.disconnect().await;
+            self.quic_failed(false);
+            quic.disconnect();
         }
     }
 
-    fn quic_failed(&self) {
+    /// Uses the other face for a while. Of several calls that fail together only the first counts; what
+    /// counts `again` is a try that was made to find out.
+    fn quic_failed(&self, again: bool) {
         let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        if away.until.is_some() && !again {
+            return;
+        }
         away.pause = (away.pause * 2).clamp(QUIC_AWAY[0], QUIC_AWAY[1]);
         away.until = Some(Instant::now() + away.pause);
     }
@@ -242,18 +256,21 @@ impl ServiceClient {
         digest: Digest,
         bytes: &[u8],
     ) -> Result<Verdict, CallError> {
-        // Before it has introduced itself the proxy does not know under which name.
-        self.credentials.current(&self.http).await?;
-        let proof_key = wire::proof_key(self.principal(), key, digest);
-        let proof = wire::proof(&proof_key, bytes);
-        let call = Call::Attest { key: key.clone(), origin, digest, proof };
-        match self.call(call, None).await?.0 {
-            Reply::Upload(verdict) => Ok(verdict),
-            other => Err(unexpected(other)),
+        loop {
+            // Proofs are made for a name, which the proxy may get only when it is asked for one.
+            let principal = self.principal().to_owned();
+            let proof = wire::proof(&wire::proof_key(&principal, key, digest), bytes);
+            let call = Call::Attest { key: key.clone(), origin, digest, proof };
+            match self.call(call, None).await?.0 {
+                Reply::Upload(verdict) => return Ok(verdict),
+                Reply::Refused { status: 401 | 403, .. }
+                    if principal.is_empty() && principal != self.principal() => {}
+                other => return Err(unexpected(other)),
+            }
         }
     }
 
-    /// Uploads a body, packed as `codec` says.
+    /// Uploads a body, packed as `codec` says, as fast as the line takes it.
     ///
     /// # Errors
     /// When there is no answer, or a refusal.
@@ -265,8 +282,24 @@ impl ServiceClient {
         codec: Codec,
         body: Bytes,
     ) -> Result<Verdict, CallError> {
+        self.put_paced(key, origin, digest, codec, body, None).await
+    }
+
+    /// The same as fast as `pace` lets it go.
+    ///
+    /// # Errors
+    /// When there is no answer, or a refusal.
+    pub async fn put_paced(
+        &self,
+        key: &AssetKey,
+        origin: Option<OriginHash>,
+        digest: Digest,
+        codec: Codec,
+        body: Bytes,
+        pace: Option<Arc<dyn Pace>>,
+    ) -> Result<Verdict, CallError> {
         let call = Call::Put { key: key.clone(), origin, digest, codec, length: body.len() as u64 };
-        match self.call(call, Some(body)).await?.0 {
+        match self.call(call, Some((body, pace))).await?.0 {
             Reply::Upload(verdict) => Ok(verdict),
             other => Err(unexpected(other)),
         }
@@ -278,34 +311,44 @@ impl ServiceClient {
         self.credentials.principal()
     }
 
-    async fn call(&self, call: Call, body: Option<Bytes>) -> Result<(Reply, Body), CallError> {
-        let token = self.credentials.current(&self.http).await?;
-        let token = token.as_ref().map_or("", |token| token.reveal().as_str());
-        let (reply, body) = self.call_with(token, call, body).await?;
-        if matches!(reply, Reply::Refused { status: 401, .. }) {
-            self.credentials.refused();
+    async fn call(
+        &self,
+        call: Call,
+        body: Option<(Bytes, Option<Arc<dyn Pace>>)>,
+    ) -> Result<(Reply, Body), CallError> {
+        let is_attest = matches!(call, Call::Attest { .. });
+        let token = self.credentials.current()?;
+        let shown = token.as_ref().map_or("", |token| token.reveal().as_str());
+        let (reply, answer) = self.call_with(shown, call.clone(), body.clone()).await?;
+        let Reply::Refused { status: status @ (401 | 403), .. } = reply else { return Ok((reply, answer)) };
+        let recovered = self.credentials.recover(&self.http, status, token.is_some()).await;
+        // Why it has not, if somebody has said so, is worth more than that a token is needed.
+        let again = self.credentials.current()?;
+        if !recovered || is_attest {
+            return Ok((reply, answer));
         }
-        Ok((reply, body))
+        self.call_with(again.as_ref().map_or("", |token| token.reveal().as_str()), call, body).await
     }
 
     async fn call_with(
         &self,
         token: &str,
         call: Call,
-        body: Option<Bytes>,
+        body: Option<(Bytes, Option<Arc<dyn Pace>>)>,
     ) -> Result<(Reply, Body), CallError> {
+        // Made anew for another try, which needs all of it again.
+        let body = || body.clone().map(|(bytes, pace)| PacedBody::new(bytes, pace));
         if let (Face::Quic, Some(quic)) = (self.face(), &self.quic) {
-            let chunks = body.clone().map(|body| vec![body]);
-            match quic.call(token, call.clone(), chunks.as_deref()).await {
+            match quic.call(token, call.clone(), body).await {
                 Ok((reply, stream)) => {
                     self.quic_works();
                     return Ok((reply, Body::Quic(stream)));
                 }
-                Err(CallError::Unreachable | CallError::NoEndpoint) => self.quic_failed(),
+                Err(CallError::Unreachable | CallError::NoEndpoint) => self.quic_failed(false),
                 Err(other) => return Err(other),
             }
         }
-        let (reply, body) = self.http.call(token, call, body).await?;
+        let (reply, body) = self.http.call(token, call, body()).await?;
         Ok((reply, Body::Http(body)))
     }
 }

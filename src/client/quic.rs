@@ -1,15 +1,17 @@
 //! The fast path: one QUIC connection to the service, a stream per request.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint, RecvStream, TransportConfig};
-use tokio::sync::Mutex;
+use tokio::sync::watch;
 
 use super::address::ServerAddress;
+use super::paced::PacedBody;
 use super::{CallError, tls};
 use crate::redact::Redacted;
 use crate::wire::ALPN;
@@ -17,24 +19,50 @@ use crate::wire::frame::{Call, MAX_HEADER_BYTES, Reply, Request};
 
 /// A network that lets UDP through has answered by then; another face is tried meanwhile.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+/// Names resolved and all addresses tried.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Longer than a laptop takes to change networks.
 const IDLE: Duration = Duration::from_secs(90);
 /// Keeps a home router's mapping of the connection alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// The connection, made when it is first needed and again when it is lost.
-pub(super) struct QuicLink {
+pub(super) struct QuicLink(Arc<Link>);
+
+struct Link {
     address: ServerAddress,
     config: ClientConfig,
-    endpoints: std::sync::Mutex<[Option<Endpoint>; 2]>,
-    connection: Mutex<Option<Connected>>,
+    endpoints: Mutex<[Option<Endpoint>; 2]>,
+    state: watch::Sender<State>,
+    made: AtomicU64,
+}
+
+/// How the connection stands. Whoever needs one waits for the task that makes it: a request that is given
+/// up meanwhile does not take the connection with it.
+#[derive(Clone, Default)]
+enum State {
+    #[default]
+    None,
+    Connecting,
+    Connected(Connected),
+    Failed(CallError),
 }
 
 #[derive(Clone)]
 struct Connected {
     connection: Connection,
-    /// The service has answered a request with our token: it knows us on this connection.
-    introduced: Arc<std::sync::atomic::AtomicBool>,
+    /// The short name of the token with which the service has answered a request: it knows us by that
+    /// on this connection.
+    introduced: Arc<AtomicU64>,
+}
+
+/// No token has been shown.
+const UNKNOWN: u64 = 0;
+
+/// Tells tokens apart; that of no token at all is one too.
+fn short(token: &str) -> u64 {
+    let hash = blake3::hash(token.as_bytes());
+    hash.as_bytes().first_chunk().map_or(1, |first| u64::from_be_bytes(*first) | 1)
 }
 
 impl QuicLink {
@@ -58,7 +86,13 @@ impl QuicLink {
             .keep_alive_interval(Some(KEEP_ALIVE))
             .max_idle_timeout(IDLE.try_into().ok());
         config.transport_config(Arc::new(transport));
-        Ok(Self { address, config, endpoints: std::sync::Mutex::default(), connection: Mutex::default() })
+        Ok(Self(Arc::new(Link {
+            address,
+            config,
+            endpoints: Mutex::default(),
+            state: watch::Sender::default(),
+            made: AtomicU64::new(0),
+        })))
     }
 
     /// Makes one request and reads the reply's header.
@@ -69,24 +103,26 @@ impl QuicLink {
         &self,
         token: &str,
         call: Call,
-        body: Option<&[Bytes]>,
+        body: impl Fn() -> Option<PacedBody>,
     ) -> Result<(Reply, RecvStream), CallError> {
         let connected = self.connected().await?;
-        let introduced = connected.introduced.load(std::sync::atomic::Ordering::Relaxed);
+        let name = short(token);
+        let introduced = connected.introduced.load(Ordering::Relaxed) == name;
         let shown = if introduced { "" } else { token };
-        let (reply, receive) = self.exchange(&connected, shown, &call, body).await?;
-        if !matches!(reply, Reply::Refused { status: 401, .. }) {
-            connected.introduced.store(true, std::sync::atomic::Ordering::Relaxed);
-            return Ok((reply, receive));
+        let (mut reply, mut receive) = match self.exchange(&connected, shown, &call, body()).await {
+            // A node that has forgotten an earlier visit refuses what came early, and goes on with the
+            // connection: then the same goes out once more.
+            Err(CallError::Unreachable) if connected.connection.close_reason().is_none() => {
+                self.exchange(&connected, token, &call, body()).await?
+            }
+            answer => answer?,
+        };
+        if introduced && !token.is_empty() && matches!(reply, Reply::Refused { status: 401, .. }) {
+            // What it knew us by has run out: once more, with the token of now.
+            (reply, receive) = self.exchange(&connected, token, &call, body()).await?;
         }
-        connected.introduced.store(false, std::sync::atomic::Ordering::Relaxed);
-        if !introduced || token.is_empty() {
-            return Ok((reply, receive));
-        }
-        // What it knew us by has run out: once more, with the token of now.
-        let (reply, receive) = self.exchange(&connected, token, &call, body).await?;
         let known = !matches!(reply, Reply::Refused { status: 401, .. });
-        connected.introduced.store(known, std::sync::atomic::Ordering::Relaxed);
+        connected.introduced.store(if known { name } else { UNKNOWN }, Ordering::Relaxed);
         Ok((reply, receive))
     }
 
@@ -96,18 +132,23 @@ impl QuicLink {
         connected: &Connected,
         token: &str,
         call: &Call,
-        body: Option<&[Bytes]>,
+        body: Option<PacedBody>,
     ) -> Result<(Reply, RecvStream), CallError> {
         let (mut send, mut receive) =
             connected.connection.open_bi().await.map_err(|_| CallError::Unreachable)?;
         let frame = Request { token: Redacted::new(token.to_owned()), call: call.clone() }.encode();
-        let mut chunks = Vec::with_capacity(2 + body.map_or(0, <[Bytes]>::len));
         let length = u32::try_from(frame.len()).map_err(|_| CallError::Garbled)?;
-        chunks.push(Bytes::copy_from_slice(&length.to_be_bytes()));
-        chunks.push(Bytes::from(frame));
-        chunks.extend_from_slice(body.unwrap_or_default());
+        let mut header = [Bytes::copy_from_slice(&length.to_be_bytes()), Bytes::from(frame)];
         // A service that has answered already need not hear us out.
-        if send.write_all_chunks(&mut chunks).await.is_ok() {
+        let mut heard = send.write_all_chunks(&mut header).await.is_ok();
+        if let Some(mut body) = body {
+            // Bodies give way to requests.
+            let _ = send.set_priority(-1);
+            while heard && let Some(piece) = std::future::poll_fn(|cx| body.poll_next(cx)).await {
+                heard = send.write_all_chunks(&mut [piece]).await.is_ok();
+            }
+        }
+        if heard {
             let _ = send.finish();
         }
         let mut length = [0; 4];
@@ -126,36 +167,87 @@ impl QuicLink {
     /// # Errors
     /// When the service cannot be reached over QUIC.
     pub(super) async fn connect_anew(&self) -> Result<(), CallError> {
-        let connection = self.connect(false).await?;
-        *self.connection.lock().await = Some(Connected { connection, introduced: Arc::default() });
-        Ok(())
+        self.disconnect();
+        self.through(false).await.map(drop)
     }
 
     /// Gives the connection up.
-    pub(super) async fn disconnect(&self) {
-        if let Some(known) = self.connection.lock().await.take() {
+    pub(super) fn disconnect(&self) {
+        if let State::Connected(known) = self.0.state.send_replace(State::None) {
             known.connection.close(0u8.into(), b"");
         }
     }
 
-    async fn connected(&self) -> Result<Connected, CallError> {
-        let mut slot = self.connection.lock().await;
-        if let Some(connected) = slot.as_ref().filter(|known| known.connection.close_reason().is_none()) {
-            return Ok(connected.clone());
-        }
-        let connection = self.connect(true).await?;
-        let connected = Connected { connection, introduced: Arc::default() };
-        *slot = Some(connected.clone());
-        Ok(connected)
+    /// How many connections were made so far.
+    pub(super) fn made(&self) -> u64 {
+        self.0.made.load(Ordering::Relaxed)
     }
 
+    async fn connected(&self) -> Result<Connected, CallError> {
+        if let State::Connected(known) = &*self.0.state.borrow()
+            && known.connection.close_reason().is_none()
+        {
+            return Ok(known.clone());
+        }
+        self.through(true).await
+    }
+
+    /// A connection that is there, or that a task of its own is making.
+    async fn through(&self, early: bool) -> Result<Connected, CallError> {
+        let mut state = self.0.state.subscribe();
+        let begin = self.0.state.send_if_modified(|state| {
+            let begin = match state {
+                State::None | State::Failed(_) => true,
+                State::Connected(known) => known.connection.close_reason().is_some(),
+                State::Connecting => false,
+            };
+            if begin {
+                *state = State::Connecting;
+            }
+            begin
+        });
+        if begin {
+            let link = Arc::clone(&self.0);
+            tokio::spawn(async move {
+                let made = tokio::time::timeout(CONNECT_LIMIT, link.connect(early)).await;
+                let made = made.unwrap_or(Err(CallError::Unreachable));
+                link.state.send_if_modified(|state| {
+                    // Given up meanwhile: nobody waits for it any more.
+                    let wanted = matches!(state, State::Connecting);
+                    if wanted {
+                        *state = match made {
+                            Ok(connection) => {
+                                State::Connected(Connected { connection, introduced: Arc::default() })
+                            }
+                            Err(error) => State::Failed(error),
+                        };
+                    }
+                    wanted
+                });
+            });
+        }
+        let settled = state.wait_for(|state| !matches!(state, State::Connecting)).await;
+        match settled.as_deref() {
+            Ok(State::Connected(known)) => Ok(known.clone()),
+            Ok(State::Failed(error)) => Err(error.clone()),
+            _ => Err(CallError::Unreachable),
+        }
+    }
+}
+
+impl Link {
     /// With `early`, a connection may be there before the service has answered at all.
     async fn connect(&self, early: bool) -> Result<Connection, CallError> {
         let addresses = tokio::net::lookup_host((self.address.host.as_str(), self.address.port))
             .await
             .map_err(|_| CallError::Unreachable)?;
+        self.made.fetch_add(1, Ordering::Relaxed);
+        let mut failure = CallError::Unreachable;
         for address in addresses.take(8) {
-            let Some(endpoint) = self.endpoint(address) else { return Err(CallError::NoEndpoint) };
+            let Some(endpoint) = self.endpoint(address) else {
+                failure = CallError::NoEndpoint;
+                continue;
+            };
             let Ok(connecting) = endpoint.connect_with(self.config.clone(), address, &self.address.host)
             else {
                 continue;
@@ -169,8 +261,9 @@ impl QuicLink {
             if let Ok(Ok(connection)) = tokio::time::timeout(CONNECT_PATIENCE, connecting).await {
                 return Ok(connection);
             }
+            failure = CallError::Unreachable;
         }
-        Err(CallError::Unreachable)
+        Err(failure)
     }
 
     /// The socket of an address family. `None` where the system does not let us have one.
@@ -179,7 +272,7 @@ impl QuicLink {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
-        let mut endpoints = self.endpoints.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = endpoints.get_mut(usize::from(toward.is_ipv6()))?;
         if slot.is_none() {
             *slot = Endpoint::client(local).ok();

@@ -19,6 +19,7 @@ pub use serve::{DEFAULT_SERVE_LISTEN, ServeSettings};
 pub use value::LogFormat;
 
 use crate::proxy::{DISK_PATIENCE, GridConfig, ProxyConfig, SPOT_CHECK, ServiceConfig, UploadConfig};
+use crate::redact::Redacted;
 use crate::replay::LinkSpec;
 use file::FileValues;
 use value::{Checker, Given};
@@ -85,6 +86,7 @@ impl ProxySettings {
         listen: &[SocketAddr],
         data_dir: PathBuf,
         asset_token: String,
+        control_token: String,
         may_upload: bool,
     ) -> ProxyConfig {
         let mut grids = self.grids;
@@ -99,6 +101,7 @@ impl ProxySettings {
             memory_bytes: self.memory_bytes,
             disk_patience: DISK_PATIENCE,
             asset_token,
+            control_token: Some(Redacted::new(control_token)),
             service: self.service,
             uploads: may_upload.then(|| UploadConfig { rate: self.upload_rate, ..UploadConfig::default() }),
             dial: crate::proxy::DialMap::default(),
@@ -303,6 +306,10 @@ fn service(
         return Some(None);
     };
     let address = check.value(&given, value::cache_server);
+    // A token is for one server: that of the file is not shown to another one that a flag names.
+    let elsewhere = flags.token_file.is_none()
+        && file.cache_server.as_ref().is_none_or(|known| known.text.parse().ok() != address);
+    let token_file = token_file.filter(|_| !elsewhere);
     let token = match token_file.map(|file| value::token_file(&file)) {
         Some(Err(wrong)) => {
             check.add(flags.token_file.is_some(), wrong);

@@ -213,8 +213,7 @@ pub(super) fn resolve(
 /// The operator's list of grids. A flag's takes the place of the file's, as flags do everywhere; of a grid
 /// that both know, the file's hosts stay.
 fn published(flags: &ServeFlags, file: &[GridValues], check: &mut Checker) -> Vec<GridPolicy> {
-    let mut policies: Vec<GridPolicy> =
-        file.iter().filter_map(|grid| policy_of(grid, check)).collect();
+    let mut policies: Vec<GridPolicy> = file.iter().filter_map(|grid| policy_of(grid, check)).collect();
     if !flags.publish.is_empty() {
         policies.iter_mut().for_each(|policy| policy.publish = false);
     }

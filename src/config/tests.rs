@@ -55,7 +55,7 @@ fn every_problem_is_reported_at_once() {
     assert_eq!(
         lines(&flags),
         [
-            "5: unknown key proxy.ports; known are listen, control, cache_size, memory_size",
+            "5: unknown key proxy.ports; known are listen, control, cache_server, token_file, upload, upload_limit, cache_size, memory_size",
             "1: unknown key data_dirr; known are data_dir, log_format, verbose, proxy, replay, serve, grid",
             "11: grid.url is missing",
             "7: grid.name: \"a b\" is no name for a grid: use up to 64 letters, digits, dots and dashes",
@@ -181,5 +181,26 @@ fn sizes_are_read_with_their_units() {
     }
     for text in ["", "GiB", "-1", "1.5GiB", "1 parsec", "99999999999TiB"] {
         assert!(size(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn uploads_need_a_clear_word_and_a_sensible_rate() {
+    for (word, answer) in [("yes", Some(true)), ("true", Some(true)), ("no", Some(false)), ("perhaps", None)]
+    {
+        assert_eq!(super::value::yes_or_no(word).ok(), answer, "{word}");
+    }
+    for (text, rate) in [
+        ("1mbit", Some(Some(125_000))),
+        ("500 kbit", Some(Some(62_500))),
+        ("2Gbit", Some(Some(250_000_000))),
+        ("none", Some(None)),
+        ("0mbit", None),
+        ("7kbit", None),
+        ("1000", None),
+        ("99999999999999gbit", None),
+        ("", None),
+    ] {
+        assert_eq!(super::value::rate(text).ok(), rate, "{text}");
     }
 }

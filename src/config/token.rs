@@ -1,11 +1,13 @@
-//! The random token in the paths of mode `VIEWERASSET`: it keeps other programs and web pages of this
-//! machine from reading assets through us. Made once per installation, readable by its owner only.
+//! The random tokens that keep other programs and web pages of this machine from reading assets through
+//! us, and from pausing uploads. Made once per installation, readable by its owner only.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-/// The file's name within the data directory.
+/// The file of the token in the paths of mode `VIEWERASSET`, within the data directory.
 pub const FILE_NAME: &str = "asset-token";
+/// The file of the token that the control port's actions ask for.
+pub const CONTROL_FILE_NAME: &str = "control-token";
 
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +30,8 @@ pub enum TokenError {
 ///
 /// # Errors
 /// When the file cannot be used, or holds no token.
-pub fn read_or_make(data_dir: &Path) -> Result<String, TokenError> {
-    let path = data_dir.join(FILE_NAME);
+pub fn read_or_make(data_dir: &Path, file_name: &str) -> Result<String, TokenError> {
+    let path = data_dir.join(file_name);
     match std::fs::read_to_string(&path) {
         Ok(text) => {
             let token = text.trim_end();
@@ -67,10 +69,10 @@ mod tests {
     #[test]
     fn the_token_is_made_once_and_only_its_owner_may_read_it() {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let token = read_or_make(dir.path()).unwrap();
+        let token = read_or_make(dir.path(), FILE_NAME).unwrap();
         assert_eq!(token.len(), 32);
-        assert_eq!(read_or_make(dir.path()).unwrap(), token);
-        assert_ne!(read_or_make(other.path()).unwrap(), token);
+        assert_eq!(read_or_make(dir.path(), FILE_NAME).unwrap(), token);
+        assert_ne!(read_or_make(other.path(), FILE_NAME).unwrap(), token);
         #[cfg(unix)]
         {
             let mode = std::os::unix::fs::PermissionsExt::mode(
@@ -84,7 +86,7 @@ mod tests {
     fn anything_else_in_its_file_is_refused_and_not_shown() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE_NAME), "hunter2").unwrap();
-        let error = read_or_make(dir.path()).unwrap_err().to_string();
+        let error = read_or_make(dir.path(), FILE_NAME).unwrap_err().to_string();
         assert!(error.contains("asset-token") && !error.contains("hunter2"), "{error}");
     }
 }

@@ -11,6 +11,8 @@ const SAMPLES: usize = 128;
 const UNKNOWN_FIRST_BYTE: Duration = Duration::from_millis(100);
 /// And how many bytes a second it then sends.
 const UNKNOWN_RATE: u64 = 1 << 20;
+/// Nobody waits for so long; what lies farther off is never reached.
+const NEVER: Duration = Duration::from_secs(86_400);
 /// Bodies below this say nothing of the line: they come with the head.
 const RATED_BYTES: u64 = 32 << 10;
 /// A service that needs its usual round trip for the next bytes is not standing still.
@@ -112,6 +114,13 @@ impl Progress {
         self.last = now;
     }
 
+    /// The same answer, which has won although it was late, judged from `now` on.
+    #[must_use]
+    pub fn anew(self, now: Instant) -> Self {
+        let header = self.header.map(|(_, length, usual)| (Duration::ZERO, length, usual));
+        Self { asked: now, header, last: now, ..self }
+    }
+
     /// In all `received` bytes of the body have come.
     pub fn received(&mut self, now: Instant, received: u64) {
         if received > self.received {
@@ -135,9 +144,9 @@ impl Progress {
             return stalled;
         }
         // At the time t the body is projected to be whole at t × length / received.
-        let part = u128::from(usual.max(self.deadline).as_nanos() as u64) * u128::from(self.received)
-            / u128::from(length);
-        let too_slow = self.asked + Duration::from_nanos(u64::try_from(part).unwrap_or(u64::MAX));
+        let usual = u64::try_from(usual.max(self.deadline).as_nanos()).unwrap_or(u64::MAX);
+        let part = u128::from(usual) * u128::from(self.received) / u128::from(length);
+        let too_slow = self.asked + Duration::from_nanos(u64::try_from(part).unwrap_or(u64::MAX)).min(NEVER);
         stalled.min(too_slow.max(by_deadline))
     }
 }
@@ -162,7 +171,7 @@ mod tests {
         pace.delivered(100, ms(0));
         assert_eq!(pace.median(), Some(ms(100)));
         assert_eq!(pace.usual(1_000_000), ms(600));
-        assert_eq!(pace.usual(u64::MAX).as_secs() > 1_000_000, true);
+        assert!(pace.usual(u64::MAX).as_secs() > 1_000_000);
     }
 
     #[test]

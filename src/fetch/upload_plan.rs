@@ -111,7 +111,7 @@ pub enum Dropped {
     Refused,
     /// It failed too often.
     Failed,
-    /// The user or the grid's owner no longer wants uploads.
+    /// The grid's owner has opted out since, or the service is not trusted any more.
     Withdrawn,
 }
 

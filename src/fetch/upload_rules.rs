@@ -21,6 +21,8 @@ pub struct Circumstances<'a> {
     pub heard_now: bool,
     /// The service's host.
     pub service: &'a str,
+    /// The service has not been proven to give wrong bytes.
+    pub trusted: bool,
 }
 
 /// Why an asset is not uploaded.
@@ -40,11 +42,13 @@ pub enum NotUploaded {
     NotShareable,
     /// Its id has appeared in a baked slot of an avatar.
     Baked,
+    /// The service was proven to give wrong bytes.
+    Distrusted,
 }
 
 impl NotUploaded {
     /// Every reason, in the order of reports.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::NotHeardNow,
         Self::OwnerDeclines,
         Self::PrivateGrid,
@@ -52,6 +56,7 @@ impl NotUploaded {
         Self::InexactEnd,
         Self::NotShareable,
         Self::Baked,
+        Self::Distrusted,
     ];
 }
 
@@ -60,7 +65,9 @@ impl NotUploaded {
 /// # Errors
 /// Why not.
 pub fn may_upload(valid: Valid, around: Circumstances<'_>) -> Result<(), NotUploaded> {
-    if !around.heard_now {
+    if !around.trusted {
+        Err(NotUploaded::Distrusted)
+    } else if !around.heard_now {
         Err(NotUploaded::NotHeardNow)
     } else if !around.owner_shares {
         Err(NotUploaded::OwnerDeclines)
@@ -94,6 +101,7 @@ mod tests {
             by_login: true,
             heard_now: true,
             service: "cache.example.org",
+            trusted: true,
         };
         change(&mut around);
         may_upload(Valid::EXACT, around)
@@ -131,6 +139,7 @@ mod tests {
     fn what_came_from_the_service_and_what_the_owner_keeps_stays() {
         assert_eq!(judged("agni", |around| around.heard_now = false), Err(NotUploaded::NotHeardNow));
         assert_eq!(judged("agni", |around| around.owner_shares = false), Err(NotUploaded::OwnerDeclines));
+        assert_eq!(judged("agni", |around| around.trusted = false), Err(NotUploaded::Distrusted));
     }
 
     #[test]
@@ -143,6 +152,7 @@ mod tests {
             by_login: true,
             heard_now: true,
             service: "cache.example.org",
+            trusted: true,
         };
         let with = |valid| may_upload(valid, around);
         assert_eq!(with(Valid::EXACT.inexact(Note::NoEndMarker)), Err(NotUploaded::InexactEnd));

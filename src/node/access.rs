@@ -117,6 +117,11 @@ impl Access {
         &self.audience
     }
 
+    /// Where use is counted.
+    pub(super) fn budgets(&self) -> Arc<Budgets> {
+        Arc::clone(&self.budgets)
+    }
+
     pub(super) fn residents(&self) -> Option<&Residents> {
         self.residents.as_ref()
     }
@@ -212,10 +217,8 @@ impl Access {
         if self.keys.is_empty() {
             return Err(unauthorized("this node takes no tokens; remove the token file"));
         }
-        let verified = self
-            .keys
-            .verify(token, &self.audience, now)
-            .map_err(|error| unauthorized(error.to_string()))?;
+        let verified =
+            self.keys.verify(token, &self.audience, now).map_err(|error| unauthorized(error.to_string()))?;
         let counts_from = match (&verified.own, &self.residents) {
             (Some(key), Some(residents)) => residents.counts_from(catalog, key).await?,
             _ => 0,
@@ -240,9 +243,9 @@ impl Access {
     pub(super) fn admits_connection(&self, from: IpAddr) -> bool {
         // This machine's own load is nobody's attack.
         from.to_canonical().is_loopback()
-            || self.limit(from, |stranger, now| {
-                Pace::new(100, 1, 1000).take(&mut stranger.connections, 1, now)
-            }).is_ok()
+            || self
+                .limit(from, |stranger, now| Pace::new(100, 1, 1000).take(&mut stranger.connections, 1, now))
+                .is_ok()
     }
 
     /// Counts something costly that is done for somebody not yet known.

@@ -331,9 +331,8 @@ impl Budgets {
         let clock = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let pace = Pace::new(limits.assets_per_hour, HOUR, limits.burst);
         let before = state.pace;
-        pace.take(&mut state.pace, new.len() as u64, clock).map_err(|wait| {
-            Over::Budget(later("too many different assets at once", wait.into()))
-        })?;
+        pace.take(&mut state.pace, new.len() as u64, clock)
+            .map_err(|wait| Over::Budget(later("too many different assets at once", wait.into())))?;
         if let Err(refusal) = self.take(account, &mut state, Kind::Assets, limits, new.len() as u64, now) {
             state.pace = before;
             return Err(Over::Budget(refusal));
@@ -445,7 +444,8 @@ mod tests {
     use crate::store::keys::KeyRing;
 
     const NOW: u64 = 1_800_000_000;
-    const LIMITS: Limits = Limits { assets_per_hour: 400, burst: 400, bytes_per_day: 1000, stored_bytes: 1000 };
+    const LIMITS: Limits =
+        Limits { assets_per_hour: 400, burst: 400, bytes_per_day: 1000, stored_bytes: 1000 };
 
     fn hash(number: u64) -> [u8; 32] {
         let mut hash = [0; 32];

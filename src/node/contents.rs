@@ -160,7 +160,8 @@ impl Contents {
             return Ok(content);
         }
         let (ring, name) = (self.ring.clone(), self.ring.blob_name(digest));
-        let open = move |blob: Vec<u8>| sealed::open(&ring, &name, &blob, limit()).map(|(_, bytes)| bytes);
+        let open =
+            move |blob: Vec<u8>| sealed::open_owned(&ring, &name, blob, limit()).map(|(_, bytes)| bytes);
         let bytes = match self.from_disk(name, Piece::Whole, open.clone()).await {
             Some(bytes) => bytes,
             None => {

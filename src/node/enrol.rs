@@ -133,11 +133,7 @@ impl Residents {
     ///
     /// # Errors
     /// When it has not enrolled here.
-    pub(super) async fn counts_from(
-        &self,
-        catalog: &dyn Catalog,
-        public: &[u8; 32],
-    ) -> Result<u64, Refusal> {
+    pub(super) async fn counts_from(&self, catalog: &dyn Catalog, public: &[u8; 32]) -> Result<u64, Refusal> {
         let name = self.name(public);
         let record = catalog.enrolled(name).await.map_err(|error| unavailable(&error))?;
         let unknown = Refusal::new(StatusCode::UNAUTHORIZED, "this proxy has not enrolled here");
@@ -172,10 +168,17 @@ mod tests {
     fn a_challenge_is_ours_and_fresh() {
         let residents = residents();
         let challenge = residents.challenge(NOW, [7; 16]);
-        assert!(residents.is_ours(&challenge, NOW) && residents.is_ours(&challenge, NOW + CHALLENGE_SECONDS - 1));
-        assert!(!residents.is_ours(&challenge, NOW + CHALLENGE_SECONDS) && !residents.is_ours(&challenge, NOW - 61));
+        assert!(
+            residents.is_ours(&challenge, NOW) && residents.is_ours(&challenge, NOW + CHALLENGE_SECONDS - 1)
+        );
+        assert!(
+            !residents.is_ours(&challenge, NOW + CHALLENGE_SECONDS)
+                && !residents.is_ours(&challenge, NOW - 61)
+        );
         let other = Residents::new(KeyRing::new([9; 32], [2; 32]));
-        assert!(!other.is_ours(&challenge, NOW) && !residents.is_ours("", NOW) && !residents.is_ours("AAAA", NOW));
+        assert!(
+            !other.is_ours(&challenge, NOW) && !residents.is_ours("", NOW) && !residents.is_ours("AAAA", NOW)
+        );
         for at in 0..challenge.len() {
             let mut changed = challenge.clone().into_bytes();
             changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
@@ -223,12 +226,16 @@ mod tests {
         for (audience, challenge, public, signature) in [
             ("rezcache", &one, key.public(), key.sign(&enrolment_message("rezcache", &two, key.public()))),
             ("other", &one, key.public(), key.sign(&enrolment_message("rezcache", &one, key.public()))),
-            ("rezcache", &one, other.public(), key.sign(&enrolment_message("rezcache", &one, other.public()))),
+            (
+                "rezcache",
+                &one,
+                other.public(),
+                key.sign(&enrolment_message("rezcache", &one, other.public())),
+            ),
             ("rezcache", &one, &[0; 32], vec![0; 64]),
             ("rezcache", &one, key.public(), Vec::new()),
         ] {
-            let tried =
-                residents.enrol(&catalog, audience, public, challenge, &signature, from, NOW).await;
+            let tried = residents.enrol(&catalog, audience, public, challenge, &signature, from, NOW).await;
             assert_eq!(tried.unwrap_err().status, 422);
         }
         assert_eq!(residents.counts_from(&catalog, key.public()).await.unwrap_err().status, 401);

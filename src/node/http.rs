@@ -24,9 +24,9 @@ use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
 
 use super::body::Streamed;
+use super::caller::Caller;
 use super::patient::Patient;
 use super::refusal::Refusal;
-use super::caller::Caller;
 use super::service::{Answer, Service, Victim, Want};
 use super::stopped;
 use crate::asset::range::{ContentRange, RangeAnswer, RangeRequest};
@@ -384,8 +384,7 @@ async fn enrol(service: &Service, body: &Value, from: IpAddr) -> Result<Response
         .ok_or(wrong("signature is missing or not in base64url"))?;
     let enrolled = service.enrol(&public, challenge, &signature, from).await?;
     let status = if enrolled.new { StatusCode::CREATED } else { StatusCode::OK };
-    let answer =
-        json!({ "subject": token::own_subject(&public), "counts_from": enrolled.counts_from });
+    let answer = json!({ "subject": token::own_subject(&public), "counts_from": enrolled.counts_from });
     Ok(json_answer(status, &answer))
 }
 

@@ -24,6 +24,7 @@ mod contents;
 mod counters;
 mod disk;
 mod enrol;
+mod fading;
 mod hot;
 mod http;
 mod patient;
@@ -39,8 +40,8 @@ mod turns;
 mod uploads;
 
 use access::Access;
-pub use budgets::Limits;
 use budgets::Budgets;
+pub use budgets::Limits;
 pub use config::{GridPolicy, NodeConfig};
 pub use disk::DiskError;
 use disk::DiskTier;
@@ -157,7 +158,7 @@ impl Node {
         };
         let residents = config.enroll.then(|| Residents::new(ring.clone()));
         let budgets = Arc::new(Budgets::new(ring.clone(), Arc::clone(&catalog), config.limits));
-        let access = Access::new(&access, residents, Arc::clone(&budgets));
+        let access = Access::new(&access, residents, budgets);
         // Who was revoked must be known before the first request.
         access.poll(&*catalog).await?;
         let identity = match (&config.certificate, config.plain_http) {
@@ -166,7 +167,7 @@ impl Node {
             (None, false) => Some(tls::Identity::read_or_make(&config.key_file.with_extension("crt"))?),
         };
         let (listener, endpoint, address) = listen(config.listen, identity.as_ref()).await?;
-        let service = Arc::new(Service::new(config, access, budgets, catalog, blobs, ring, disk, abilities));
+        let service = Arc::new(Service::new(config, access, catalog, blobs, ring, disk, abilities));
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let acceptor = match &identity {
@@ -206,7 +207,10 @@ impl Node {
             let mut rounds = tokio::time::interval(HOUSEKEEPING);
             loop {
                 tokio::select! {
-                    _ = rounds.tick() => kept.keep_house(service::now()).await,
+                    _ = rounds.tick() => {
+                        kept.keep_house(service::now()).await;
+                        kept.fade(service::now()).await;
+                    }
                     () = end.as_mut() => return,
                 }
             }

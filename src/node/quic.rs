@@ -11,9 +11,9 @@ use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, TransportCon
 use tokio::sync::{Semaphore, watch};
 
 use super::body::Body;
+use super::caller::Caller;
 use super::refusal::Refusal;
 use super::sending::{SEND_WINDOW, patience};
-use super::caller::Caller;
 use super::service::{Answer, Service};
 use super::tls::{Identity, IdentityError};
 use super::uploads::Receiving;

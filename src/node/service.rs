@@ -46,6 +46,8 @@ const RECORD_FRESH: Duration = Duration::from_secs(5);
 /// How long it may still be served while the catalog is away. A node cut off from the catalog learns of
 /// no take-down, so this has an end.
 const RECORD_STALE: Duration = Duration::from_secs(600);
+/// How often an attestation is tried that the body overtakes.
+const ATTEST_TRIES: usize = 3;
 /// How often the log says that the catalog is away.
 const CATALOG_WARNING: Duration = Duration::from_secs(10);
 
@@ -109,12 +111,12 @@ impl Drop for Running {
 
 /// The node's functions.
 pub(super) struct Service {
-    config: NodeConfig,
+    pub(super) config: NodeConfig,
     access: Access,
     budgets: Arc<Budgets>,
     pub(super) catalog: Arc<dyn Catalog>,
     abilities: Abilities,
-    contents: Arc<Contents>,
+    pub(super) contents: Arc<Contents>,
     pub(super) counters: Arc<Counters>,
     uploads: Uploads,
     sending: Sending,
@@ -131,7 +133,6 @@ impl Service {
     pub(super) fn new(
         config: NodeConfig,
         access: Access,
-        budgets: Arc<Budgets>,
         catalog: Arc<dyn Catalog>,
         blobs: Blobs,
         ring: KeyRing,
@@ -143,8 +144,8 @@ impl Service {
         Self {
             contents: Arc::new(Contents::new(blobs, ring, hot, disk, Arc::clone(&counters))),
             config,
+            budgets: access.budgets(),
             access,
-            budgets,
             catalog,
             abilities,
             counters,
@@ -418,11 +419,31 @@ impl Service {
         self.counters.count(Count::Attestations);
         let hash = self.key_hash(key);
         self.ask(caller, &[hash])?;
+        for _ in 0..ATTEST_TRIES {
+            if let Some(verdict) = self.attest_as_known(caller, key, &hash, origin, digest, proof).await? {
+                self.attested(caller, &hash);
+                return self.answer_verdict(verdict);
+            }
+        }
+        Err(Refusal::unavailable())
+    }
+
+    /// Takes an attestation by what is known of the asset here. `None` when by now the body is there, so
+    /// that the proof can be checked: a proof that is put down unchecked then would stay so.
+    async fn attest_as_known(
+        &self,
+        caller: &Caller,
+        key: &AssetKey,
+        hash: &KeyHash,
+        origin: Option<OriginHash>,
+        digest: Digest,
+        proof: [u8; 32],
+    ) -> Result<Option<Verdict>, Refusal> {
         let proof_key = wire::proof_key(&caller.who.principal, key, digest);
-        let records = self.records(&[hash]).await?;
+        let records = self.records(&[*hash]).await?;
         let mut contents = records.iter().flatten().flat_map(|record| &record.contents);
         let stored = contents.find(|content| content.digest == digest && content.stored);
-        let mut attestation = self.attestation(caller, key, &hash, origin);
+        let mut attestation = self.attestation(caller, key, hash, origin);
         let source = match stored {
             Some(content) => self.contents.get(digest, content.size).await?,
             None => None,
@@ -439,15 +460,22 @@ impl Service {
             Some(_) => {}
             None => attestation.unproven = Some((proof_key, proof)),
         }
-        let verdict = self.change(key, hash, move |record, policy, now| {
+        let arrived = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&arrived);
+        let verdict = self.change(key, *hash, move |record, policy, now| {
             if lost {
                 publication::body_lost(record, digest);
+            }
+            let there = record.contents.iter().any(|content| content.digest == digest && content.stored);
+            let checked = attestation.unproven.is_none() || !there;
+            told.store(!checked, Ordering::Relaxed);
+            if !checked {
+                return Verdict::Known;
             }
             publication::attest(record, digest, attestation.clone(), policy, now)
         });
         let verdict = verdict.await?;
-        self.attested(caller, &hash);
-        self.answer_verdict(verdict)
+        Ok((!arrived.load(Ordering::Relaxed)).then_some(verdict))
     }
 
     /// Whether a body may come, before any of it is read.

@@ -16,11 +16,14 @@ use super::config::NodeConfig;
 use super::service::Service;
 use crate::asset::{AssetId, AssetKey, AssetKind, Digest};
 use crate::catalog::{
-    Answer, BlobHash, Catalog, CatalogError, Decide, Health, KeyHash, Revocation, RevokedKind, Row, SqliteCatalog,
+    Answer, BlobHash, Catalog, CatalogError, Decide, Health, KeyHash, Revocation, RevokedKind, Row,
+    SqliteCatalog,
 };
 use crate::grid::GridId;
+use crate::publication::Record;
 use crate::store::blobs::Blobs;
 use crate::store::keys::KeyRing;
+use crate::store::records;
 use crate::token::{self, Claims, SigningKey};
 use crate::wire::frame::{Call, Codec, Reply, Verdict};
 use crate::wire::{OriginHash, proof, proof_key};
@@ -101,16 +104,14 @@ impl World {
         std::fs::write(&public, key.public_pem()).unwrap();
         let config =
             NodeConfig { token_keys: vec![public], trusted_tenants: vec!["school".into()], ..config };
-        let catalog = Arc::new(Switched {
-            inner: SqliteCatalog::in_memory().unwrap(),
-            away: AtomicBool::new(false),
-        });
+        let catalog =
+            Arc::new(Switched { inner: SqliteCatalog::in_memory().unwrap(), away: AtomicBool::new(false) });
         let shared: Arc<dyn Catalog> = Arc::clone(&catalog) as _;
         let (ring, blobs) = (KeyRing::new([1; 32], [2; 32]), Blobs::open("memory:").unwrap());
         let abilities = blobs.probe().await.unwrap();
         let budgets = Arc::new(Budgets::new(ring.clone(), Arc::clone(&shared), config.limits));
-        let access = Access::new(&config.access().unwrap(), None, Arc::clone(&budgets));
-        let service = Service::new(config, access, budgets, shared, blobs, ring, None, abilities);
+        let access = Access::new(&config.access().unwrap(), None, budgets);
+        let service = Service::new(config, access, shared, blobs, ring, None, abilities);
         Self { service, catalog, key, _folder: folder }
     }
 
@@ -137,7 +138,11 @@ const ORIGIN: OriginHash = OriginHash([7; 16]);
 const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 7));
 
 fn name(number: u128) -> AssetKey {
-    AssetKey { grid: GridId::new("grid.example"), kind: AssetKind::Texture, id: AssetId(Uuid::from_u128(number)) }
+    AssetKey {
+        grid: GridId::new("grid.example"),
+        kind: AssetKind::Texture,
+        id: AssetId(Uuid::from_u128(number)),
+    }
 }
 
 fn read_call(number: u128) -> Call {
@@ -226,7 +231,8 @@ async fn a_token_over_plain_http_is_refused() {
 
 #[tokio::test]
 async fn an_address_that_tries_and_tries_must_wait() {
-    let world = World::new(NodeConfig { abuse_contact: Some("me@example".into()), ..NodeConfig::default() }).await;
+    let world =
+        World::new(NodeConfig { abuse_contact: Some("me@example".into()), ..NodeConfig::default() }).await;
     let service = &world.service;
     let known = service.authenticate(Some(&world.token("pupil")), HERE, true).await.unwrap();
     let mut last = StatusCode::OK;
@@ -271,4 +277,39 @@ async fn without_a_contact_only_private_addresses_are_served() {
     ] {
         assert_eq!(world.service.admits_connection(from.parse().unwrap()), served, "{from}");
     }
+}
+
+#[tokio::test]
+async fn after_a_month_the_catalog_names_no_attester() {
+    let world = World::new(NodeConfig::default()).await;
+    let service = &world.service;
+    let caller = service.authenticate(Some(&world.token("pupil")), HERE, true).await.unwrap();
+    let bytes = body();
+    for number in 1..=300 {
+        let put = Call::Put {
+            key: name(number),
+            origin: Some(ORIGIN),
+            digest: Digest::of(&bytes),
+            codec: Codec::Raw,
+            length: bytes.len() as u64,
+        };
+        let mut body = service.admit_body(&caller, &put).await.unwrap();
+        body.push(&bytes).await.unwrap();
+        assert_eq!(service.put(&caller, &put, body).await.reply, Reply::Upload(Verdict::Published));
+    }
+    let attesters = async || {
+        let rows = world.catalog.scan(None, 1000).await.unwrap();
+        let read =
+            |(hash, row): &(KeyHash, Row)| records::read(&service.contents.ring, hash, &row.record).unwrap();
+        let said =
+            |record: &Record| record.contents.iter().map(|content| content.attestations.len()).sum::<usize>();
+        rows.iter().map(read).map(|record| said(&record)).sum::<usize>()
+    };
+    let month = crate::publication::KEPT_SECONDS;
+    service.fade(now() + month - 86_400).await;
+    assert_eq!(attesters().await, 300, "not yet");
+    service.fade(now() + month + 86_400).await;
+    assert_eq!(attesters().await, 0);
+    let Reply::Found(found) = service.perform(&caller, &read_call(300)).await.reply else { panic!("a hit") };
+    assert_eq!(found.digest, Digest::of(&bytes));
 }

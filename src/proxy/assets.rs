@@ -253,7 +253,7 @@ impl Miss<'_> {
     }
 
     /// The grid's answer, without asking anybody else.
-    async fn from_grid(&mut self) -> Response<Body> {
+    async fn ask_grid(&mut self) -> Response<Body> {
         let parts = self.parts.clone();
         let request = move || Request::from_parts(parts.clone(), empty());
         let span = Span::of(self.want.range).unwrap_or(Span { start: 0, end: Some(0) });
@@ -269,7 +269,7 @@ impl Miss<'_> {
                 match self.slice_of(seat, head, AssetSource::Service) {
                     Some(response) => response,
                     // A range that the service does not understand as the grid would.
-                    None => Box::pin(self.from_grid()).await,
+                    None => Box::pin(self.ask_grid()).await,
                 }
             }
             Head::Asset(head) => {

@@ -1,4 +1,4 @@
-//! The control port: the page, `/status.json` and `/metrics`. A port of its own, never
+//! The control port: the page, `/status.json` and `/metrics`, and the actions on uploads. A port of its own, never
 //! reverse-proxied, since a grid's pages share the origin of the grid ports.
 
 use std::convert::Infallible;
@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
+};
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -19,6 +22,8 @@ use tokio::task::JoinSet;
 
 use super::guard;
 use super::page;
+use super::uploads::UploadQueue;
+use crate::redact::Redacted;
 use crate::support::metrics::{Counter, Metrics};
 use crate::support::prometheus;
 use crate::support::status::Status;
@@ -37,6 +42,10 @@ pub(crate) struct ControlState {
     pub(crate) started: Instant,
     /// The grids by name, and where each listens.
     pub(crate) grids: Vec<(String, SocketAddr)>,
+    /// What may be paused and limited.
+    pub(crate) uploads: Option<Arc<UploadQueue>>,
+    /// What whoever does so must know.
+    pub(crate) token: Option<Redacted<String>>,
 }
 
 /// Serves until `shutdown` completes; connections still open then are cut.
@@ -81,10 +90,18 @@ async fn serve_connection(stream: TcpStream, state: Arc<ControlState>) {
 
 fn answer<B>(request: Request<B>, local: SocketAddr, state: &ControlState) -> Response<Full<Bytes>> {
     let (parts, _) = request.into_parts();
-    if let Err(refusal) = guard::check(&parts, local, false) {
+    let action = parts.uri.path().strip_prefix("/uploads/");
+    let checked = match action {
+        Some(_) => guard::check_own_page(&parts, local),
+        None => guard::check(&parts, local, false),
+    };
+    if let Err(refusal) = checked {
         state.metrics.count(Counter::RequestsRefused);
         tracing::debug!(reason = refusal.label(), "a request to the control port was refused");
         return text(refusal.status(), &refusal.to_string());
+    }
+    if let Some(action) = action {
+        return act(state, &parts, action);
     }
     let status = || Status::of(&state.metrics, state.started.elapsed());
     let found = match parts.uri.path() {
@@ -92,12 +109,13 @@ fn answer<B>(request: Request<B>, local: SocketAddr, state: &ControlState) -> Re
             // Without inline scripts or styles of anyone else's: ours carry a number nobody can guess.
             let nonce = format!("{:032x}", rand::random::<u128>());
             let policy = format!(
-                "default-src 'none'; style-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+                "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; \
+                 base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
             );
             let mut response = body(
                 StatusCode::OK,
                 "text/html; charset=utf-8",
-                page::render(&status(), &state.grids, &nonce),
+                page::render(&status(), &state.grids, state.uploads.is_some(), &nonce),
             );
             if let Ok(policy) = HeaderValue::from_str(&policy) {
                 response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
@@ -118,6 +136,51 @@ fn answer<B>(request: Request<B>, local: SocketAddr, state: &ControlState) -> Re
     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET only");
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
     response
+}
+
+/// Pauses, resumes and limits uploads, for who knows the token.
+fn act(state: &ControlState, parts: &Parts, action: &str) -> Response<Full<Bytes>> {
+    let (Some(uploads), Some(token)) = (&state.uploads, &state.token) else {
+        return text(StatusCode::NOT_FOUND, "nothing is uploaded");
+    };
+    if parts.method != Method::POST {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "POST only");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        return response;
+    }
+    let shown =
+        parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    // Compared as hashes, so that the time taken tells nothing of the token.
+    let known = blake3::hash(token.reveal().as_bytes());
+    if shown.is_none_or(|shown| blake3::hash(shown.as_bytes()) != known) {
+        state.metrics.count(Counter::RequestsRefused);
+        return text(
+            StatusCode::UNAUTHORIZED,
+            "send the header `Authorization: Bearer TOKEN` with what the file control-token in the data directory holds",
+        );
+    }
+    match action {
+        "pause" => uploads.pause(),
+        "resume" => uploads.resume(),
+        "limit" => {
+            let rate = parts.uri.query().and_then(|query| query.strip_prefix("bytes_per_second="));
+            match rate.map(str::parse::<u64>) {
+                Some(Ok(0)) => uploads.set_limit(None),
+                Some(Ok(rate @ 1000..)) => uploads.set_limit(Some(rate)),
+                _ => {
+                    let line = "say ?bytes_per_second=N with N at least 1000, or 0 for no limit";
+                    return text(StatusCode::BAD_REQUEST, line);
+                }
+            }
+        }
+        _ => {
+            return text(
+                StatusCode::NOT_FOUND,
+                "there is /uploads/pause, /uploads/resume and /uploads/limit",
+            );
+        }
+    }
+    text(StatusCode::OK, "done")
 }
 
 fn text(status: StatusCode, line: &str) -> Response<Full<Bytes>> {

@@ -377,7 +377,7 @@ impl Drop for Running {
 
 impl Inflight {
     /// The share of the budget that a body of this length takes; `None` when it is not to be had.
-    fn budget_for(&self, target: &Target, length: u64) -> Option<OwnedSemaphorePermit> {
+    pub(super) fn budget_for(&self, target: &Target, length: u64) -> Option<OwnedSemaphorePermit> {
         let kib = u32::try_from(length.div_ceil(1024).max(1)).ok()?;
         (length <= target.key.kind.max_bytes())
             .then(|| Arc::clone(&self.budget).try_acquire_many_owned(kib).ok())?
@@ -402,8 +402,8 @@ async fn run(
         First::Grid(Err(failure)) => {
             return fetch.update(|state| state.head = Some(Head::Failed(failure)));
         }
-        First::Service(opened, budget) => {
-            return serve(grid, target, fetch, opened, budget, &request).await;
+        First::Service(opened) => {
+            return serve(grid, target, fetch, opened, &request).await;
         }
     };
     let answered = Instant::now();
@@ -437,7 +437,7 @@ async fn run(
 /// Who answered first.
 enum First {
     Grid(Result<Response<Incoming>, Failure>),
-    Service(Box<Opened>, OwnedSemaphorePermit),
+    Service(Box<Opened>),
 }
 
 /// The first valid answer: the service's, when it is asked and comes in time, or the grid's.
@@ -450,30 +450,25 @@ async fn first_answer(
     let tier = grid.shared.service.as_ref();
     let attempt = fetch.asked.zip(tier).and_then(|(span, tier)| tier.attempt(grid, target, span));
     let Some(mut attempt) = attempt else { return First::Grid(ask_grid(grid, request).await) };
-    let served = |opened: Box<Opened>| {
-        let budget = grid.fetches.budget_for(target, opened.found.length)?;
-        Some(First::Service(opened, budget))
-    };
     match attempt.alone().await {
-        Alone::Found(opened) => match served(opened) {
-            Some(first) => first,
-            None => First::Grid(ask_grid(grid, request).await),
-        },
+        Alone::Found(opened) => First::Service(opened),
         Alone::Nothing => First::Grid(ask_grid(grid, request).await),
         Alone::Late => {
             let mut reply = std::pin::pin!(ask_grid(grid, request));
             tokio::select! {
                 biased;
-                reply = &mut reply => match reply {
-                    Ok(response) => First::Grid(Ok(response)),
-                    // The grid is away: the service may still be the one who has it.
-                    Err(failure) => {
-                        let found = tokio::time::timeout(SERVICE_ALONE, attempt.found()).await.ok().flatten();
-                        found.and_then(served).unwrap_or(First::Grid(Err(failure)))
-                    }
+                reply = &mut reply => {
+                    // The grid is away, or has only an error to tell: the service may be the one who has it.
+                    let patience = match &reply {
+                        Ok(response) if response.status().is_success() => return First::Grid(reply),
+                        Ok(_) => attempt.deadline(),
+                        Err(_) => SERVICE_ALONE,
+                    };
+                    let found = tokio::time::timeout(patience, attempt.found()).await.ok().flatten();
+                    found.map_or(First::Grid(reply), First::Service)
                 },
-                found = attempt.found() => match found.and_then(served) {
-                    Some(first) => first,
+                found = attempt.found() => match found {
+                    Some(opened) => First::Service(opened),
                     None => First::Grid(reply.await),
                 },
             }
@@ -516,16 +511,16 @@ async fn serve(
     grid: &Arc<GridPort>,
     target: &Target,
     fetch: &Fetch,
-    opened: Box<Opened>,
-    budget: OwnedSemaphorePermit,
+    mut opened: Box<Opened>,
     request: &(impl Fn() -> Request<Body> + Send + Sync),
 ) {
     let Some(tier) = &grid.shared.service else { return };
     let head = service::head(target.key.kind, &opened);
+    let budget = opened.budget.take();
     fetch.update(|state| {
         state.head = Some(Head::Asset(Arc::new(head)));
         state.heard = Some(Instant::now());
-        state.budget = Some(budget);
+        state.budget = budget;
     });
     let whole = tier.stream(grid, target, opened, request, fetch).await;
     fetch.update(|state| state.end = Some(if whole { End::Whole } else { End::Broken }));
@@ -600,10 +595,13 @@ async fn finish(grid: &Arc<GridPort>, target: &Target, fetch: &Fetch, first: u64
     }
 }
 
-/// Keeps what a viewer who left had already been sent: its next visit needs only the rest.
+/// Keeps what a viewer who left had already been sent by the grid: its next visit needs only the rest.
+/// Parts that came from the service would be taken for the grid's word, and told to the service as that.
 fn keep_what_came(grid: &GridPort, target: &Target, fetch: &Fetch) {
     let head = fetch.state().head.clone();
-    if let Some(Head::Asset(head)) = head {
+    if let Some(Head::Asset(head)) = head
+        && head.source == AssetSource::Grid
+    {
         let bytes = gathered(fetch);
         if !bytes.is_empty() && Some(bytes.len() as u64) != head.total {
             learn::learn(grid, target, head.first, head.total, bytes);

@@ -36,7 +36,7 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) cache: LocalCache,
     /// Where what is learnt goes on to the cache service. `None`: nowhere.
-    pub(super) uploads: Option<UploadQueue>,
+    pub(super) uploads: Option<Arc<UploadQueue>>,
     pub(super) own: Arc<OwnListeners>,
     pub(super) dial: Arc<Dial>,
     pub(super) asset_token: String,

@@ -65,6 +65,32 @@ impl Refusal {
 /// # Errors
 /// The first rule that the request breaks.
 pub(crate) fn check(parts: &Parts, local: SocketAddr, allow_navigation: bool) -> Result<(), Refusal> {
+    check_form(parts, local)?;
+    if parts.headers.contains_key(ORIGIN) {
+        return Err(Refusal::Origin);
+    }
+    check_site(parts, allow_navigation)
+}
+
+/// The same for what our own page's script does, for which browsers name that page as the origin.
+///
+/// # Errors
+/// The first rule that the request breaks.
+pub(crate) fn check_own_page(parts: &Parts, local: SocketAddr) -> Result<(), Refusal> {
+    check_form(parts, local)?;
+    if parts.headers.contains_key(ORIGIN) {
+        let origin =
+            single(&parts.headers, ORIGIN.as_str()).and_then(|origin| origin.strip_prefix("http://"));
+        // The same spelling of our address, so that a page on `localhost` is not one on 127.0.0.1.
+        if origin.is_none() || origin != single(&parts.headers, HOST.as_str()) {
+            return Err(Refusal::Origin);
+        }
+    }
+    check_site(parts, false)
+}
+
+/// Is it a request to a server, under a name of ours?
+fn check_form(parts: &Parts, local: SocketAddr) -> Result<(), Refusal> {
     if parts.method == Method::CONNECT {
         return Err(Refusal::Connect);
     }
@@ -75,9 +101,11 @@ pub(crate) fn check(parts: &Parts, local: SocketAddr, allow_navigation: bool) ->
     if !names(host, local) {
         return Err(Refusal::ForeignHost);
     }
-    if parts.headers.contains_key(ORIGIN) {
-        return Err(Refusal::Origin);
-    }
+    Ok(())
+}
+
+/// Was it caused by somebody else's page?
+fn check_site(parts: &Parts, allow_navigation: bool) -> Result<(), Refusal> {
     let same_site = parts
         .headers
         .get_all("sec-fetch-site")
@@ -127,7 +155,7 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::{Refusal, check};
+    use super::{Refusal, check, check_own_page};
     use http::Request;
 
     const LOCAL: &str = "127.0.0.1:9080";
@@ -197,6 +225,35 @@ mod tests {
         }
         let contradicting = [OURS, ("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")];
         assert_eq!(verdict("GET /", &contradicting, false), Err(Refusal::CrossSite));
+    }
+
+    #[test]
+    fn our_own_page_s_script_passes_only_where_it_is_meant_to() {
+        let own = |headers: &[(&str, &str)]| {
+            let mut request = Request::builder().method("POST").uri("/uploads/pause");
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            check_own_page(&request.body(()).unwrap().into_parts().0, LOCAL.parse().unwrap())
+        };
+        let site = ("sec-fetch-site", "same-origin");
+        assert_eq!(own(&[OURS, site, ("origin", "http://127.0.0.1:9080")]), Ok(()));
+        assert_eq!(own(&[("host", "localhost:9080"), ("origin", "http://localhost:9080"), site]), Ok(()));
+        assert_eq!(own(&[OURS]), Ok(()), "curl");
+        for origin in [
+            "http://evil.example",
+            "null",
+            "http://localhost:9080",
+            "https://127.0.0.1:9080",
+            "http://127.0.0.1",
+        ] {
+            assert_eq!(own(&[OURS, ("origin", origin)]), Err(Refusal::Origin), "{origin}");
+        }
+        let twice = [OURS, ("origin", "http://127.0.0.1:9080"), ("origin", "http://evil.example")];
+        assert_eq!(own(&twice), Err(Refusal::Origin));
+        let elsewhere = [("host", "rebound.example:9080"), ("origin", "http://rebound.example:9080")];
+        assert_eq!(own(&elsewhere), Err(Refusal::ForeignHost));
+        assert_eq!(own(&[OURS, ("sec-fetch-site", "cross-site")]), Err(Refusal::CrossSite));
     }
 
     #[test]

@@ -99,6 +99,7 @@ fn upload(grid: &GridPort, target: &Target, valid: Valid, heard: Heard, asset: &
         by_login: target.by_login,
         heard_now: heard == Heard::Now,
         service: uploads.service_host(),
+        trusted: uploads.is_trusted(),
     };
     match may_upload(valid, around) {
         Ok(()) => uploads.offer(&target.key, &target.scope, asset),

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::cache::{CacheConfig, LocalCache};
 use crate::grid::GridId;
+use crate::redact::Redacted;
 use crate::session::reach::AddressBlock;
 use crate::support::counters_file;
 use crate::support::metrics::{Counter, Metrics};
@@ -68,6 +69,9 @@ pub struct ProxyConfig {
     pub disk_patience: Duration,
     /// What stands in the paths of mode `VIEWERASSET`: 32 hexadecimal digits, one per installation.
     pub asset_token: String,
+    /// What the actions of the control port ask for: 32 hexadecimal digits, one per installation.
+    /// `None`: there are no actions.
+    pub control_token: Option<Redacted<String>>,
     /// The shared cache to use, if any.
     pub service: Option<ServiceConfig>,
     /// How what comes from the grid is given to the shared cache. `None`: not at all.
@@ -207,7 +211,8 @@ impl Proxy {
             (Some(service), Some(uploads)) => {
                 let folder = config.data_dir.join("uploads");
                 let (service, cache) = (Arc::clone(service), cache.clone());
-                Some(UploadQueue::start(folder, uploads, service, cache, Arc::clone(&metrics)).await)
+                let queue = UploadQueue::start(folder, uploads, service, cache, Arc::clone(&metrics));
+                Some(Arc::new(queue.await))
             }
             _ => None,
         };
@@ -254,6 +259,8 @@ impl Proxy {
                 metrics: Arc::clone(&metrics),
                 started: Instant::now(),
                 grids: names,
+                uploads: proxy.shared.uploads.clone(),
+                token: config.control_token,
             };
             proxy.tasks.spawn(control::serve(listener, state, stopped(stopping.clone())));
         }

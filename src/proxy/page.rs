@@ -1,5 +1,5 @@
 //! The page of the control port: is it working, and the numbers. Plain HTML, whole from the server,
-//! without a script.
+//! without a script but for the button that pauses uploads.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ th:first-child,td:first-child{text-align:left}\
 caption{text-align:left;padding:.25rem 0}";
 
 /// The whole page. `nonce` is the one that the response's policy allows for our style.
-pub(super) fn render(status: &Status, grids: &[(String, SocketAddr)], nonce: &str) -> String {
+pub(super) fn render(status: &Status, grids: &[(String, SocketAddr)], uploads: bool, nonce: &str) -> String {
     let mut html = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width\"><title>rezcache</title>\
@@ -36,8 +36,16 @@ pub(super) fn render(status: &Status, grids: &[(String, SocketAddr)], nonce: &st
             status.store.write_failures
         );
     }
+    if let Some(sentence) = status.service_sentence() {
+        let trouble = status.service.as_ref().is_some_and(|service| service.state != "working");
+        let class = if trouble { "state trouble" } else { "state" };
+        let _ = writeln!(html, "<p class=\"{class}\">Shared cache: {}</p>", escape(&sentence));
+    }
     assets(&mut html, status);
     numbers(&mut html, status);
+    if uploads {
+        actions(&mut html, status, nonce);
+    }
     ports(&mut html, grids);
     html.push_str(
         "<p>For scripts: <a href=\"/status.json\">status.json</a>, <a href=\"/metrics\">metrics</a>. \
@@ -92,6 +100,38 @@ fn numbers(html: &mut String, status: &Status) {
         let _ = writeln!(html, "<tr><th scope=\"row\">{name}</th><td>{value}</td></tr>");
     }
     html.push_str("</tbody></table>\n");
+}
+
+/// The buttons work only on a page that was opened with the token, which the server never sees in the
+/// page's address.
+const SCRIPT: &str = "\
+const token=location.hash.slice(1);\
+for(const button of document.querySelectorAll('button')){\
+button.disabled=!token;\
+button.onclick=async()=>{\
+const answer=await fetch(button.dataset.post,{method:'POST',headers:{Authorization:'Bearer '+token}});\
+if(answer.ok)location.reload();else alert(await answer.text())}}";
+
+fn actions(html: &mut String, status: &Status, nonce: &str) {
+    let uploads = &status.uploads;
+    let cap = match uploads.limit {
+        0 => "without a limit".to_owned(),
+        limit => format!("at most {}/s", human_bytes(limit)),
+    };
+    let (state, action, word) = if uploads.paused {
+        ("paused", "/uploads/resume", "Go on uploading")
+    } else {
+        ("running", "/uploads/pause", "Pause uploads")
+    };
+    let _ = writeln!(
+        html,
+        "<h2>Uploads</h2>\n<p>Public assets that the grid sends are shared with the cache server. It is {state}, \
+         {cap}; {} assets ({}) wait.</p>\n<p><button type=\"button\" disabled data-post=\"{action}\">{word}\
+         </button> The button needs the address that rezcache printed when it started.</p>\n\
+         <script nonce=\"{nonce}\">{SCRIPT}</script>",
+        uploads.waiting,
+        human_bytes(uploads.waiting_bytes),
+    );
 }
 
 fn ports(html: &mut String, grids: &[(String, SocketAddr)]) {

@@ -161,6 +161,7 @@ async fn ask_service(grid: &Arc<GridPort>, target: &Target) -> Option<Found> {
     let tier = Arc::clone(grid.shared.service.as_ref()?);
     let mut attempt = tier.attempt(grid, target, Span::WHOLE)?;
     let (grid, target) = (Arc::clone(grid), target.clone());
+    let until = tokio::time::Instant::now() + attempt.deadline();
     let (tell, told) = oneshot::channel();
     tokio::spawn(async move {
         let mut tell = Some(tell);
@@ -176,9 +177,8 @@ async fn ask_service(grid: &Arc<GridPort>, target: &Target) -> Option<Found> {
                 tokio::time::timeout(SERVICE_LATE, attempt.found()).await.ok().flatten()
             }
         };
-        let deadline = attempt.deadline();
         let mut whole = std::pin::pin!(tier.whole(opened));
-        let asset = match tokio::time::timeout(deadline, whole.as_mut()).await {
+        let asset = match tokio::time::timeout_at(until, whole.as_mut()).await {
             Ok(asset) => asset,
             Err(_) => {
                 give_up(&mut tell);
@@ -188,7 +188,7 @@ async fn ask_service(grid: &Arc<GridPort>, target: &Target) -> Option<Found> {
         // Of some hits the grid's own answer is awaited, and compared.
         let asset = asset.filter(|asset| !tier.is_left_to_grid(&target, asset.digest));
         if let Some(asset) = &asset {
-            tier.keep(&grid, &target, asset.clone());
+            tier.keep(&grid, &target, asset);
         }
         if let Some(tell) = tell {
             let _ = tell.send(asset);

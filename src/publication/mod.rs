@@ -6,9 +6,12 @@ use std::collections::HashSet;
 
 use crate::asset::Digest;
 
+mod fading;
 mod record;
 
-pub use record::{Attestation, Content, MAX_ATTESTATIONS, MAX_CONTENTS, Record, Tag};
+use fading::Said;
+pub use fading::{KEPT_SECONDS, fade};
+pub use record::{Attestation, Content, Count, MAX_ATTESTATIONS, MAX_CONTENTS, MAX_COUNTS, Record, Tag};
 
 /// What the operator says of a grid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,9 @@ pub struct Policy {
     /// One operator runs every asset host and simulator: what one of them says holds for all.
     pub central: bool,
 }
+
+/// Origins through which one principal may attest one content: more would only take others' places.
+const MAX_ORIGINS: usize = 4;
 
 /// By how many principals a digest must lead another that has reached the quorum too.
 const DISPUTE_LEAD: usize = 3;
@@ -102,7 +108,8 @@ pub fn attest(
         let want_body = !content.stored && wants_body(content, trusted, policy);
         return if content.stored { Verdict::Known } else { Verdict::Waiting { want_body } };
     }
-    if content.attestations.len() < MAX_ATTESTATIONS {
+    let own = content.attestations.iter().filter(|known| known.attester == attestation.attester).count();
+    if content.attestations.len() < MAX_ATTESTATIONS && own < MAX_ORIGINS {
         content.attestations.push(attestation);
     }
     let (stored, want_body) = (content.stored, wants_body(content, trusted, policy));
@@ -113,6 +120,7 @@ pub fn attest(
     }
     let after = reach(record, digest, policy, now);
     if stored && after > before {
+        note_published(record, digest, now);
         return Verdict::Published;
     }
     if !stored {
@@ -147,7 +155,17 @@ pub fn body_arrived(
     match (news, reach(record, digest, policy, now)) {
         (false, _) => Verdict::Known,
         (true, 0) => Verdict::Waiting { want_body: false },
-        (true, _) => Verdict::Published,
+        (true, _) => {
+            note_published(record, digest, now);
+            Verdict::Published
+        }
+    }
+}
+
+fn note_published(record: &mut Record, digest: Digest, now: u64) {
+    let content = record.contents.iter_mut().find(|content| content.digest == digest);
+    if let Some(content) = content.filter(|content| content.published == 0) {
+        content.published = now;
     }
 }
 
@@ -180,7 +198,8 @@ impl Reach {
 /// To whom a content is served.
 #[must_use]
 pub fn reach_of(record: &Record, digest: Digest, policy: Policy, now: u64) -> Reach {
-    let all = || record.contents.iter().flat_map(|content| &content.attestations);
+    let words = words(record);
+    let all = || words.iter();
     let origins: HashSet<Tag> = all().filter_map(|attestation| attestation.origin).collect();
     let tenants: HashSet<Tag> =
         all().filter(|attestation| attestation.trusted).map(|attestation| attestation.tenant).collect();
@@ -201,9 +220,8 @@ pub fn reach_of(record: &Record, digest: Digest, policy: Policy, now: u64) -> Re
 /// Principals that count for a content: distinct, and from distinct networks.
 #[must_use]
 pub fn confirmed_by(content: &Content, now: u64) -> usize {
-    let counts =
-        |attestation: &&Attestation| attestation.unproven.is_none() && attestation.counts_from <= now;
-    voices(&content.attestations.iter().filter(counts).collect::<Vec<_>>())
+    let counts = |attestation: &Attestation| attestation.unproven.is_none() && attestation.counts_from <= now;
+    Said::of(content, &counts).voices()
 }
 
 /// What a reader is served; nothing when nobody, or nobody who counts, has said what the asset is.
@@ -229,6 +247,7 @@ pub fn distrust(record: &mut Record, liar: &dyn Fn(&Attestation) -> bool) -> boo
         let before = content.attestations.len();
         content.attestations.retain(|attestation| !liar(attestation));
         any |= content.attestations.len() != before;
+        any |= fading::strike(content, liar);
     }
     record.contents.retain(|content| content.stored || !content.attestations.is_empty());
     if any {
@@ -243,8 +262,7 @@ fn wants_body(content: &Content, trusted: bool, policy: Policy) -> bool {
     if content.stored {
         return false;
     }
-    let all: Vec<_> = content.attestations.iter().collect();
-    trusted || (policy.publish && (policy.confirmations <= 1 || voices(&all) >= 2))
+    trusted || (policy.publish && (policy.confirmations <= 1 || Said::of(content, &|_| true).voices() >= 2))
 }
 
 /// The place of a content in the record. `None` when too many are known.
@@ -255,31 +273,35 @@ fn content_mut(record: &mut Record, digest: Digest) -> Option<&mut Content> {
         None => {
             if record.contents.len() >= MAX_CONTENTS {
                 // A lone voice without a body makes room; what is stored or confirmed does not.
-                let weak = record.contents.iter().position(|content| {
-                    let all: Vec<_> = content.attestations.iter().collect();
-                    !content.stored && voices(&all) < 2
-                })?;
+                let weak = record
+                    .contents
+                    .iter()
+                    .position(|content| !content.stored && Said::of(content, &|_| true).voices() < 2)?;
                 record.contents.remove(weak);
             }
-            record.contents.push(Content { digest, size: 0, stored: false, attestations: Vec::new() });
+            record.contents.push(Content::new(digest));
             record.contents.len().checked_sub(1)?
         }
     };
     record.contents.get_mut(place)
 }
 
+/// All that was said of an asset, of what is only counted too.
+fn words(record: &Record) -> Vec<Attestation> {
+    let words = |content: &Content| {
+        let counted = content.counts.iter().map(|count| fading::stand_in(content, count));
+        content.attestations.iter().cloned().chain(counted.collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    record.contents.iter().flat_map(words).collect()
+}
+
 /// To how many scopes a content is served: each origin with a quorum, and the grid.
 fn reach(record: &Record, digest: Digest, policy: Policy, now: u64) -> usize {
-    let origins: HashSet<Option<Tag>> = record
-        .contents
+    let words = words(record);
+    let origins: HashSet<Option<Tag>> =
+        words.iter().map(|attestation| attestation.origin).chain([None]).collect();
+    let tenants: HashSet<Option<Tag>> = words
         .iter()
-        .flat_map(|content| content.attestations.iter().map(|attestation| attestation.origin))
-        .chain([None])
-        .collect();
-    let tenants: HashSet<Option<Tag>> = record
-        .contents
-        .iter()
-        .flat_map(|content| content.attestations.iter())
         .map(|attestation| attestation.trusted.then_some(attestation.tenant))
         .chain([None])
         .collect();
@@ -309,7 +331,7 @@ fn chosen(
     });
     let choice = match through {
         Some(choice) => choice,
-        None => choose(record, policy, now, believed, &|attestations| is_grid_wide(attestations, policy))?,
+        None => choose(record, policy, now, believed, &|said| is_grid_wide(said, policy))?,
     };
     match choice {
         Choice::One(digest) => Some(digest),
@@ -329,17 +351,16 @@ fn choose(
     policy: Policy,
     now: u64,
     counted: &dyn Fn(&Attestation) -> bool,
-    scope: &dyn Fn(&[&Attestation]) -> bool,
+    scope: &dyn Fn(&Said) -> bool,
 ) -> Option<Choice> {
     let mut candidates: Vec<(bool, usize, Digest)> = Vec::new();
     for content in record.contents.iter().filter(|content| content.stored) {
-        let valid = |attestation: &&Attestation| {
+        let valid = |attestation: &Attestation| {
             attestation.unproven.is_none() && attestation.counts_from <= now && counted(attestation)
         };
-        let attestations: Vec<&Attestation> = content.attestations.iter().filter(valid).collect();
-        let vouched = attestations.iter().any(|attestation| attestation.vouch);
-        let voices = voices(&attestations);
-        if vouched || (voices >= policy.confirmations.max(1) && scope(&attestations)) {
+        let said = Said::of(content, &valid);
+        let (vouched, voices) = (said.is_vouched(), said.voices());
+        if vouched || (voices >= policy.confirmations.max(1) && scope(&said)) {
             candidates.push((vouched, voices, content.digest));
         }
     }
@@ -355,18 +376,8 @@ fn choose(
     }
 }
 
-/// Principals that count: distinct, and from distinct networks.
-fn voices(attestations: &[&Attestation]) -> usize {
-    let attesters: HashSet<Tag> = attestations.iter().map(|attestation| attestation.attester).collect();
-    let networks: HashSet<Tag> = attestations.iter().map(|attestation| attestation.network).collect();
-    attesters.len().min(networks.len())
-}
-
-fn is_grid_wide(attestations: &[&Attestation], policy: Policy) -> bool {
-    let origins: HashSet<Tag> = attestations.iter().filter_map(|attestation| attestation.origin).collect();
-    let hosted: Vec<&Attestation> =
-        attestations.iter().copied().filter(|attestation| attestation.asset_host).collect();
-    policy.central || origins.len() >= 2 || voices(&hosted) >= policy.confirmations.max(1)
+fn is_grid_wide(said: &Said, policy: Policy) -> bool {
+    policy.central || said.origins() >= 2 || said.hosted_voices() >= policy.confirmations.max(1)
 }
 
 #[cfg(test)]

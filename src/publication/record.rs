@@ -1,11 +1,15 @@
 //! What a service knows of one asset: who said what it is. Kept in the catalog as bytes.
 //!
 //! ```text
-//!  version 1 | flags u8 | conflicts u32 | contents u8 × content
-//!  content      digest 32 | size u64 | stored u8 | attestations u8 × attestation
+//!  version 2 | flags u8 | conflicts u32 | contents u8 × content
+//!  content      digest 32 | size u64 | stored u8 | published u64 | voices u16 | counts u8 × count
+//!               | attestations u8 × attestation
+//!  count        tenant 0 | 1 and 16 | origin 0 | 1 and 16 | voices u16 | flags u8
 //!  attestation  attester 16 | network 16 | tenant 16 | origin 0 | 1 and 16 | at u64 | counts_from u64
 //!               | flags u8 | proof (when flagged) key 32, proof 32
 //! ```
+//! Version 1 had neither `published`, `voices` nor counts.
+//!
 //! Every identity is a keyed hash made for this asset alone: two records tell nobody whether the same
 //! person is in both.
 
@@ -13,15 +17,18 @@ use nom::Parser;
 use nom::bytes::complete::take;
 use nom::error::{Error, ErrorKind};
 use nom::multi::count;
-use nom::number::complete::{be_u32, be_u64, u8 as byte};
+use nom::number::complete::{be_u16, be_u32, be_u64, u8 as byte};
 
 use crate::asset::Digest;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Contents told apart under one name; further ones only count as conflicts.
 pub const MAX_CONTENTS: usize = 4;
 /// Attestations remembered for one content; a quorum is far below.
 pub const MAX_ATTESTATIONS: usize = 32;
+
+/// Counts kept of one content: one for each origin, more or less.
+pub const MAX_COUNTS: usize = 16;
 
 /// A keyed hash that stands for somebody or something, in one record only.
 pub type Tag = [u8; 16];
@@ -60,8 +67,45 @@ pub struct Content {
     pub size: u64,
     /// The body is in the blob store.
     pub stored: bool,
+    /// When it was first served to anybody; 0: never, or not known.
+    pub published: u64,
+    /// Distinct principals that the counts stand for.
+    pub voices: u16,
+    /// What is left of attestations some time after publication: nobody's name.
+    pub counts: Vec<Count>,
     /// Who said so.
     pub attestations: Vec<Attestation>,
+}
+
+/// How many said so, when it is not kept any more who they were.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// Their tenant, if its members believe one another.
+    pub tenant: Option<Tag>,
+    /// The origin that delivered the bytes.
+    pub origin: Option<Tag>,
+    /// How many they were.
+    pub voices: u16,
+    /// They published alone.
+    pub vouch: bool,
+    /// The origin was an asset host that the operator had named.
+    pub asset_host: bool,
+}
+
+impl Content {
+    /// A content that nobody has attested yet.
+    #[must_use]
+    pub const fn new(digest: Digest) -> Self {
+        Self {
+            digest,
+            size: 0,
+            stored: false,
+            published: 0,
+            voices: 0,
+            counts: Vec::new(),
+            attestations: Vec::new(),
+        }
+    }
 }
 
 /// All that is known of one asset.
@@ -87,6 +131,11 @@ impl Record {
             out.extend(content.digest.0);
             out.extend(content.size.to_be_bytes());
             out.push(u8::from(content.stored));
+            out.extend(content.published.to_be_bytes());
+            out.extend(content.voices.to_be_bytes());
+            let counts = content.counts.get(..content.counts.len().min(MAX_COUNTS)).unwrap_or_default();
+            out.push(u8::try_from(counts.len()).unwrap_or(0));
+            counts.iter().for_each(|count| count.encode(&mut out));
             let list = &content.attestations;
             let list = list.get(..list.len().min(MAX_ATTESTATIONS)).unwrap_or_default();
             out.push(u8::try_from(list.len()).unwrap_or(0));
@@ -95,16 +144,28 @@ impl Record {
         out
     }
 
-    /// Reads what [`Record::encode`] wrote. `None` for anything else.
+    /// Reads what [`Record::encode`] wrote, in this version or an earlier one. `None` for anything else.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (rest, (version, flags, conflicts, number)) =
             (byte::<_, Error<&[u8]>>, byte, be_u32, byte).parse(bytes).ok()?;
-        if version != VERSION || flags > 1 || usize::from(number) > MAX_CONTENTS {
+        if !(1..=VERSION).contains(&version) || flags > 1 || usize::from(number) > MAX_CONTENTS {
             return None;
         }
+        let content = |input| content(input, version);
         let (rest, contents) = count(content, number.into()).parse(rest).ok()?;
         rest.is_empty().then_some(Self { taken_down: flags == 1, conflicts, contents })
+    }
+}
+
+impl Count {
+    fn encode(&self, out: &mut Vec<u8>) {
+        for tag in [self.tenant, self.origin] {
+            out.push(u8::from(tag.is_some()));
+            out.extend(tag.into_iter().flatten());
+        }
+        out.extend(self.voices.to_be_bytes());
+        out.push(u8::from(self.vouch) | u8::from(self.asset_host) << 1);
     }
 }
 
@@ -144,23 +205,48 @@ fn fail<T>(input: &[u8]) -> Step<'_, T> {
     Err(nom::Err::Error(Error::new(input, ErrorKind::Verify)))
 }
 
-fn content(input: &[u8]) -> Step<'_, Content> {
-    let (rest, (digest, size, stored, number)) = (array::<32>, be_u64, byte, byte).parse(input)?;
+fn content(input: &[u8], version: u8) -> Step<'_, Content> {
+    let (rest, (digest, size, stored)) = (array::<32>, be_u64, byte).parse(input)?;
+    let (rest, (published, voices, counts)) = match version {
+        1 => (rest, (0, 0, Vec::new())),
+        _ => {
+            let (rest, (published, voices, number)) = (be_u64, be_u16, byte).parse(rest)?;
+            if usize::from(number) > MAX_COUNTS {
+                return fail(input);
+            }
+            let (rest, counts) = count(counted, number.into()).parse(rest)?;
+            (rest, (published, voices, counts))
+        }
+    };
+    let (rest, number) = byte.parse(rest)?;
     if stored > 1 || usize::from(number) > MAX_ATTESTATIONS {
         return fail(input);
     }
     let (rest, attestations) = count(attestation, number.into()).parse(rest)?;
-    Ok((rest, Content { digest: Digest(digest), size, stored: stored == 1, attestations }))
+    let (digest, stored) = (Digest(digest), stored == 1);
+    Ok((rest, Content { digest, size, stored, published, voices, counts, attestations }))
+}
+
+fn maybe_tag(input: &[u8]) -> Step<'_, Option<Tag>> {
+    let (rest, named) = byte.parse(input)?;
+    match named {
+        0 => Ok((rest, None)),
+        1 => array::<16>.map(Some).parse(rest),
+        _ => fail(input),
+    }
+}
+
+fn counted(input: &[u8]) -> Step<'_, Count> {
+    let (rest, (tenant, origin, voices, flags)) = (maybe_tag, maybe_tag, be_u16, byte).parse(input)?;
+    if flags > 3 {
+        return fail(input);
+    }
+    Ok((rest, Count { tenant, origin, voices, vouch: flags & 1 != 0, asset_host: flags & 2 != 0 }))
 }
 
 fn attestation(input: &[u8]) -> Step<'_, Attestation> {
-    let (rest, (attester, network, tenant, named)) =
-        (array::<16>, array::<16>, array::<16>, byte).parse(input)?;
-    let (rest, origin) = match named {
-        0 => (rest, None),
-        1 => array::<16>.map(Some).parse(rest)?,
-        _ => return fail(input),
-    };
+    let (rest, (attester, network, tenant, origin)) =
+        (array::<16>, array::<16>, array::<16>, maybe_tag).parse(input)?;
     let (rest, (at, counts_from, flags)) = (be_u64, be_u64, byte).parse(rest)?;
     if flags > 15 {
         return fail(input);

@@ -283,3 +283,84 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_record_of_version_1_is_still_read() {
+    let bytes = include_bytes!("../../fixtures/service/record-v1.bin");
+    let record = Record::decode(bytes).unwrap();
+    assert_eq!((record.taken_down, record.conflicts, record.contents.len()), (false, 2, 2));
+    let [known, claimed] = record.contents.as_slice() else { panic!() };
+    assert_eq!((known.digest, known.size, known.stored, known.published), (content(1), 7, true, 0));
+    assert_eq!(known.attestations[0], word(1, 1));
+    assert_eq!(known.attestations[1], Attestation { counts_from: NOW + 86_400, ..word(2, 1) });
+    assert_eq!(claimed.attestations[0].unproven, Some(([5; 32], [6; 32])));
+    assert!(claimed.attestations[0].trusted && claimed.attestations[0].origin.is_none());
+    assert_eq!(Record::decode(&record.encode()).unwrap(), record);
+    assert_eq!(record.encode()[0], 2, "written anew in the version of now");
+    for at in 0..bytes.len() {
+        assert_eq!(Record::decode(&bytes[..at]), None, "{at}");
+    }
+}
+
+#[test]
+fn thirty_days_after_publication_nobody_is_named_and_the_same_is_served() {
+    let month = super::KEPT_SECONDS;
+    let mut record = Record::default();
+    for (who, origin) in [(1, 1), (2, 1), (3, 2), (1, 2)] {
+        say(&mut record, 1, word(who, origin), PUBLIC);
+    }
+    let trusted = Attestation { trusted: true, tenant: tag(77), ..word(9, 3) };
+    say(&mut record, 1, trusted, PUBLIC);
+    let waiting = Attestation { unproven: Some(([1; 32], [2; 32])), ..word(8, 1) };
+    record.contents[0].attestations.push(waiting.clone());
+    let mut readers = vec![Reader::default(), at(1), at(2), at(3), at(4)];
+    readers.push(Reader { trusted_tenant: Some(tag(77)), origin: None });
+    readers.push(Reader { trusted_tenant: Some(tag(78)), ..at(4) });
+    let before: Vec<_> = readers.iter().map(|reader| answer(&record, *reader, PUBLIC, NOW)).collect();
+    assert!(!super::fade(&mut record, PUBLIC, NOW + month - 1), "not yet");
+    assert!(super::fade(&mut record, PUBLIC, NOW + month));
+    assert!(!super::fade(&mut record, PUBLIC, NOW + month), "once");
+    assert_eq!(record.contents[0].attestations, [waiting], "what is not proven counts for nothing");
+    let bytes = record.encode();
+    for who in [1, 2, 3, 9, 1001, 1002, 1003, 1009] {
+        assert!(!bytes.windows(16).any(|window| window == tag(who)), "{who}");
+    }
+    let after: Vec<_> = readers.iter().map(|reader| answer(&record, *reader, PUBLIC, NOW + month)).collect();
+    assert_eq!(before, after);
+    assert_eq!(record.contents[0].voices, 4);
+    assert_eq!(Record::decode(&bytes), Some(record.clone()));
+
+    // Who is counted already and says it again adds nothing; liars are not helped.
+    assert_eq!(say(&mut record, 1, word(1, 1), PUBLIC), Verdict::Waiting { want_body: false });
+    for who in 20..22 {
+        say(&mut record, 2, word(who, 1), PUBLIC);
+    }
+    assert_eq!(served(&record, at(1)), None, "disputed, as before");
+    // What is known of them by tenant and origin can still be struck out.
+    assert!(distrust(&mut record, &|said| said.origin == Some(tag(2001))));
+    assert_eq!(served(&record, at(1)), Some(1), "it stands through another origin, and the lie is gone");
+}
+
+#[test]
+fn what_time_alone_publishes_is_noticed() {
+    let mut record = Record::default();
+    let later = |who| Attestation { counts_from: NOW + 86_400, ..word(who, 1) };
+    say(&mut record, 1, later(1), PUBLIC);
+    say(&mut record, 1, later(2), PUBLIC);
+    assert_eq!((served(&record, at(1)), record.contents[0].published), (None, 0));
+    assert!(super::fade(&mut record, PUBLIC, NOW + 86_400));
+    assert_eq!(record.contents[0].published, NOW + 86_400);
+    assert!(answer(&record, at(1), PUBLIC, NOW + 86_400).is_some());
+}
+
+#[test]
+fn one_principal_takes_no_more_than_its_places() {
+    let mut record = Record::default();
+    for origin in 0..100 {
+        say(&mut record, 1, word(1, origin), PUBLIC);
+    }
+    assert_eq!(record.contents[0].attestations.len(), 4);
+    say(&mut record, 1, word(2, 200), PUBLIC);
+    say(&mut record, 1, word(3, 200), PUBLIC);
+    assert_eq!(served(&record, at(200)), Some(1), "others are heard");
+}

@@ -366,6 +366,7 @@ fn proxy_config(
         disk_patience: Duration::from_secs(10),
         // Nobody comes by the asset URL in a replay.
         asset_token: uuid::Uuid::from_bytes(rand::random()).simple().to_string(),
+        control_token: None,
         service: options.service.clone().map(|service| ServiceConfig {
             // Nothing is compared, and nothing is judged by how busy this machine is.
             spot_check: 0,

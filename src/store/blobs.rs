@@ -15,7 +15,8 @@ use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig,
+    BackoffConfig, ClientOptions, GetOptions, GetRange, MultipartUpload as _, ObjectStore, ObjectStoreExt,
+    PutMode, PutOptions, PutPayload, RetryConfig,
 };
 
 use super::keys::{BlobName, KeyError, KeyId, KeyRing};
@@ -26,6 +27,8 @@ use crate::asset::Digest;
 const RETRY: (usize, Duration) = (2, Duration::from_secs(2));
 const TIMEOUT: Duration = Duration::from_secs(20);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Larger blobs are written and read in parts of this size: [`TIMEOUT`] is for a request, not for an asset.
+const PART: usize = 8 << 20;
 /// What the marker holds, sealed like a blob: it proves that a key file belongs to a store.
 const MARKER: &[u8] = b"rezcache store 1";
 
@@ -233,11 +236,34 @@ impl Blobs {
     }
 
     async fn get_at(&self, path: &Path) -> Result<Option<Bytes>, StoreError> {
-        match self.store.get(path).await {
-            Ok(found) => found.bytes().await.map(Some).map_err(|source| self.failed(source)),
+        match self.parts_of(path).await {
+            Ok(found) => Ok(Some(found)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(self.failed(source)),
         }
+    }
+
+    /// An object part by part. One that is replaced meanwhile may be put together of both, which whoever
+    /// opens it finds.
+    async fn parts_of(&self, path: &Path) -> object_store::Result<Bytes> {
+        let options = GetOptions { range: Some(GetRange::Bounded(0..PART as u64)), ..GetOptions::default() };
+        let first = self.store.get_opts(path, options).await?;
+        let size = first.meta.size;
+        let first = first.bytes().await?;
+        if size <= first.len() as u64 {
+            return Ok(first);
+        }
+        let mut whole = Vec::with_capacity(usize::try_from(size).unwrap_or(0).min(128 << 20));
+        whole.extend_from_slice(&first);
+        while (whole.len() as u64) < size {
+            let start = whole.len() as u64;
+            let part = self.store.get_range(path, start..size.min(start + PART as u64)).await?;
+            if part.is_empty() {
+                break;
+            }
+            whole.extend_from_slice(&part);
+        }
+        Ok(Bytes::from(whole))
     }
 
     /// Writes a blob; over one of the same name, which is of the same content.
@@ -246,7 +272,24 @@ impl Blobs {
     /// When the store fails; nothing is half written then.
     pub async fn put(&self, name: &BlobName, blob: Vec<u8>) -> Result<(), StoreError> {
         let path = self.path("blobs", name);
-        self.store.put(&path, PutPayload::from(blob)).await.map_err(|source| self.failed(source))?;
+        if blob.len() <= 2 * PART {
+            self.store.put(&path, PutPayload::from(blob)).await.map_err(|source| self.failed(source))?;
+            return Ok(());
+        }
+        let mut upload = self.store.put_multipart(&path).await.map_err(|source| self.failed(source))?;
+        let mut rest = Bytes::from(blob);
+        let sent = async {
+            while !rest.is_empty() {
+                let part = rest.split_to(rest.len().min(PART));
+                upload.put_part(PutPayload::from(part)).await?;
+            }
+            upload.complete().await
+        };
+        if let Err(source) = sent.await {
+            // What was sent already must not be kept and paid for.
+            let _ = upload.abort().await;
+            return Err(self.failed(source));
+        }
         Ok(())
     }
 
@@ -379,6 +422,8 @@ impl Blobs {
     pub async fn keys(&self, path: &std::path::Path) -> Result<(KeyRing, bool), OpenError> {
         let (ring, new) = match KeyRing::read(path) {
             Err(KeyError::Missing { .. }) if self.is_empty().await? => (KeyRing::create(path)?, true),
+            // Another node may have made the file and marked the store since.
+            Err(KeyError::Missing { .. }) => (self.known_keys(path, KeyRing::read(path)).await?, false),
             known => (self.known_keys(path, known).await?, false),
         };
         self.check_keys(&ring).await?;

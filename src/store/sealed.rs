@@ -274,8 +274,13 @@ pub struct Head {
     key: LessSafeKey,
     digest: Digest,
     groups: Vec<GroupHash>,
-    /// The packed body that stands in the first chunk.
-    inline: Bytes,
+}
+
+/// How much of a blob its header and first chunk are, as the header says.
+fn needed(blob: &[u8]) -> Result<usize, SealError> {
+    let header = Header::decode(blob)?;
+    let length = first_chunk(header.plain, header.packed).saturating_add((HEADER_BYTES + TAG_BYTES) as u64);
+    Ok(usize::try_from(length).unwrap_or(usize::MAX))
 }
 
 impl std::fmt::Debug for Head {
@@ -292,7 +297,13 @@ impl Head {
     /// # Errors
     /// Everything but what was sealed under this name with these keys.
     pub fn open(ring: &KeyRing, name: &BlobName, start: &[u8], limit: u64) -> Result<Self, SealError> {
-        let (raw, rest) = start.split_first_chunk::<HEADER_BYTES>().ok_or(SealError::Form)?;
+        let start = start.get(..start.len().min(needed(start)?)).unwrap_or(start);
+        Self::open_in(ring, name, &mut start.to_vec(), limit)
+    }
+
+    /// The same in place: what follows the digest is left open where it is.
+    fn open_in(ring: &KeyRing, name: &BlobName, start: &mut [u8], limit: u64) -> Result<Self, SealError> {
+        let (raw, rest) = start.split_first_chunk_mut::<HEADER_BYTES>().ok_or(SealError::Form)?;
         let header = Header::decode(raw)?;
         let master = ring.key(header.key).ok_or(SealError::UnknownKey(header.key.0))?;
         let (key, commitment) = derive(master, &header.salt, name).ok_or(SealError::Damaged)?;
@@ -304,25 +315,21 @@ impl Head {
         }
         let length = first_chunk(header.plain, header.packed);
         let length = usize::try_from(length).map_err(|_| SealError::TooLarge)?;
-        let mut chunk = rest.get(..length + TAG_BYTES).ok_or(SealError::Damaged)?.to_vec();
-        key.open_in_place(nonce(0, header.further() == 0), Aad::from(raw), &mut chunk)
+        let chunk = rest.get_mut(..length + TAG_BYTES).ok_or(SealError::Damaged)?;
+        let chunk = key
+            .open_in_place(nonce(0, header.further() == 0), Aad::from(&*raw), chunk)
             .map_err(|_| SealError::Damaged)?;
-        chunk.truncate(length);
-        let mut chunk = Bytes::from(chunk);
-        let digest = chunk.get(..DIGEST_BYTES).and_then(|digest| digest.try_into().ok()).map(Digest);
-        let digest = digest.ok_or(SealError::Damaged)?;
+        let (digest, values) = chunk.split_first_chunk::<DIGEST_BYTES>().ok_or(SealError::Damaged)?;
+        let digest = Digest(*digest);
         // A blob moved to another name has failed already; this holds it to the writer's word too.
         if ring.blob_name(digest) != *name {
             return Err(SealError::Damaged);
         }
-        let mut inline = chunk.split_off(DIGEST_BYTES);
-        let groups = if header.further() == 0 {
-            Vec::new()
-        } else {
-            let values = std::mem::take(&mut inline);
-            values.chunks_exact(DIGEST_BYTES).filter_map(|value| value.try_into().ok()).collect()
+        let groups = match header.further() {
+            0 => Vec::new(),
+            _ => values.chunks_exact(DIGEST_BYTES).filter_map(|value| value.try_into().ok()).collect(),
         };
-        Ok(Self { header, raw: *raw, key, digest, groups, inline })
+        Ok(Self { header, raw: *raw, key, digest, groups })
     }
 
     /// The content's digest.
@@ -370,8 +377,14 @@ impl Head {
         self.open_chunks(group.saturating_add(1), sealed)
     }
 
-    /// Opens chunks in place, closing the gaps that their tags leave.
     fn open_chunks(&self, first: u64, mut sealed: Vec<u8>) -> Result<Bytes, SealError> {
+        let length = self.open_chunks_in(first, &mut sealed)?;
+        sealed.truncate(length);
+        Ok(Bytes::from(sealed))
+    }
+
+    /// Opens chunks in place, closing the gaps that their tags leave; how many bytes they then are.
+    fn open_chunks_in(&self, first: u64, sealed: &mut [u8]) -> Result<usize, SealError> {
         let (mut index, mut from, mut to) = (first, 0, 0);
         while from < sealed.len() {
             let last = index == self.header.further();
@@ -391,8 +404,7 @@ impl Head {
                 .map_err(|_| SealError::Damaged)?;
             (index, from, to) = (index + 1, end, to + length);
         }
-        sealed.truncate(to);
-        Ok(Bytes::from(sealed))
+        Ok(to)
     }
 }
 
@@ -418,22 +430,36 @@ pub fn place(plain: u64, range: Range<u64>) -> Range<u64> {
 /// # Errors
 /// Everything but the blob that was sealed under this name with these keys.
 pub fn open(ring: &KeyRing, name: &BlobName, blob: &[u8], limit: u64) -> Result<(Digest, Bytes), SealError> {
-    let head = Head::open(ring, name, blob, limit)?;
+    open_owned(ring, name, blob.to_vec(), limit)
+}
+
+/// The same without a copy.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_owned(
+    ring: &KeyRing,
+    name: &BlobName,
+    mut blob: Vec<u8>,
+    limit: u64,
+) -> Result<(Digest, Bytes), SealError> {
+    let head = Head::open_in(ring, name, &mut blob, limit)?;
     if blob.len() as u64 != head.blob_bytes() {
         return Err(SealError::Damaged);
     }
-    let packed = if head.header.further() == 0 {
-        head.inline.clone()
+    let (start, length) = if head.header.further() == 0 {
+        (HEADER_BYTES + DIGEST_BYTES, usize::try_from(head.header.packed).map_err(|_| SealError::TooLarge)?)
     } else {
         let start = usize::try_from(head_bytes(head.header.plain)).map_err(|_| SealError::TooLarge)?;
-        head.open_chunks(1, blob.get(start..).ok_or(SealError::Damaged)?.to_vec())?
+        (start, head.open_chunks_in(1, blob.get_mut(start..).ok_or(SealError::Damaged)?)?)
     };
     let plain = if head.header.lz4 {
+        let packed = blob.get(start..start + length).ok_or(SealError::Damaged)?;
         // Bounded by `limit` above; the block format never writes beyond the room it is given.
         let room = usize::try_from(head.header.plain).map_err(|_| SealError::TooLarge)?;
-        Bytes::from(lz4_flex::block::decompress(&packed, room).map_err(|_| SealError::Damaged)?)
+        Bytes::from(lz4_flex::block::decompress(packed, room).map_err(|_| SealError::Damaged)?)
     } else {
-        packed
+        Bytes::from(blob).slice(start..start + length)
     };
     if plain.len() as u64 != head.header.plain {
         return Err(SealError::Damaged);

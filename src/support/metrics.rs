@@ -150,6 +150,8 @@ counters! {
     UploadsRefusedNotShareable = "uploads_refused_not_shareable",
     /// Assets not queued: known as bakes of avatars.
     UploadsRefusedBaked = "uploads_refused_baked",
+    /// Assets not queued: the cache service was proven to give wrong bytes.
+    UploadsRefusedDistrusted = "uploads_refused_distrusted",
     /// Assets not queued: alone more than the queue may hold.
     UploadsRefusedTooLarge = "uploads_refused_too_large",
     /// Uploads dropped: seen in a baked slot of an avatar while they waited.
@@ -170,7 +172,7 @@ counters! {
     UploadsDroppedRefused = "uploads_dropped_refused",
     /// Uploads dropped: failed too often.
     UploadsDroppedFailed = "uploads_dropped_failed",
-    /// Uploads dropped: uploading was switched off.
+    /// Uploads dropped: the grid's owner has opted out since, or the cache service is not trusted any more.
     UploadsDroppedWithdrawn = "uploads_dropped_withdrawn",
     /// Damaged places in the file of the upload queue, skipped.
     UploadQueueCorrupt = "upload_queue_corrupt",

@@ -179,6 +179,37 @@ impl Status {
         }
     }
 
+    /// What the cache service does for its user, in a sentence or two; `None` without one.
+    #[must_use]
+    pub fn service_sentence(&self) -> Option<String> {
+        let service = self.service.as_ref()?;
+        let counted = |counter: Counter| self.counters.get(counter.name()).copied().unwrap_or(0);
+        let served = self.assets.served.get(&AssetSource::Service).copied().unwrap_or_default();
+        let way = if service.quic { "QUIC" } else { "HTTP" };
+        let standing = match service.state.as_ref() {
+            "working" => format!(
+                "Answers over {way}; no request waits for it longer than {} ms.",
+                service.deadline_us.div_ceil(1000)
+            ),
+            "distrusted" => {
+                "Not used any more: it gave bytes that differ from the grid's, and what came from it was \
+                 dropped. Tell its operator; the log says how to use it again."
+                    .into()
+            }
+            _ => {
+                "Does not answer in time; the grid is asked at once, and it is tried again in the background."
+                    .into()
+            }
+        };
+        Some(format!(
+            "{standing} It answered {} requests with {}, had nothing for {}, and was too late for {}.",
+            served.requests,
+            human_bytes(served.bytes),
+            counted(Counter::ServiceAbsent),
+            counted(Counter::ServiceHedges),
+        ))
+    }
+
     /// Whether it is working, in one sentence.
     #[must_use]
     pub fn sentence(&self) -> String {
@@ -267,6 +298,25 @@ mod tests {
             status.sentence(),
             "Working: 60.0 % of 5 asset requests came from this machine, and 3.0 KiB were saved."
         );
+    }
+
+    #[test]
+    fn what_the_service_does_is_told_in_words() {
+        let metrics = Metrics::default();
+        let told = || Status::of(&metrics, Duration::ZERO).service_sentence();
+        assert_eq!(told(), None);
+        metrics.asset_served(AssetKind::Mesh, AssetSource::Service, 2048);
+        metrics.count(Counter::ServiceAbsent);
+        metrics.set_service("working", true, Duration::from_micros(12_300));
+        assert_eq!(
+            told().unwrap(),
+            "Answers over QUIC; no request waits for it longer than 13 ms. It answered 1 requests with 2.0 KiB, had \
+             nothing for 1, and was too late for 0."
+        );
+        metrics.set_service("distrusted", false, Duration::ZERO);
+        assert!(told().unwrap().starts_with("Not used any more"));
+        metrics.set_service("away", false, Duration::ZERO);
+        assert!(told().unwrap().starts_with("Does not answer in time"));
     }
 
     #[test]

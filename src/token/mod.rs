@@ -19,9 +19,11 @@ use crate::grid::GridId;
 mod jwt;
 mod keys;
 
-pub use jwt::{Keys, MAX_TOKEN_BYTES, TokenError, Verified, sign, sign_own, unverified_subject};
 pub use jwt::decoded as from_base64url;
-pub use keys::{KeyFormError, SigningKey, enrolment_message, is_weak, own_subject, public_key_of, verify_with};
+pub use jwt::{Keys, MAX_TOKEN_BYTES, TokenError, Verified, sign, sign_own, unverified_subject};
+pub use keys::{
+    KeyFormError, SigningKey, enrolment_message, is_weak, own_subject, public_key_of, verify_with,
+};
 
 /// What a service is called in its tokens unless its operator says otherwise.
 pub const DEFAULT_AUDIENCE: &str = "rezcache";

@@ -44,10 +44,8 @@ fn signed(key: &SigningKey, header: &Value, body: &Value) -> String {
 
 fn parts(token: &str) -> (Value, Value) {
     let part = |index| {
-        serde_json::from_slice(
-            &URL_SAFE_NO_PAD.decode(token.split('.').nth(index).unwrap()).unwrap(),
-        )
-        .unwrap()
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(index).unwrap()).unwrap())
+            .unwrap()
     };
     (part(0), part(1))
 }
@@ -98,7 +96,11 @@ fn no_other_algorithm_is_read() {
     for alg in ["none", "None", "HS256", "RS256", "ES256", "EDDSA", "eddsa", "Ed25519", ""] {
         let mut header = header.clone();
         header["alg"] = alg.into();
-        assert_eq!(keys.verify(&signed(&key, &header, &body), "rezcache", NOW), Err(TokenError::Form), "{alg}");
+        assert_eq!(
+            keys.verify(&signed(&key, &header, &body), "rezcache", NOW),
+            Err(TokenError::Form),
+            "{alg}"
+        );
     }
     // A secret made of the public key, as in the classic confusion, and no signature at all.
     let mut hs = header.clone();
@@ -139,10 +141,8 @@ fn every_changed_character_is_noticed() {
 fn a_token_has_one_form() {
     let key = key(1);
     let (keys, good) = (keys(&key), sign(&key, &claims()));
-    let padded: Vec<String> = good
-        .split('.')
-        .map(|part| URL_SAFE.encode(URL_SAFE_NO_PAD.decode(part).unwrap()))
-        .collect();
+    let padded: Vec<String> =
+        good.split('.').map(|part| URL_SAFE.encode(URL_SAFE_NO_PAD.decode(part).unwrap())).collect();
     assert_ne!(padded.join("."), good);
     for wrong in [padded.join("."), format!("{good}.{good}"), format!("{good}."), format!(" {good}")] {
         assert_eq!(keys.verify(&wrong, "rezcache", NOW).err(), Some(TokenError::Form), "{wrong}");
@@ -193,7 +193,11 @@ fn what_is_missing_or_odd_in_a_signed_token_is_refused() {
 fn a_resident_speaks_for_itself_only() {
     let (mine, operator) = (key(3), key(1));
     let token = sign_own(&mine, "rezcache", "one".into(), NOW, 3600);
-    assert_eq!(keys(&operator).verify(&token, "rezcache", NOW), Err(TokenError::Signature), "not enrolled here");
+    assert_eq!(
+        keys(&operator).verify(&token, "rezcache", NOW),
+        Err(TokenError::Signature),
+        "not enrolled here"
+    );
     let mut keys = keys(&operator);
     keys.accept_residents();
     let verified = keys.verify(&token, "rezcache", NOW).unwrap();
@@ -250,7 +254,8 @@ fn keys_for_which_everybody_can_sign_are_weak() {
     let mut keys = Keys::default();
     keys.accept_residents();
     let header = json!({ "alg": "EdDSA", "kid": format!("own:{}", URL_SAFE_NO_PAD.encode(identity)) });
-    let body = json!({ "jti": "x", "sub": own_subject(&identity), "aud": "rezcache", "iat": NOW, "exp": NOW + 60 });
+    let body =
+        json!({ "jti": "x", "sub": own_subject(&identity), "aud": "rezcache", "iat": NOW, "exp": NOW + 60 });
     let text = format!(
         "{}.{}.{}",
         URL_SAFE_NO_PAD.encode(header.to_string()),

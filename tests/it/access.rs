@@ -136,12 +136,8 @@ async fn a_node_starts_only_when_it_is_clear_who_may_do_what() {
 async fn open_access_of_a_public_node_opens_reading_only() {
     let folder = tempfile::tempdir().unwrap();
     let operator = Operator::new(folder.path());
-    let grids = vec![GridPolicy {
-        id: GridId::new(GRID),
-        publish: true,
-        central: true,
-        asset_hosts: Vec::new(),
-    }];
+    let grids =
+        vec![GridPolicy { id: GridId::new(GRID), publish: true, central: true, asset_hosts: Vec::new() }];
     let node = Node::start(NodeConfig {
         open_access: true,
         abuse_contact: Some("abuse@example.org".into()),
@@ -158,7 +154,10 @@ async fn open_access_of_a_public_node_opens_reading_only() {
     assert_eq!(status(share(&stranger, &key, "sim.example", &bytes).await), 403);
     assert_eq!(curl(&node, "/v1/node/drain", None, &["-X", "POST"]).await.0, 403);
     let (code, about) = json_of(&node, "/v1/service", None, &[]).await;
-    assert_eq!((code, &about["abuse_contact"], &about["enroll"]), (200, &json!("abuse@example.org"), &json!(false)));
+    assert_eq!(
+        (code, &about["abuse_contact"], &about["enroll"]),
+        (200, &json!("abuse@example.org"), &json!(false))
+    );
     node.stop().await;
 }
 
@@ -166,12 +165,10 @@ async fn open_access_of_a_public_node_opens_reading_only() {
 async fn each_right_opens_its_own_door() {
     let folder = tempfile::tempdir().unwrap();
     let operator = Operator::new(folder.path());
-    let node = Node::start(NodeConfig {
-        trusted_tenants: vec!["school".into()],
-        ..operator.config(folder.path())
-    })
-    .await
-    .unwrap();
+    let node =
+        Node::start(NodeConfig { trusted_tenants: vec!["school".into()], ..operator.config(folder.path()) })
+            .await
+            .unwrap();
     let (bytes, key) = (texture(1, 900), key(1));
     let token = |rights: &str| operator.token(&format!("with {rights}").replace(' ', "-"), "school", rights);
     let with = |rights: &str| client(&node, Some(token(rights)));
@@ -185,7 +182,10 @@ async fn each_right_opens_its_own_door() {
     }
 
     assert_eq!(status(share(&with("read"), &key, "a", &bytes).await), 403);
-    assert_eq!(status(with("read").put(&key, None, Digest::of(&bytes), Codec::Raw, bytes.clone()).await), 403);
+    assert_eq!(
+        status(with("read").put(&key, None, Digest::of(&bytes), Codec::Raw, bytes.clone()).await),
+        403
+    );
     assert_eq!(share(&with("write"), &key, "a", &bytes).await, Ok(Verdict::Published));
     for rights in ["write", "vouch", "observe", "admin"] {
         assert_eq!(status(read(&with(rights), &key, "a").await), 403, "{rights}");
@@ -217,17 +217,13 @@ async fn each_right_opens_its_own_door() {
 async fn a_token_for_one_grid_is_worth_nothing_on_another() {
     let folder = tempfile::tempdir().unwrap();
     let operator = Operator::new(folder.path());
-    let node = Node::start(NodeConfig {
-        trusted_tenants: vec!["school".into()],
-        ..operator.config(folder.path())
-    })
-    .await
-    .unwrap();
+    let node =
+        Node::start(NodeConfig { trusted_tenants: vec!["school".into()], ..operator.config(folder.path()) })
+            .await
+            .unwrap();
     let only = |grid: &str, rights: &str| {
-        let claims = Claims {
-            grids: Some([GridId::new(grid)].into()),
-            ..operator.claims("pupil", "school", rights)
-        };
+        let claims =
+            Claims { grids: Some([GridId::new(grid)].into()), ..operator.claims("pupil", "school", rights) };
         operator.sign(&claims)
     };
     let (bytes, key) = (texture(1, 900), key(1));
@@ -385,7 +381,11 @@ async fn the_command_makes_keys_and_tokens_that_a_node_takes() {
         &["--tenant", "school", "--expires", "forever"],
         &["--tenant", "two words"],
     ] {
-        assert_ne!(rezcache(&[&["token", "new", "--signing-key", file], wrong].concat()).code, 0, "{wrong:?}");
+        assert_ne!(
+            rezcache(&[&["token", "new", "--signing-key", file], wrong].concat()).code,
+            0,
+            "{wrong:?}"
+        );
     }
 
     let public = folder.path().join("tokens.key.pub");
@@ -403,9 +403,8 @@ async fn the_command_makes_keys_and_tokens_that_a_node_takes() {
     assert_eq!((desk.principal(), teacher.principal().starts_with("p-")), ("desk-7", true));
 
     let store = format!("file://{}", folder.path().join("store").display());
-    let gone = rezcache(&[
-        "token", "revoke", "--subject", "desk-7", "--store", &store, "--signing-key", file,
-    ]);
+    let gone =
+        rezcache(&["token", "revoke", "--subject", "desk-7", "--store", &store, "--signing-key", file]);
     assert_eq!(gone.code, 0, "{gone:?}");
     let list = rezcache(&["token", "list", "--signing-key", file, "--json"]).out;
     let lines: Vec<Value> = list.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -419,14 +418,12 @@ async fn the_command_makes_keys_and_tokens_that_a_node_takes() {
 async fn a_resident_enrols_and_needs_no_operator() {
     let folder = tempfile::tempdir().unwrap();
     let operator = Operator::new(folder.path());
-    let node = Node::start(NodeConfig {
-        token_keys: Vec::new(),
-        enroll: true,
-        ..operator.config(folder.path())
-    })
-    .await
-    .unwrap();
-    let address = |at: std::net::SocketAddr| format!("https://{at}#pin={}", node.pin().unwrap()).parse().unwrap();
+    let node =
+        Node::start(NodeConfig { token_keys: Vec::new(), enroll: true, ..operator.config(folder.path()) })
+            .await
+            .unwrap();
+    let address =
+        |at: std::net::SocketAddr| format!("https://{at}#pin={}", node.pin().unwrap()).parse().unwrap();
     let resident = |at, home: &str| {
         let credentials = Credentials::own(&folder.path().join(home), &address(at)).unwrap();
         ServiceClient::with_credentials(address(at), credentials).unwrap()
@@ -458,6 +455,26 @@ async fn a_resident_enrols_and_needs_no_operator() {
     // From another network there is room.
     let elsewhere = resident(from_network(node.address(), 7).await, "five");
     assert_eq!(read(&elsewhere, &key(1), "a").await, Ok(None));
+
+    // Where everybody may read, whoever wants to write introduces itself then.
+    let public = tempfile::tempdir().unwrap();
+    let open = Node::start(NodeConfig {
+        token_keys: Vec::new(),
+        enroll: true,
+        open_access: true,
+        abuse_contact: Some("abuse@example.org".into()),
+        ..operator.config(public.path())
+    })
+    .await
+    .unwrap();
+    let address: rezcache::client::address::ServerAddress =
+        format!("https://{}#pin={}", open.address(), open.pin().unwrap()).parse().unwrap();
+    let credentials = Credentials::own(public.path(), &address).unwrap();
+    let guest = ServiceClient::with_credentials(address, credentials).unwrap();
+    assert_eq!((read(&guest, &key(1), "a").await, guest.principal()), (Ok(None), ""));
+    assert_eq!(share(&guest, &key(1), "a", &bytes).await, Ok(Verdict::Waiting { want_body: false }));
+    assert!(guest.principal().starts_with("own-") && guest.face() == Face::Quic);
+    open.stop().await;
 
     // One that the node has never heard of, and one that claims more than it has.
     let unknown = SigningKey::from_seed(&[5; 32]).unwrap();
@@ -506,7 +523,9 @@ fn a_token_is_never_sent_in_the_open() {
         let client = ServiceClient::with_credentials(address, credentials).unwrap();
         assert_eq!(client.principal(), "");
     }
-    for private in ["http://127.0.0.1:8443", "http://localhost:8443", "http://[::1]:8443", "https://cache.example"] {
+    for private in
+        ["http://127.0.0.1:8443", "http://localhost:8443", "http://[::1]:8443", "https://cache.example"]
+    {
         assert_eq!(new(private, Some(token.clone())), None, "{private}");
     }
     assert_eq!(new("https://cache.example", Some("hunter2".into())), Some(CallError::NotAToken));
@@ -535,12 +554,10 @@ async fn who_is_over_budget_is_told_when_to_come_again_and_nobody_else_is_harmed
     }
     let folder = tempfile::tempdir().unwrap();
     let operator = Operator::new(folder.path());
-    let node = Node::start(NodeConfig {
-        trusted_tenants: vec!["school".into()],
-        ..operator.config(folder.path())
-    })
-    .await
-    .unwrap();
+    let node =
+        Node::start(NodeConfig { trusted_tenants: vec!["school".into()], ..operator.config(folder.path()) })
+            .await
+            .unwrap();
     let with = |subject: &str, budgets: token::Budgets| {
         operator.sign(&Claims { budgets, ..operator.claims(subject, "school", "read,write") })
     };

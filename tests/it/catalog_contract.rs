@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rezcache::catalog::{Catalog, CatalogError, Change, Decide, PostgresCatalog, RevokedKind, SqliteCatalog};
 use tempfile::TempDir;
 
+use crate::cli::rezcache;
 use crate::support::postgres::Server;
 
 fn key(number: u8) -> [u8; 32] {
@@ -328,4 +329,21 @@ async fn postgres_is_verified_by_its_certificate_and_its_password_is_told_nobody
     assert!(wrong.contains("28P01"), "{wrong}");
     let unknown = told(PostgresCatalog::open(&address("hunter2", "")).await);
     assert!(unknown.contains("UnknownIssuer") || unknown.contains("certificate"), "{unknown}");
+    // Nor does the program tell, asked to say all it can.
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = address("hunter3", &authority);
+    let data = folder.path().to_str().unwrap();
+    let arguments =
+        ["serve", "-v", "-v", "--listen", "127.0.0.1:0", "--store", "memory:", "--data-dir", data];
+    let run = rezcache(&[&arguments[..], &["--catalog", &wrong]].concat());
+    assert!(run.code == 1 && run.err.contains("28P01"), "{run:?}");
+    assert!(!run.err.contains("hunter3") && !run.out.contains("hunter3"), "{run:?}");
+    let run = rezcache(&[
+        "serve",
+        "--data-dir",
+        data,
+        "--catalog",
+        "postgres://me:hunter3@db.example/x?sslmode=allow",
+    ]);
+    assert!(run.code == 2 && run.err.contains("sslmode") && !run.err.contains("hunter3"), "{run:?}");
 }

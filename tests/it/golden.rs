@@ -52,7 +52,7 @@ fn help_of_the_stores_commands() {
         let run = rezcache(&arguments);
         assert_eq!(run.code, 0, "{run:?}");
         // What is common to all stands in the help of `store`.
-        let own = run.out.split("\nCommon options:").next().expect("help");
+        let own = run.out.split("\nStore options:").next().expect("help");
         let _ = write!(all, "== store {words}\n{own}");
     }
     golden("help-store-commands.txt", &all);
@@ -85,7 +85,9 @@ fn metric_names() {
 
 #[test]
 fn status_keys() {
-    let status = serde_json::to_value(Status::of(&Metrics::default(), Duration::ZERO)).expect("JSON");
+    let metrics = Metrics::default();
+    metrics.set_service("working", true, Duration::from_millis(40));
+    let status = serde_json::to_value(Status::of(&metrics, Duration::ZERO)).expect("JSON");
     let mut keys = BTreeSet::new();
     walk("", &status, &mut keys);
     let mut text = String::new();

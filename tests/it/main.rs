@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod access;
+mod access_secrets;
 mod array;
 mod asset_url;
 mod catalog_contract;
@@ -19,6 +20,8 @@ mod kill;
 mod kill_node;
 mod layers;
 mod load;
+mod poisoning;
+mod postgres_away;
 mod proxy_assets;
 mod proxy_faults;
 mod proxy_http;
@@ -35,4 +38,5 @@ mod support;
 mod tls;
 mod udp_assets;
 mod uploads;
+mod uploads_consent;
 mod uploads_kill;

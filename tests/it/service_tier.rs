@@ -1,6 +1,7 @@
 //! The proxy in front of the shared cache: what it serves from there, and that it does no harm.
 
 mod faults;
-mod faulty_node;
+pub(crate) mod faulty_node;
+mod networks;
 mod serving;
 mod trust;

@@ -42,6 +42,13 @@ pub(crate) async fn contract(blobs: &Blobs) {
     assert_eq!(blobs.get_range(&name(3), 0..10).await.unwrap(), None);
     assert_eq!(blobs.get_range(&name(1), 4..7).await.unwrap().unwrap(), "aga");
     parts(blobs, &ring).await;
+    // Larger than what goes in one request.
+    let large: Vec<u8> = (0..20_000_000u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
+    blobs.put(&name(9), large.clone()).await.unwrap();
+    assert!(blobs.get(&name(9)).await.unwrap().unwrap() == large);
+    blobs.put(&name(9), large[..17_000_000].to_vec()).await.unwrap();
+    assert!(blobs.get(&name(9)).await.unwrap().unwrap() == large[..17_000_000]);
+    blobs.delete(&name(9)).await.unwrap();
     let listed: Vec<_> = blobs.list().try_collect().await.unwrap();
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     assert!(listed.iter().all(|blob| blob.at.abs_diff(now) < 3600), "{listed:?}");
@@ -102,6 +109,24 @@ async fn memory_and_directory_keep_the_contract() {
     contract(&blobs).await;
     assert!(blobs.probe().await.unwrap().conditional_writes);
     assert!(matches!(Blobs::open("ftp://x"), Err(StoreError::Url(_))));
+}
+
+/// Nodes of one host that start on an empty store at once: one makes the keys, all have them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_who_start_at_once_all_have_the_same_keys() {
+    for _ in 0..20 {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", folder.path().join("store").display());
+        let starting = (0..8).map(|_| {
+            let (url, file) = (url.clone(), folder.path().join("store.key"));
+            tokio::spawn(async move { Blobs::open(&url).unwrap().keys(&file).await.unwrap().0.text() })
+        });
+        let rings: Vec<String> =
+            futures_util::future::join_all(starting).await.into_iter().map(Result::unwrap).collect();
+        assert!(rings.iter().all(|ring| *ring == rings[0]));
+        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+        assert_eq!(left.len(), 2, "the store and its key file, and nothing half made: {left:?}");
+    }
 }
 
 /// PyPI's `moto`: S3 as others wrote it.

@@ -73,8 +73,9 @@ fn flip(path: &Path, at: usize) {
 }
 
 fn three() -> [(AssetKey, Bytes); 3] {
-    [(1, 9000), (2, 90_000), (3, 3_000_000)]
-        .map(|(number, size)| (key(AssetKind::Texture, number), texture(usize::try_from(number).unwrap(), size)))
+    [(1, 9000), (2, 90_000), (3, 3_000_000)].map(|(number, size)| {
+        (key(AssetKind::Texture, number), texture(usize::try_from(number).unwrap(), size))
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,7 +91,10 @@ async fn what_is_damaged_or_missing_is_found_and_brought_again() {
     }
     // While nodes run.
     let (code, report) = place.json(&["verify"]).await;
-    assert_eq!((code, &report["ok"], &report["blobs"], &report["records"]), (0, &true.into(), &3.into(), &3.into()));
+    assert_eq!(
+        (code, &report["ok"], &report["blobs"], &report["records"]),
+        (0, &true.into(), &3.into(), &3.into())
+    );
     node.stop().await;
     let run = place.run(&["verify"]).await;
     assert!(run.code == 0 && run.out.contains("every blob opens"), "{run:?}");
@@ -149,7 +153,8 @@ async fn what_is_damaged_or_missing_is_found_and_brought_again() {
     assert_eq!(place.run(&["verify"]).await.code, 0);
 
     let catalog = rusqlite::Connection::open(place.path("store/catalog.sqlite")).unwrap();
-    let hash = catalog.query_row("select key from asset limit 1", [], |row| row.get::<_, Vec<u8>>(0)).unwrap();
+    let hash =
+        catalog.query_row("select key from asset limit 1", [], |row| row.get::<_, Vec<u8>>(0)).unwrap();
     catalog.execute("update asset set record = zeroblob(80) where key = ?1", [&hash]).unwrap();
     drop(catalog);
     let (code, report) = place.json(&["verify"]).await;
@@ -210,7 +215,10 @@ async fn keys_are_rotated_and_everything_is_sealed_anew() {
     assert_eq!(std::fs::read(&copy).unwrap(), std::fs::read(place.path("store.key")).unwrap());
     let run = place.run(&["keys", "rotate"]).await;
     assert!(run.code == 0 && run.out.contains("reseal"), "{run:?}");
-    assert_eq!(place.json(&["keys", "list"]).await.1, serde_json::json!({"keys": [1, 2], "seals": 2, "store": 1}));
+    assert_eq!(
+        place.json(&["keys", "list"]).await.1,
+        serde_json::json!({"keys": [1, 2], "seals": 2, "store": 1})
+    );
     // No key is shown to whoever looks on.
     for words in [&["keys", "list"][..], &["keys", "rotate", "--help"], &["verify"]] {
         let run = place.run(words).await;
@@ -264,7 +272,11 @@ async fn a_liars_word_is_voided_and_nobody_is_named() {
     let unknown = place.run(&["stat", &named(&key(AssetKind::Mesh, 9))]).await;
     assert!(unknown.code == 0 && unknown.out.contains("nobody has attested it"), "{unknown:?}");
     assert_eq!(place.run(&["stat", "texture/x"]).await.code, 2);
-    for wrong in [&["distrust"][..], &["distrust", "--origin", "sim.example"], &["distrust", "--tenant", "a", "--since", "soon"]] {
+    for wrong in [
+        &["distrust"][..],
+        &["distrust", "--origin", "sim.example"],
+        &["distrust", "--tenant", "a", "--since", "soon"],
+    ] {
         assert_eq!(place.run(wrong).await.code, 2, "{wrong:?}");
     }
 
@@ -297,7 +309,9 @@ async fn a_liars_word_is_voided_and_nobody_is_named() {
     let catalog = rusqlite::Connection::open(place.path("store/catalog.sqlite")).unwrap();
     let mut query = catalog.prepare("select action || ' ' || detail from audit").unwrap();
     let audit: Vec<String> = query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-    let voided = audit.iter().filter(|line| line.starts_with("distrust") && line.contains("3 attestations of 3 assets"));
+    let voided = audit
+        .iter()
+        .filter(|line| line.starts_with("distrust") && line.contains("3 attestations of 3 assets"));
     assert_eq!(voided.count(), 2, "{audit:?}");
     assert!(!audit.concat().contains("sim.example"), "{audit:?}");
 }

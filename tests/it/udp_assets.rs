@@ -4,6 +4,7 @@
 mod boundaries;
 mod late;
 mod numbering;
+mod service;
 mod serving;
 mod trouble;
 mod uploads;

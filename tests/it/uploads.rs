@@ -13,12 +13,13 @@ use rezcache::fetch::upload_plan::Limits;
 use rezcache::grid::{GridId, Origin};
 use rezcache::node::Node;
 use rezcache::proxy::{Proxy, ProxyConfig, ServiceConfig, UploadConfig};
+use rezcache::redact::Redacted;
 use rezcache::support::metrics::Counter;
 use rezcache::wire::OriginHash;
 use rezcache::wire::frame::{Codec, Verdict};
 
 use crate::service::config as node_config;
-use crate::support::client::get;
+use crate::support::client::{ask, get};
 use crate::support::fake_grid::{Asked, FakeGrid, Gate, Reply};
 use crate::support::{
     ASSET_TOKEN, RealAsset, Setup, animation, another_texture, asset_reply, grid_config, mesh, proxy_config,
@@ -469,6 +470,32 @@ async fn an_owner_who_no_longer_shares_has_the_queue_emptied() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_was_proven_wrong_gets_nothing_more() {
+    let fake = Fake::start(verdict("202 Accepted", false), Reply::none()).await;
+    let setup = setup(&fake.url(), |_| {}).await;
+    setup.proxy.pause_uploads();
+    fetch(&setup, &[texture()]).await;
+    assert_eq!(setup.proxy.metrics().upload_queue().0, 1);
+    let Setup { grid, proxy, dir, .. } = setup;
+    within(proxy.stop()).await;
+    std::fs::write(dir.path().join("service-proven-wrong"), format!("{}\n", fake.http.at)).unwrap();
+    let config = ProxyConfig {
+        service: Some(service(&fake.url())),
+        uploads: Some(at_once()),
+        ..proxy_config(grid_config(&grid.url("/")), dir.path())
+    };
+    let proxy = Proxy::start(config).await.unwrap();
+    assert_eq!(proxy.metrics().service().unwrap().state, "distrusted");
+    assert!(proxy.uploads_idle(PATIENCE).await);
+    assert_eq!(count(&proxy, Counter::UploadsDroppedWithdrawn), 1);
+    let setup = Setup { at: proxy.grid_addresses()[0], grid, proxy, dir };
+    fetch(&setup, &[sound()]).await;
+    assert_eq!(count(&setup.proxy, Counter::UploadsRefusedDistrusted), 1);
+    within(setup.proxy.stop()).await;
+    assert!(fake.uploads("POST").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_grid_at_home_is_not_told_to_the_world() {
     // Nobody is there, but nobody is asked either.
     let setup = setup("https://cache.rezcache.invalid", |_| {}).await;
@@ -556,6 +583,53 @@ async fn a_pause_holds_until_it_ends() {
     setup.proxy.resume_uploads();
     assert!(setup.proxy.uploads_idle(PATIENCE).await);
     assert_eq!(fake.uploads("POST").len(), 4);
+    within(setup.proxy.stop()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_control_port_pauses_resumes_and_limits_for_who_knows_the_token() {
+    const TOKEN: &str = "9b1e2c3d4f5a69788796a5b4c3d2e1f0";
+    let fake = Fake::start(verdict("202 Accepted", false), Reply::none()).await;
+    let setup = setup(&fake.url(), |config| config.control_token = Some(Redacted::new(TOKEN.into()))).await;
+    let control = setup.proxy.control_address().unwrap();
+    let bearer = format!("Bearer {TOKEN}");
+    let own = format!("http://{control}");
+    let post = |path: &'static str, headers: Vec<(&'static str, String)>| async move {
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        ask(control, "POST", path, &headers, b"").await.status
+    };
+    let known = || vec![("Authorization", bearer.clone())];
+    for (headers, status) in [
+        (vec![], 401),
+        (vec![("Authorization", "Bearer 0".to_owned())], 401),
+        (vec![("Authorization", bearer.clone()), ("Origin", "http://evil.example".into())], 403),
+        (vec![("Authorization", bearer.clone()), ("Sec-Fetch-Site", "cross-site".into())], 403),
+    ] {
+        assert_eq!(post("/uploads/pause", headers).await, status);
+        assert!(!setup.proxy.metrics().upload_control().0);
+    }
+    assert_eq!(get(control, "/uploads/pause", &[]).await.status, 405);
+    assert_eq!(post("/uploads/nonsense", known()).await, 404);
+
+    // As our own page's script sends it.
+    let page =
+        vec![("Authorization", bearer.clone()), ("Origin", own), ("Sec-Fetch-Site", "same-origin".into())];
+    assert_eq!(post("/uploads/pause", page).await, 200);
+    fetch(&setup, &[texture()]).await;
+    assert!(setup.proxy.metrics().upload_control().0);
+    assert!(fake.uploads("POST").is_empty());
+    assert!(get(control, "/", &[]).await.text().contains("data-post=\"/uploads/resume\""));
+    assert_eq!(post("/uploads/resume", known()).await, 200);
+    assert!(setup.proxy.uploads_idle(PATIENCE).await);
+
+    assert_eq!(post("/uploads/limit?bytes_per_second=62500", known()).await, 200);
+    assert_eq!(setup.proxy.metrics().upload_control(), (false, 62_500));
+    assert_eq!(post("/uploads/limit?bytes_per_second=1", known()).await, 400);
+    assert_eq!(post("/uploads/limit", known()).await, 400);
+    assert_eq!(post("/uploads/limit?bytes_per_second=0", known()).await, 200);
+    assert_eq!(setup.proxy.metrics().upload_control(), (false, 0));
+    let page = get(control, "/", &[]).await.text();
+    assert!(page.contains("data-post=\"/uploads/pause\"") && !page.contains(TOKEN), "{page}");
     within(setup.proxy.stop()).await;
 }
 

@@ -18,7 +18,7 @@ mod servers;
 
 use address::Address;
 pub use address::{AddressError, check};
-use servers::{Lent, Servers, Trouble};
+use servers::{Lent, Servers, TRIES, Trouble};
 
 /// What makes each version of the one before.
 const MIGRATIONS: &[&str] = &[include_str!("1.sql"), include_str!("2.sql")];
@@ -137,10 +137,13 @@ impl PostgresCatalog {
                 return Some(Ok(value));
             }
             Ok(Err(trouble)) => trouble,
-            Err(_) => Trouble::Gone("no answer in time".into()),
+            Err(_) => {
+                self.servers.is_away();
+                return Some(Err(Trouble::Gone("no answer in time".into()).into()));
+            }
         };
         let again = match &trouble {
-            Trouble::Gone(_) => !tries.committing && tries.made == 1,
+            Trouble::Gone(_) => !tries.committing && tries.made < TRIES,
             Trouble::Collided(_) => tries.made < ATTEMPTS,
             Trouble::Failed(_) => false,
         };
@@ -174,6 +177,7 @@ fn day_of(day: u32) -> i32 {
     i32::try_from(day).unwrap_or(i32::MAX)
 }
 
+#[allow(clippy::needless_pass_by_value)] // What `map_err` hands over.
 fn broken(error: tokio_postgres::Error) -> CatalogError {
     CatalogError::Failed(error.to_string())
 }

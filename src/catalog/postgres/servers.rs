@@ -29,10 +29,12 @@ const QUEUE: usize = 1024;
 /// How long anything waits for a connection, and a connection for its server (more than one may be tried).
 const WAIT: Duration = Duration::from_secs(2);
 const CREATE: Duration = Duration::from_millis(2500);
-/// A read that has a standby to go to waits no longer for the primary.
+/// A read that has a standby to go to, or that only tries whether the primary is back, waits no longer.
 const READ_PATIENCE: Duration = Duration::from_millis(500);
 /// Anything that takes longer is given up, and its connection with it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How many connections are tried that turn out to have ended.
+pub(super) const TRIES: usize = 3;
 /// How often a primary that is away is tried by reads. Writes always try.
 const PROBE: Duration = Duration::from_millis(250);
 
@@ -112,6 +114,17 @@ impl Drop for Lent {
     }
 }
 
+/// Whether the primary is worth a question.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Worth {
+    /// It answered the last one.
+    Yes,
+    /// It is away, and may be back.
+    Try,
+    /// It was away a moment ago.
+    No,
+}
+
 /// The two pools.
 pub(super) struct Servers {
     primary: Pool,
@@ -177,8 +190,9 @@ impl Servers {
         sql: &str,
         values: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, CatalogError> {
-        let told = if self.is_worth_asking() {
-            let patience = if self.has_standby() { READ_PATIENCE } else { PATIENCE };
+        let asked = self.is_worth_asking();
+        let told = if asked != Worth::No {
+            let patience = if asked == Worth::Try || self.has_standby() { READ_PATIENCE } else { PATIENCE };
             match ask(&self.primary, sql, values, patience).await {
                 Ok(rows) => {
                     self.is_back();
@@ -247,20 +261,20 @@ impl Servers {
     }
 
     /// Of the reads that come while the primary is away, one in a while tries it.
-    fn is_worth_asking(&self) -> bool {
+    fn is_worth_asking(&self) -> Worth {
         let mut away = self.away_until.lock().unwrap_or_else(PoisonError::into_inner);
         match *away {
-            Some(until) if Instant::now() < until => false,
+            Some(until) if Instant::now() < until => Worth::No,
             Some(_) => {
                 *away = Some(Instant::now() + PROBE);
-                true
+                Worth::Try
             }
-            None => true,
+            None => Worth::Yes,
         }
     }
 }
 
-/// One query, tried again once on another connection: the first may have ended while it lay in the pool.
+/// One query, tried again on other connections: those in the pool may have ended while they lay there.
 async fn ask(
     pool: &Pool,
     sql: &str,
@@ -268,13 +282,14 @@ async fn ask(
     patience: Duration,
 ) -> Result<Vec<Row>, Trouble> {
     let asking = async {
-        let mut again = true;
+        let mut tries = 0;
         loop {
+            tries += 1;
             let mut lent = Lent(Some(pool.get().await?));
             let client = lent.client()?;
             let answer = async { client.query(&client.prepare_cached(sql).await?, values).await }.await;
             match answer.map_err(Trouble::from) {
-                Err(Trouble::Gone(_)) if again => again = false,
+                Err(Trouble::Gone(_)) if tries < TRIES => {}
                 Err(Trouble::Gone(told)) => return Err(Trouble::Gone(told)),
                 answer => {
                     lent.give_back();

@@ -133,7 +133,9 @@ fn small_ones_go_first_and_none_waits_for_ever() {
 #[test]
 fn no_more_are_sent_at_a_time_than_may() {
     let mut rig = Rig::new(at_once());
-    (1..=3).for_each(|number| drop(rig.offer(entry(number, 10))));
+    for number in 1..=3 {
+        rig.offer(entry(number, 10));
+    }
     let first = rig.send().0;
     rig.send();
     assert_eq!(rig.next(), Next::Rest);
@@ -200,7 +202,9 @@ fn a_busy_service_is_left_alone_as_long_as_it_says() {
 #[test]
 fn an_absent_service_is_tried_ever_less_often_with_one_at_a_time() {
     let mut rig = Rig::new(at_once());
-    (1..=5).for_each(|number| drop(rig.offer(entry(number, 10))));
+    for number in 1..=5 {
+        rig.offer(entry(number, 10));
+    }
     let mut pauses = Vec::new();
     for _ in 0..12 {
         let (number, _) = rig.send();
@@ -245,7 +249,9 @@ fn what_is_refused_for_good_is_not_tried_again() {
 #[test]
 fn forbidden_once_is_a_take_down_and_always_is_about_us() {
     let mut rig = Rig::new(at_once());
-    (1..=20).for_each(|number| drop(rig.offer(entry(number, 10))));
+    for number in 1..=20 {
+        rig.offer(entry(number, 10));
+    }
     for _ in 1..FORBIDDEN_LIMIT {
         let (number, _) = rig.send();
         assert!(rig.ended(number, Outcome::Forbidden));
@@ -301,7 +307,9 @@ fn an_asset_the_service_stumbles_over_does_not_hold_up_others() {
 #[test]
 fn the_oldest_go_when_there_is_no_room() {
     let mut rig = Rig::new(Limits { entries: 3, bytes: 1000, ..at_once() });
-    (1..=4).for_each(|number| drop(rig.offer(entry(number, 10))));
+    for number in 1..=4 {
+        rig.offer(entry(number, 10));
+    }
     assert_eq!(rig.gone, [(Number(1), Dropped::Full)]);
     rig.offer(entry(5, 985));
     assert_eq!(rig.plan.size(), (2, 995));

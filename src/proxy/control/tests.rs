@@ -31,6 +31,8 @@ async fn start() -> Control {
         metrics: Arc::clone(&metrics),
         started: Instant::now(),
         grids: vec![("<b>my & grid".into(), "127.0.0.1:9080".parse().unwrap())],
+        uploads: None,
+        token: None,
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(serve(listener, state, async {

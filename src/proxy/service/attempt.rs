@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{ReadKey, ServiceTier};
 use crate::asset::{policy, validate};
@@ -14,8 +15,8 @@ use crate::fetch::pace::Progress;
 use crate::proxy::grid_port::GridPort;
 use crate::proxy::learn::Target;
 use crate::support::metrics::Counter;
-use crate::wire::OriginHash;
 use crate::wire::frame::Found;
+use crate::wire::{OriginHash, WHOLE_BYTES};
 
 /// An answer whose first bytes are checked.
 pub(in crate::proxy) struct Opened {
@@ -25,6 +26,8 @@ pub(in crate::proxy) struct Opened {
     pub(in crate::proxy) rest: FoundBody,
     /// When the grid is to go on with what is still missing.
     pub(in crate::proxy) progress: Progress,
+    /// The body's share of what all bodies of a grid may hold.
+    pub(in crate::proxy) budget: Option<OwnedSemaphorePermit>,
 }
 
 /// What came of waiting for the service alone.
@@ -46,6 +49,10 @@ struct Watched {
     receipt: Option<Arc<Mutex<Receipt>>>,
     /// How long the header took.
     header: Option<Duration>,
+    /// The call has gone out; before, only our own queue was waited in.
+    sent: bool,
+    /// This attempt was counted as a miss.
+    missed: bool,
 }
 
 /// A read in progress. Dropping it cancels it.
@@ -65,7 +72,7 @@ impl ServiceTier {
         target: &Target,
         span: Span,
     ) -> Option<Attempt> {
-        if !target.shared || !self.serves(&target.key.grid) {
+        if !target.shared || !self.serves(grid, target) {
             return None;
         }
         let key = (target.key.clone(), OriginHash::of(&target.key.grid, &target.scope.origin));
@@ -74,13 +81,15 @@ impl ServiceTier {
             progress: Some(Progress::new(Instant::now(), deadline)),
             ..Watched::default()
         }));
-        let opening = Arc::clone(self).open(Arc::clone(grid), key, span, Arc::clone(&watched));
+        let opening =
+            Arc::clone(self).open(Arc::clone(grid), target.clone(), key, span, Arc::clone(&watched));
         Some(Attempt { tier: Arc::clone(self), opening: Box::pin(opening), watched, deadline, late: false })
     }
 
     async fn open(
         self: Arc<Self>,
         grid: Arc<GridPort>,
+        target: Target,
         key: ReadKey,
         span: Span,
         watched: Arc<Mutex<Watched>>,
@@ -97,6 +106,7 @@ impl ServiceTier {
             }
         };
         let asked = Instant::now();
+        lock(&watched).sent = true;
         let range = match span {
             Span { start: 0, end: None } => None,
             Span { start, end } => Some((start, end.unwrap_or(u64::MAX))),
@@ -112,7 +122,7 @@ impl ServiceTier {
             Err(error) => {
                 self.failed(&error);
                 if error.is_failure() {
-                    self.update(|plan| plan.missed(Instant::now()));
+                    self.count_miss(&watched);
                 }
                 return None;
             }
@@ -123,7 +133,9 @@ impl ServiceTier {
             watched.header = Some(took);
             watched.receipt = Some(body.receipt());
             if let Some(progress) = &mut watched.progress {
-                progress.header(Instant::now(), found.length, grid.usual(found.length));
+                // What the viewer wants of it is what the grid would have to send.
+                let wanted = span.end.map_or(found.length, |end| end.saturating_sub(span.start));
+                progress.header(Instant::now(), found.length, grid.usual(wanted.min(found.length)));
             }
         }
         if found.verify {
@@ -135,13 +147,25 @@ impl ServiceTier {
             });
             return None;
         }
+        let wants_part = span != Span::WHOLE;
+        if wants_part && !found.grouped && found.total > WHOLE_BYTES {
+            // The other face gives large assets whole only. A part comes sooner from the grid; the next finds
+            // all of it here.
+            self.update(|plan| {
+                plan.answered(took);
+                plan.delivered();
+            });
+            self.backfill(&grid, &target);
+            return None;
+        }
+        let budget = Some(grid.fetches.budget_for(&target, found.length)?);
         let first = match body.next().await {
             Ok(Some(first)) => first,
             other => {
                 if let Err(error) = other {
                     self.failed(&error);
                 }
-                self.update(|plan| plan.broke_off(Instant::now()));
+                self.count_miss(&watched);
                 return None;
             }
         };
@@ -158,7 +182,20 @@ impl ServiceTier {
             return None;
         }
         let progress = lock(&watched).progress.take()?;
-        Some(Box::new(Opened { found, first, rest: body, progress }))
+        Some(Box::new(Opened { found, first, rest: body, progress, budget }))
+    }
+
+    /// One attempt is one miss at most, and none while it waited for its turn among our own.
+    fn count_miss(&self, watched: &Mutex<Watched>) {
+        let news = {
+            let mut watched = lock(watched);
+            let news = watched.sent && !watched.missed;
+            watched.missed |= news;
+            news
+        };
+        if news {
+            self.update(|plan| plan.missed(Instant::now()));
+        }
     }
 
     fn absent(&self, key: ReadKey, took: Duration) {
@@ -202,7 +239,7 @@ impl Attempt {
                     if self.grid_at().is_none_or(|at| at <= Instant::now()) {
                         self.late = true;
                         self.tier.metrics.count(Counter::ServiceHedges);
-                        self.tier.update(|plan| plan.missed(Instant::now()));
+                        self.tier.count_miss(&self.watched);
                         return Alone::Late;
                     }
                 }
@@ -212,9 +249,13 @@ impl Attempt {
 
     /// The service's answer, however late. `None`: it has nothing for us.
     pub(in crate::proxy) async fn found(&mut self) -> Option<Box<Opened>> {
-        let opened = (&mut self.opening).await;
-        if let Some(header) = lock(&self.watched).header {
+        let mut opened = (&mut self.opening).await;
+        if let Some(header) = lock(&self.watched).header.take() {
             self.tier.update(|plan| plan.late(header));
+        }
+        if let Some(opened) = &mut opened {
+            // It has won after all: from here on it is judged anew.
+            opened.progress = opened.progress.anew(Instant::now());
         }
         opened
     }

@@ -1,6 +1,7 @@
 //! The service tier: what the shared cache is asked, how long anybody waits for it, and what is done
 //! when it is away or wrong. The decisions are `fetch::service_plan`'s; here they meet the network.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,13 +9,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, watch};
 
+use super::grid_port::GridPort;
 use super::learn::Target;
 use crate::asset::{AssetKey, Digest};
 use crate::cache::LocalCache;
 use crate::client::address::ServerAddress;
+use crate::client::credentials::Credentials;
 use crate::client::{CallError, Face, ServiceClient};
 use crate::fetch::service_plan::{Advice, ServicePlan, Standing, WhyGrid};
-use crate::fetch::sharing::may_share;
+use crate::fetch::sharing::{is_private_host, may_share};
 use crate::grid::GridId;
 use crate::redact::Redacted;
 use crate::support::metrics::{Counter, Metrics};
@@ -26,7 +29,7 @@ mod lookups;
 mod serve;
 
 pub(super) use attempt::{Alone, Opened};
-use doubt::Doubt;
+use doubt::{Condemned, Doubt};
 use lookups::Lookups;
 pub(super) use serve::{Sink, head};
 
@@ -36,6 +39,8 @@ pub const SPOT_CHECK: u32 = 200;
 const MAX_READS: usize = 64;
 /// Whole assets fetched behind a viewer's back, after it was served a part.
 const MAX_BACKFILLS: usize = 2;
+/// Comparisons with the grid at a time.
+const MAX_CHECKS: usize = 4;
 /// A service that takes longer than this to answer a probe is not there.
 const PROBE_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a service that refuses us is left alone, at least and at most.
@@ -65,6 +70,9 @@ pub(super) struct ServiceTier {
     metrics: Arc<Metrics>,
     reads: Arc<Semaphore>,
     backfills: Arc<Semaphore>,
+    /// What is being backfilled.
+    filling: Mutex<HashSet<ReadKey>>,
+    checks: Arc<Semaphore>,
     lookups: Lookups,
     doubt: Doubt,
     changed: Notify,
@@ -83,19 +91,28 @@ impl ServiceTier {
         cache: LocalCache,
         metrics: Arc<Metrics>,
     ) -> Result<Self, CallError> {
-        let token = config.token.map(|token| token.reveal().clone());
+        let credentials = match config.token {
+            Some(token) => Credentials::token(token.reveal()).ok_or(CallError::NotAToken)?,
+            // Without a token the proxy has a key of its own, for services where residents may enrol.
+            None => Credentials::own(data_dir, &config.address).unwrap_or_else(|error| {
+                tracing::warn!(%error, "no key of our own; services that ask for one refuse us");
+                Credentials::nobody()
+            }),
+        };
         let doubt = Doubt::new(&config.address, config.spot_check, data_dir, cache);
         let mut plan = ServicePlan::new(Instant::now(), config.least_deadline);
         if doubt.is_proven() {
             plan.distrust();
         }
         let tier = Self {
-            client: ServiceClient::new(config.address, token)?,
+            client: ServiceClient::with_credentials(config.address, credentials)?,
             standing: watch::Sender::new(plan.standing()),
             plan: Mutex::new(plan),
             metrics,
             reads: Arc::new(Semaphore::new(MAX_READS)),
             backfills: Arc::new(Semaphore::new(MAX_BACKFILLS)),
+            filling: Mutex::default(),
+            checks: Arc::new(Semaphore::new(MAX_CHECKS)),
             lookups: Lookups::default(),
             doubt,
             changed: Notify::new(),
@@ -110,9 +127,18 @@ impl ServiceTier {
         &self.client
     }
 
-    /// Whether the service may hear of this grid's assets at all.
-    pub(super) fn serves(&self, grid: &GridId) -> bool {
-        may_share(grid, &self.client.address().host)
+    /// Whether the service has not been proven to give wrong bytes.
+    pub(super) fn is_trusted(&self) -> bool {
+        *self.standing.borrow() != Standing::Distrusted
+    }
+
+    /// Whether the service may hear of this grid's assets at all: by the grid's name, and by where that name
+    /// leads.
+    fn serves(&self, grid: &GridPort, target: &Target) -> bool {
+        let host = &self.client.address().host;
+        may_share(&target.key.grid, host)
+            && (!grid.reach.is_private() || is_private_host(host))
+            && !self.doubt.is_suspended(&target.key.grid, &target.scope.origin)
     }
 
     /// Resolves when the service is known to work or not to, at the latest after `patience`.
@@ -197,26 +223,49 @@ impl ServiceTier {
     }
 
     /// A grid delivered `digest` for this: it is held against what the service said.
-    pub(super) fn grid_says(&self, target: &Target, digest: Digest) {
+    pub(super) fn grid_says(self: &Arc<Self>, target: &Target, digest: Digest) {
         if self.doubt.is_contradicted(target, digest) {
-            self.proven_wrong();
+            self.proven_wrong(target);
         }
     }
 
-    /// The service gave bytes that are not the grid's: nothing of it is used any more.
-    fn proven_wrong(&self) {
-        self.update(ServicePlan::distrust);
-        let dropped = self.doubt.prove();
+    /// The service gave bytes that are not the grid's: nothing of it is used any more, or nothing for this
+    /// origin.
+    fn proven_wrong(self: &Arc<Self>, target: &Target) {
+        let condemned = self.doubt.condemn(target);
+        if condemned == Condemned::All {
+            self.update(ServicePlan::distrust);
+        }
+        tokio::spawn(Arc::clone(self).drop_condemned(condemned));
+    }
+
+    /// Drops what came from what is condemned.
+    async fn drop_condemned(self: Arc<Self>, condemned: Condemned) {
+        let (tier, which) = (Arc::clone(&self), condemned.clone());
+        let dropped = tokio::task::spawn_blocking(move || tier.doubt.drop_condemned(&which)).await;
         self.metrics.count(Counter::ServiceMismatches);
-        tracing::error!(
-            service = %self.client.address(), dropped, marker = %self.doubt.marker().display(),
-            "the cache service gave bytes that differ from the grid's: it is not used any more, and what came from it \
-             is dropped; tell its operator, and remove the marker file to use it again"
-        );
+        let dropped = dropped.unwrap_or_default();
+        let (service, marker) = (self.client.address(), self.doubt.marker().display());
+        match &condemned {
+            Condemned::All => tracing::error!(
+                %service, dropped, %marker,
+                "the cache service gave bytes that differ from the grid's: it is not used any more, and what came \
+                 from it is dropped; tell its operator, and remove the marker file to use it again"
+            ),
+            Condemned::Through(grid, origin) => tracing::warn!(
+                %service, %grid, origin = origin.as_str(), dropped, %marker,
+                "the cache service and this host of the grid differ on an asset: the service is not asked for what \
+                 comes through this host any more; tell its operator, and remove the marker file to ask again"
+            ),
+        }
+        self.doubt.finish(&condemned).await;
     }
 
     /// Probes the service while it is away, and QUIC while that is. Runs for the tier's whole life.
     pub(super) async fn look_after(self: Arc<Self>) {
+        if let Some(condemned) = self.doubt.left_over() {
+            Arc::clone(&self).drop_condemned(condemned).await;
+        }
         loop {
             let probe_at = self.plan().probe_at();
             let quic_at = self.client.quic_retry_at();
@@ -249,7 +298,7 @@ impl ServiceTier {
         let mut took = self.probe_once().await;
         if took.is_none() && self.client.face() == Face::Quic {
             // Where UDP is blocked nothing ever comes back: the other face says whether it is that.
-            self.client.give_up_quic().await;
+            self.client.give_up_quic();
             took = self.probe_once().await;
         }
         self.update(|plan| {
@@ -257,15 +306,21 @@ impl ServiceTier {
         });
     }
 
+    /// How long the service takes to answer; `None` when it does not.
     async fn probe_once(&self) -> Option<Duration> {
-        // The first call may have to connect; the second tells how far the service is.
         let grid = GridId::new("probe");
+        let mut took = None;
+        // The first call may have to connect; the second tells how far the service is.
         for _ in 0..2 {
             let asked = Instant::now();
             let answer = self.client.lookup(&grid, None, Vec::new());
             match tokio::time::timeout(PROBE_PATIENCE, answer).await {
-                Ok(Ok(_)) if asked.elapsed() <= self.plan().probe_limit() => return Some(asked.elapsed()),
-                Ok(Ok(_)) => {}
+                Ok(Ok(_)) => {
+                    took = Some(asked.elapsed());
+                    if took <= Some(self.plan().probe_limit()) {
+                        break;
+                    }
+                }
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "the cache service does not answer a probe");
                     if !error.is_failure() {
@@ -277,6 +332,6 @@ impl ServiceTier {
                 Err(_) => return None,
             }
         }
-        None
+        took
     }
 }

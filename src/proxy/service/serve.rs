@@ -1,8 +1,8 @@
 //! An answer of the service on its way to the viewers of a fetch, and the grid going on where the
 //! service breaks off.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderValue, RANGE};
@@ -20,7 +20,11 @@ use crate::proxy::learn::{self, Target};
 use crate::proxy::upstream::Body;
 use crate::proxy::{headers, upstream};
 use crate::support::metrics::Counter;
+use crate::wire::OriginHash;
 use crate::wire::groups::GROUP_BYTES;
+
+/// How long a whole asset may take behind a viewer's back.
+const BACKFILL_LIMIT: Duration = Duration::from_secs(120);
 
 /// A request to the grid, as often as it is needed.
 pub(in crate::proxy) type MakeRequest<'a> = &'a (dyn Fn() -> Request<Body> + Send + Sync);
@@ -84,12 +88,12 @@ impl ServiceTier {
                 [only] => only.clone(),
                 several => Bytes::from(several.concat()),
             };
-            self.keep(grid, target, Asset { digest: found.digest, bytes });
-            if self.doubt.is_sampled() {
-                self.spot_check(grid, target, found.digest, request);
-            }
+            self.keep(grid, target, &Asset { digest: found.digest, bytes });
         } else {
             self.backfill(grid, target);
+        }
+        if self.doubt.is_sampled() {
+            self.spot_check(grid, target, found.digest, request);
         }
         true
     }
@@ -114,7 +118,8 @@ impl ServiceTier {
             request.headers_mut().insert(RANGE, range.clone());
             request
         };
-        let response = grid.upstream.send_idempotent(make).await.ok()?;
+        let sent = grid.upstream.send_idempotent(make);
+        let response = tokio::time::timeout(upstream::SILENCE_LIMIT, sent).await.ok()?.ok()?;
         let (parts, mut body) = response.into_parts();
         let mut skip = match parts.status {
             StatusCode::OK => from,
@@ -145,10 +150,7 @@ impl ServiceTier {
                 let whole = group.split_to(length).freeze();
                 if !groups.check(at / GROUP_BYTES as u64, &whole) {
                     // The grid has something else under this name: the viewer asks again, and gets that.
-                    let key = (
-                        target.key.clone(),
-                        crate::wire::OriginHash::of(&target.key.grid, &target.scope.origin),
-                    );
+                    let key = (target.key.clone(), OriginHash::of(&target.key.grid, &target.scope.origin));
                     self.update(|plan| plan.absent(key, Instant::now()));
                     return None;
                 }
@@ -161,18 +163,16 @@ impl ServiceTier {
     }
 
     /// Keeps an asset of the service on this machine. It is never attested: only what came from the grid is.
-    pub(in crate::proxy) fn keep(&self, grid: &GridPort, target: &Target, asset: Asset) {
-        let valid = asset.bytes.len() as u64 <= crate::wire::WHOLE_BYTES
-            || validate::validate(target.key.kind, &asset.bytes).is_ok()
-                && !policy::is_client_bake(&asset.bytes);
+    pub(in crate::proxy) fn keep(&self, grid: &GridPort, target: &Target, asset: &Asset) {
+        let valid = validate::validate(target.key.kind, &asset.bytes).is_ok()
+            && !policy::is_client_bake(&asset.bytes);
         if !valid {
             self.metrics.count(Counter::ServiceInvalid);
             return;
         }
-        if self.doubt.remember(target) {
-            grid.shared.cache.put(target.key.clone(), &target.scope, asset.clone());
+        if self.doubt.keep(target, asset.clone()) {
+            grid.arrivals.announce(target, asset);
         }
-        grid.arrivals.announce(target, &asset);
     }
 
     /// Whether this hit over LLUDP is to be left to the grid, and compared with what that sends.
@@ -193,6 +193,7 @@ impl ServiceTier {
         digest: Digest,
         request: MakeRequest<'_>,
     ) {
+        let Ok(place) = Arc::clone(&self.checks).try_acquire_owned() else { return };
         let mut request = request();
         request.headers_mut().remove(RANGE);
         let (parts, _) = request.into_parts();
@@ -200,7 +201,9 @@ impl ServiceTier {
         tokio::spawn(async move {
             tier.metrics.count(Counter::ServiceSpotChecks);
             let make = || Request::from_parts(parts.clone(), upstream::empty());
-            let Ok(response) = grid.upstream.send_idempotent(make).await else { return };
+            let sent = grid.upstream.send_idempotent(make);
+            let Ok(Ok(response)) = tokio::time::timeout(upstream::SILENCE_LIMIT, sent).await else { return };
+            let _place = place;
             let (parts, mut body) = response.into_parts();
             if parts.status != StatusCode::OK || !headers::is_identity(&parts.headers) {
                 return;
@@ -228,14 +231,21 @@ impl ServiceTier {
     }
 
     /// Fetches the whole of an asset of which a viewer got a part: its next request finds it here.
-    fn backfill(self: &Arc<Self>, grid: &Arc<GridPort>, target: &Target) {
+    pub(super) fn backfill(self: &Arc<Self>, grid: &Arc<GridPort>, target: &Target) {
+        let key = (target.key.clone(), OriginHash::of(&target.key.grid, &target.scope.origin));
+        if lock(&self.filling).contains(&key) {
+            return;
+        }
         let Ok(place) = Arc::clone(&self.backfills).try_acquire_owned() else { return };
         let Some(mut attempt) = self.attempt(grid, target, Span::WHOLE) else { return };
+        lock(&self.filling).insert(key.clone());
         let (grid, target, tier) = (Arc::clone(grid), target.clone(), Arc::clone(self));
         tokio::spawn(async move {
-            if let Some(asset) = tier.whole(attempt.found().await).await {
-                tier.keep(&grid, &target, asset);
+            let whole = async { tier.whole(attempt.found().await).await };
+            if let Ok(Some(asset)) = tokio::time::timeout(BACKFILL_LIMIT, whole).await {
+                tier.keep(&grid, &target, &asset);
             }
+            lock(&tier.filling).remove(&key);
             drop(place);
         });
     }
@@ -261,4 +271,8 @@ impl ServiceTier {
         self.metrics.add(Counter::BytesFromService, bytes.len() as u64);
         Some(Asset { digest: found.digest, bytes })
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

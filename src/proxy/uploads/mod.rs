@@ -67,6 +67,12 @@ pub(crate) struct UploadQueue {
     driver: Mutex<Option<JoinHandle<()>>>,
 }
 
+impl std::fmt::Debug for UploadQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UploadQueue").field("entries", &*self.inner.size.borrow()).finish_non_exhaustive()
+    }
+}
+
 struct Inner {
     state: Mutex<State>,
     /// Something was told.
@@ -91,7 +97,7 @@ struct State {
 impl UploadQueue {
     /// Reads what an earlier run left in `folder` and begins to upload. A folder that cannot be used is
     /// no reason not to: the queue then ends with the process.
-    pub(crate) async fn start(
+    pub(super) async fn start(
         folder: PathBuf,
         config: &UploadConfig,
         service: Arc<ServiceTier>,
@@ -174,6 +180,11 @@ impl UploadQueue {
     /// The grid's owner does not want its assets shared.
     pub(crate) fn withdraw(&self, grid: &GridId) {
         self.change(|state, gone| state.plan.withdraw(Some(grid), gone));
+    }
+
+    /// Whether the service has not been proven to give wrong bytes.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.inner.service.is_trusted()
     }
 
     /// The host of the service.
@@ -294,6 +305,11 @@ async fn drive(inner: Arc<Inner>, mut journal: Option<Journal>) {
             if state.stopping {
                 break;
             }
+            if !inner.service.is_trusted() && state.plan.size().0 > 0 {
+                let mut gone = Vec::new();
+                state.plan.withdraw(None, &mut gone);
+                inner.settle(&mut state, gone);
+            }
             let requests = usize::try_from(inner.metrics.requests_in_flight()).unwrap_or(0);
             state.plan.next(now, requests)
         };
@@ -388,6 +404,7 @@ pub(crate) const fn refused(reason: NotUploaded) -> Counter {
         NotUploaded::InexactEnd => Counter::UploadsRefusedInexactEnd,
         NotUploaded::NotShareable => Counter::UploadsRefusedNotShareable,
         NotUploaded::Baked => Counter::UploadsRefusedBaked,
+        NotUploaded::Distrusted => Counter::UploadsRefusedDistrusted,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sending one asset: attestation first, the body when the service wants it.
 
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use bytes::Bytes;
 use super::Inner;
 use crate::asset::{Asset, Digest};
 use crate::cache::{Lookup, Scope};
-use crate::client::CallError;
+use crate::client::{CallError, Grant, Pace};
 use crate::fetch::upload_plan::{Dropped, Entry, Outcome};
 use crate::support::metrics::Counter;
 use crate::wire::OriginHash;
@@ -20,6 +21,8 @@ const ATTESTATION_BYTES: u64 = 400;
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// The slowest line on which a body is not given up, in bytes a second.
 const SLOWEST_LINE: u64 = 4096;
+/// The smallest and the largest piece of a body.
+const PIECE_BYTES: [usize; 2] = [1024, 16 << 10];
 /// How soon a changed cap is noticed by what waits for the line.
 const CAP_PATIENCE: Duration = Duration::from_millis(500);
 /// Hashing and packing more than this takes long enough to leave the async threads.
@@ -28,7 +31,7 @@ const ASIDE_BYTES: usize = 256 << 10;
 const FULL_PAUSE: Duration = Duration::from_secs(60);
 
 /// Sends an entry, and says how that ended.
-pub(super) async fn send(inner: &Inner, entry: &Entry) -> Outcome {
+pub(super) async fn send(inner: &Arc<Inner>, entry: &Entry) -> Outcome {
     let asset = match held(inner, entry).await {
         Ok(asset) => asset,
         Err(outcome) => return outcome,
@@ -49,15 +52,16 @@ pub(super) async fn send(inner: &Inner, entry: &Entry) -> Outcome {
 
     let (codec, body) = packed(asset.bytes).await;
     let length = body.len() as u64;
-    wait_for_line(inner, length).await;
     // It may have shown itself as somebody's bake by now.
     if inner.state().plan.is_baked(&entry.key) {
         return Outcome::Drop(Dropped::Baked);
     }
-    let patience = ANSWER_PATIENCE + Duration::from_secs(length / SLOWEST_LINE);
-    let putting = inner.service.client().put(&entry.key, origin, entry.digest, codec, body);
+    let rate = inner.state().bucket.rate().unwrap_or(SLOWEST_LINE).clamp(1, SLOWEST_LINE);
+    let patience = ANSWER_PATIENCE + Duration::from_secs(4 * length / rate);
+    let pace: Arc<dyn Pace> = Arc::new(Line(Arc::clone(inner)));
+    let client = inner.service.client();
+    let putting = client.put_paced(&entry.key, origin, entry.digest, codec, body, Some(pace));
     let verdict = in_time(patience, putting).await;
-    inner.metrics.add(Counter::UploadBytes, length);
     match verdict {
         Ok(Verdict::Conflict) => Outcome::Drop(Dropped::Conflict),
         Ok(Verdict::Published | Verdict::Known | Verdict::Waiting { .. }) => {
@@ -108,6 +112,28 @@ async fn in_time<R>(
     tokio::time::timeout(patience, call).await.unwrap_or(Err(CallError::Unreachable))
 }
 
+/// The line, shared by all that is sent.
+struct Line(Arc<Inner>);
+
+impl Pace for Line {
+    /// An eighth of a second at the cap: small enough that a viewer's packet never waits long behind it,
+    /// and that no piece keeps the service waiting.
+    fn piece(&self) -> usize {
+        let rate = self.0.state().bucket.rate();
+        rate.map_or(PIECE_BYTES[1], |rate| {
+            usize::try_from(rate / 8).unwrap_or(usize::MAX).clamp(PIECE_BYTES[0], PIECE_BYTES[1])
+        })
+    }
+
+    fn grant(&self, bytes: usize) -> Grant {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move {
+            wait_for_line(&inner, bytes as u64).await;
+            inner.metrics.add(Counter::UploadBytes, bytes as u64);
+        })
+    }
+}
+
 /// Waits until the cap lets this many bytes go.
 async fn wait_for_line(inner: &Inner, bytes: u64) {
     loop {
@@ -133,6 +159,8 @@ fn failed(error: &CallError) -> Outcome {
             500.. => Outcome::Trouble,
             _ => Outcome::Drop(Dropped::Refused),
         },
+        // No token that may go there, which comes to the same as an unknown one.
+        CallError::PlainToken | CallError::NotAToken => Outcome::Unknown,
         CallError::WrongBytes => Outcome::Trouble,
         // Without secrecy, or without a token that is one, nothing goes on; the queue waits for the user.
         CallError::PlainToken | CallError::NotAToken => Outcome::Unknown,

@@ -3,8 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use rezcache::asset::{AssetId, AssetKey, AssetKind, Digest};
+use rezcache::client::ServiceClient;
+use rezcache::grid::{GridId, Origin};
 use rezcache::proxy::{Proxy, ServiceConfig};
 use rezcache::support::metrics::Counter;
+use rezcache::wire::OriginHash;
+use rezcache::wire::frame::{Codec, Verdict};
 
 use super::faulty_node::{FaultyNode, MOODS, Mood, nobody};
 use crate::support::client::get;
@@ -23,6 +29,15 @@ pub(super) struct World {
 
 impl World {
     pub(super) async fn new(world: u64, sizes: impl Fn(usize) -> usize, service: ServiceConfig) -> Self {
+        Self::of(world, sizes, service, false).await
+    }
+
+    /// The same on a grid of one operator.
+    pub(super) async fn central(world: u64, sizes: impl Fn(usize) -> usize, service: ServiceConfig) -> Self {
+        Self::of(world, sizes, service, true).await
+    }
+
+    async fn of(world: u64, sizes: impl Fn(usize) -> usize, service: ServiceConfig, central: bool) -> Self {
         let assets: Vec<_> = (0..ASSETS).map(|n| Synthetic::new(world, n, sizes(n))).collect();
         let grid = FakeGrid::start().await;
         let by_query: std::collections::HashMap<String, Arc<Vec<u8>>> =
@@ -30,9 +45,27 @@ impl World {
         grid.on("/cap-asset/", move |asked| {
             asset_reply(asked, &by_query[asked.target.strip_prefix("/cap-asset").unwrap()])
         });
-        let setup = Setup::with(grid, |config| config.service = Some(service)).await;
+        let setup = Setup::with(grid, |config| {
+            config.service = Some(service);
+            config.grids[0].central = central;
+        })
+        .await;
         let cap = setup.asset_capability().await;
         Self { setup, assets, cap }
+    }
+
+    /// Somebody else's proxy has brought an asset to the node.
+    pub(super) async fn share(&self, n: usize, client: &ServiceClient) {
+        let (kind, id) = self.assets[n].query.trim_start_matches("/?").split_once("_id=").unwrap();
+        let kind = AssetKind::ALL.into_iter().find(|known| known.name() == kind).unwrap();
+        let grid = GridId::new(&self.setup.grid.at.to_string());
+        let origin = Some(OriginHash::of(&grid, &Origin::new("127.0.0.1")));
+        let key = AssetKey { grid, kind, id: AssetId(id.parse().unwrap()) };
+        let bytes = Bytes::from(self.assets[n].bytes.to_vec());
+        let digest = Digest::of(&bytes);
+        let verdict = client.attest(&key, origin, digest, &bytes).await.unwrap();
+        assert_eq!(verdict, Verdict::Waiting { want_body: true });
+        assert_eq!(client.put(&key, origin, digest, Codec::Raw, bytes).await.unwrap(), Verdict::Published);
     }
 
     pub(super) fn path(&self, n: usize) -> String {

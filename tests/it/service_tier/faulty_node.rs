@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// What it does with whatever it is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mood {
+pub(crate) enum Mood {
     Well,
     /// Takes requests, and never answers.
     Silent,
@@ -38,7 +38,7 @@ pub(super) enum Mood {
     Absent,
 }
 
-pub(super) const MOODS: [Mood; 8] = [
+pub(crate) const MOODS: [Mood; 8] = [
     Mood::Silent,
     Mood::Slow,
     Mood::Dripping,
@@ -57,7 +57,7 @@ struct State {
 }
 
 /// The node.
-pub(super) struct FaultyNode {
+pub(crate) struct FaultyNode {
     state: Arc<Mutex<State>>,
     url: String,
     tasks: Vec<tokio::task::JoinHandle<()>>,
@@ -71,7 +71,7 @@ impl Drop for FaultyNode {
 
 impl FaultyNode {
     /// With plain HTTP only.
-    pub(super) async fn http() -> Self {
+    pub(crate) async fn http() -> Self {
         let state = new_state();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -86,7 +86,7 @@ impl FaultyNode {
     }
 
     /// With QUIC, and no other face to fall back to.
-    pub(super) async fn quic() -> Self {
+    pub(crate) async fn quic() -> Self {
         let state = new_state();
         let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
         let certificate = made.cert.der().clone();
@@ -120,11 +120,11 @@ impl FaultyNode {
     }
 
     /// For a proxy that waits as long as this machine may take: what is told is who answers, not how soon.
-    pub(super) fn patient(&self, spot_check: u32) -> ServiceConfig {
+    pub(crate) fn patient(&self, spot_check: u32) -> ServiceConfig {
         ServiceConfig { least_deadline: Duration::from_secs(10), ..self.config(spot_check) }
     }
 
-    pub(super) fn config(&self, spot_check: u32) -> ServiceConfig {
+    pub(crate) fn config(&self, spot_check: u32) -> ServiceConfig {
         ServiceConfig {
             address: self.url.parse().unwrap(),
             token: None,
@@ -134,22 +134,22 @@ impl FaultyNode {
     }
 
     /// It knows an asset, by the id in this query.
-    pub(super) fn knows(&self, query: &str, bytes: &Arc<Vec<u8>>) {
+    pub(crate) fn knows(&self, query: &str, bytes: &Arc<Vec<u8>>) {
         let id = query.split('=').nth(1).unwrap().to_owned();
         self.state.lock().unwrap().assets.insert(id, Arc::clone(bytes));
     }
 
-    pub(super) fn is(&self, mood: Mood) {
+    pub(crate) fn is(&self, mood: Mood) {
         self.state.lock().unwrap().mood = mood;
     }
 
     /// Every hit says that others have said otherwise.
-    pub(super) fn says_verify(&self) {
+    pub(crate) fn says_verify(&self) {
         self.state.lock().unwrap().verify = true;
     }
 
     /// Reads of assets so far; probes and lookups do not count.
-    pub(super) fn reads(&self) -> usize {
+    pub(crate) fn reads(&self) -> usize {
         self.state.lock().unwrap().reads
     }
 }
@@ -344,6 +344,6 @@ async fn quic_stream(
 }
 
 /// An address where nobody is.
-pub(super) async fn nobody() -> SocketAddr {
+pub(crate) async fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }

@@ -35,7 +35,7 @@ async fn honest_hits_pass_the_spot_check() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proven_lie_ends_the_use_of_the_service_and_what_came_from_it_is_dropped() {
     let node = FaultyNode::http().await;
-    let honest = World::new(801, |n| 4000 + n * 100, node.patient(0)).await;
+    let honest = World::central(801, |n| 4000 + n * 100, node.patient(0)).await;
     honest.settled().await;
     for n in 0..3 {
         node.knows(&honest.assets[n].query, &honest.assets[n].bytes);
@@ -55,6 +55,7 @@ async fn a_proven_lie_ends_the_use_of_the_service_and_what_came_from_it_is_dropp
     let start = |spot_check| {
         let mut config = proxy_config(grid_config(&grid.url("/")), dir.path());
         config.service = Some(node.patient(spot_check));
+        config.grids[0].central = true;
         Proxy::start(config)
     };
     let proxy = start(1).await.unwrap();
@@ -89,6 +90,42 @@ async fn a_proven_lie_ends_the_use_of_the_service_and_what_came_from_it_is_dropp
     within(proxy.stop()).await;
     let mut config = proxy_config(grid_config(&grid.url("/")), dir.path());
     config.service = Some(node.patient(0));
+    config.grids[0].central = true;
     let proxy = Proxy::start(config).await.unwrap();
     assert_eq!(proxy.metrics().service().unwrap().state, "distrusted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_simulator_that_differs_ends_the_use_for_what_comes_through_it_alone() {
+    let node = FaultyNode::http().await;
+    let world = World::new(802, |n| 4000 + n * 100, node.patient(1)).await;
+    world.settled().await;
+    node.knows(&world.assets[0].query, &world.assets[0].bytes);
+    node.knows(&world.assets[1].query, &world.assets[10].bytes);
+    node.knows(&world.assets[2].query, &world.assets[2].bytes);
+    assert_eq!(world.get(0, None).await.0, "hit; tier=service");
+    let lied = get(world.setup.at, &world.path(1), &[]).await;
+    assert_eq!(lied.tier(), "hit; tier=service");
+    until(&world, Counter::ServiceMismatches, 1).await;
+    // The service may be right, and the simulator wrong: it is used on, but not for this one.
+    assert_eq!(world.setup.proxy.metrics().service().unwrap().state, "working");
+    let reads = node.reads();
+    for n in 0..3 {
+        let (tier, _) = world.get(n, None).await;
+        assert!(n == 1 || tier == "miss", "{n}: {tier}");
+    }
+    assert_eq!(node.reads(), reads);
+
+    let setup = world.setup;
+    let crate::support::Setup { grid, proxy, dir, .. } = setup;
+    within(proxy.stop()).await;
+    let mut config = proxy_config(grid_config(&grid.url("/")), dir.path());
+    config.service = Some(node.patient(0));
+    let proxy = Proxy::start(config).await.unwrap();
+    settled(&proxy).await;
+    let setup = crate::support::Setup { at: proxy.grid_addresses()[0], grid, proxy, dir };
+    let cap = setup.asset_capability().await;
+    node.knows(&world.assets[5].query, &world.assets[5].bytes);
+    let answer = get(setup.at, &format!("{cap}{}", world.assets[5].query), &[]).await;
+    assert_eq!(answer.tier(), "miss", "remembered over a restart");
 }

@@ -10,10 +10,10 @@ use rezcache::proxy::{DialMap, GridConfig, Proxy, ProxyConfig};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-pub(crate) mod operator;
 pub(crate) mod captures;
 pub(crate) mod client;
 pub(crate) mod fake_grid;
+pub(crate) mod operator;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod synthetic;
@@ -175,6 +175,7 @@ pub(crate) fn proxy_config(grid: GridConfig, data_dir: &Path) -> ProxyConfig {
         memory_bytes: 64 << 20,
         disk_patience: Duration::from_secs(10),
         asset_token: ASSET_TOKEN.into(),
+        control_token: None,
         service: None,
         uploads: None,
         dial: DialMap::default(),

@@ -14,7 +14,7 @@ use crate::support::fake_grid::Reply;
 use crate::support::{Setup, animation, another_texture, asset_reply, sound, texture};
 
 /// The parts are the texture's from packet `first` on, in order, as an injection has to be.
-fn assert_injected_image(thing: &Thing, first: usize, parts: &[Heard]) {
+pub(super) fn assert_injected_image(thing: &Thing, first: usize, parts: &[Heard]) {
     let bodies = image_bodies(thing.id, &thing.bytes);
     let fresh: Vec<_> = parts.iter().filter(|part| !part.has(RESENT)).collect();
     assert_eq!(fresh.len(), bodies.len() - first);
@@ -35,7 +35,7 @@ fn assert_sound_as_injections(parts: &[Heard]) {
 }
 
 /// The transfer answers a request for this with these parameters, by packets of 1,000 bytes.
-fn assert_injected_transfer(thing: &Thing, transfer: Uuid, params: &[u8], parts: &[Heard]) {
+pub(super) fn assert_injected_transfer(thing: &Thing, transfer: Uuid, params: &[u8], parts: &[Heard]) {
     let fresh: Vec<_> = parts.iter().filter(|part| !part.has(RESENT)).collect();
     let info = fresh[0].transfer_info().expect("TransferInfo comes first");
     assert_eq!((info.transfer, info.channel, info.status), (transfer, 2, 0));
@@ -53,7 +53,7 @@ fn assert_injected_transfer(thing: &Thing, transfer: Uuid, params: &[u8], parts:
 }
 
 /// The bytes that the viewer got from the simulator itself.
-fn assert_image(thing: &Thing, parts: &[Heard]) {
+pub(super) fn assert_image(thing: &Thing, parts: &[Heard]) {
     let mut parts: Vec<_> = parts.iter().map(|part| part.image_part().unwrap()).collect();
     parts.sort_by_key(|part| part.1);
     parts.dedup_by_key(|part| part.1);
