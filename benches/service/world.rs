@@ -14,8 +14,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 /// How many assets of which size; 88 kB each in the mean, one of a hundred above 1 MiB.
-const SIZES: [(usize, usize); 5] =
-    [(40, 10_000), (30, 40_000), (20, 120_000), (9, 340_000), (1, 1_700_000)];
+const SIZES: [(usize, usize); 5] = [(40, 10_000), (30, 40_000), (20, 120_000), (9, 340_000), (1, 1_700_000)];
 
 /// An asset as the node knows it.
 pub(crate) struct Asset {

@@ -26,11 +26,7 @@ impl Patient {
         Self { stream, limit: None, waiting: false }
     }
 
-    fn watched<T>(
-        &mut self,
-        context: &mut Context<'_>,
-        polled: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
+    fn watched<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.waiting = false;
             return polled;

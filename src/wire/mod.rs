@@ -70,7 +70,8 @@ impl fmt::Display for DigestText {
 
 /// Every answer over HTTP holds one of these: not a formatted number for each byte.
 fn hex<const N: usize>(f: &mut fmt::Formatter<'_>, bytes: &[u8; N]) -> fmt::Result {
-    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    const DIGITS: [char; 16] =
+        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
     let digit = |value: u8| DIGITS.get(usize::from(value & 15)).copied().unwrap_or_default();
     bytes.iter().try_for_each(|byte| {
         f.write_char(digit(byte >> 4))?;

@@ -43,7 +43,8 @@ struct Cluster {
 
 impl Cluster {
     async fn start(folder: &Path) -> Self {
-        let program = std::env::var_os("REZCACHE_GARAGE").expect("set by tests/run --long, which installs it");
+        let program =
+            std::env::var_os("REZCACHE_GARAGE").expect("set by tests/run --long, which installs it");
         let api = free_port();
         for n in 0..NODES {
             let (rpc, s3, admin) = (free_port(), if n == 0 { api } else { free_port() }, free_port());
@@ -86,11 +87,14 @@ impl Cluster {
         cluster.ask(0, &["bucket", "create", "rez"]).await;
         let made = cluster.ask(0, &["key", "create", "rezcache"]).await;
         let value = |name: &str| {
-            let line = made.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{made}"));
+            let line =
+                made.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{made}"));
             line.trim_start_matches(':').trim().to_owned()
         };
         cluster.key = (value("Key ID"), value("Secret key"));
-        cluster.ask(0, &["bucket", "allow", "--read", "--write", "--owner", "rez", "--key", "rezcache"]).await;
+        cluster
+            .ask(0, &["bucket", "allow", "--read", "--write", "--owner", "rez", "--key", "rezcache"])
+            .await;
         cluster
     }
 
@@ -159,7 +163,8 @@ impl Cluster {
     }
 
     fn node(&self, folder: &Path) -> NodeProcess {
-        let (keys, catalog) = (folder.join("store.key"), format!("sqlite://{}/catalog.sqlite", folder.display()));
+        let (keys, catalog) =
+            (folder.join("store.key"), format!("sqlite://{}/catalog.sqlite", folder.display()));
         // So little memory that most reads go to the cluster.
         let options = ["--store", "s3://rez/service", "--catalog", &catalog, "--memory-size", "2MiB"];
         let options = [&options[..], &["--key-file", keys.to_str().unwrap()]].concat();
@@ -269,7 +274,10 @@ async fn goes_on(ledger: &Ledger, what: &str) {
         let (now_published, now_reads) = ledger.done().await;
         if now_published >= published + 25 && now_reads >= reads + 75 {
             let later = ledger.later.load(Ordering::Relaxed);
-            println!("{what}: {:.1} s for 25 uploads and 75 reads, {later} told to come later so far", begin.elapsed().as_secs_f64());
+            println!(
+                "{what}: {:.1} s for 25 uploads and 75 reads, {later} told to come later so far",
+                begin.elapsed().as_secs_f64()
+            );
             return;
         }
         assert!(begin.elapsed() < 2 * PATIENCE, "{what}: uploads or reads stand still");

@@ -55,8 +55,14 @@ impl Service {
         let signing_key = folder.path().join("signing.key");
         rezcache(&["token", "keygen", "--signing-key", signing_key.to_str().unwrap()]);
         let public = folder.path().join("signing.key.pub");
-        let options =
-            ["--token-keys", public.to_str().unwrap(), "--trusted-tenants", "residents-of-a-test", "--memory-size", HOT];
+        let options = [
+            "--token-keys",
+            public.to_str().unwrap(),
+            "--trusted-tenants",
+            "residents-of-a-test",
+            "--memory-size",
+            HOT,
+        ];
         let node = NodeProcess::start_with(folder.path(), &options, &[]);
         Self { folder, node, signing_key }
     }
@@ -74,7 +80,11 @@ impl Service {
                 rights: "read,write".parse::<Rights>().unwrap(),
                 issued_at: now(),
                 expires: now() + 3600,
-                budgets: Budgets { assets_per_hour: Some(100_000), burst: Some(100_000), ..Budgets::default() },
+                budgets: Budgets {
+                    assets_per_hour: Some(100_000),
+                    burst: Some(100_000),
+                    ..Budgets::default()
+                },
             };
             token::sign(&key, &claims)
         };
@@ -110,7 +120,10 @@ impl Known {
     fn number(number: usize) -> (Self, Bytes) {
         let most = [2_000, 20_000, 60_000, 250_000][number % 4];
         let bytes = texture(number, 600 + Draw(number as u64).below(most));
-        (Self { key: key(AssetKind::Texture, number as u128), digest: Digest::of(&bytes), bytes: None }, bytes)
+        (
+            Self { key: key(AssetKind::Texture, number as u128), digest: Digest::of(&bytes), bytes: None },
+            bytes,
+        )
     }
 }
 
@@ -313,7 +326,10 @@ async fn greedy(client: ServiceClient, shared: Arc<Vec<Arc<Known>>>, until: Inst
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
             Err(CallError::Refused { status: 429, retry_after, .. }) => {
-                assert!(retry_after.is_some_and(|wait| !wait.is_zero()), "refused without a time to come again");
+                assert!(
+                    retry_after.is_some_and(|wait| !wait.is_zero()),
+                    "refused without a time to come again"
+                );
                 refused += 1;
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }

@@ -111,13 +111,10 @@ async fn https(node: SocketAddr, sent: &[u8]) -> Held {
 
 /// A connection over QUIC with a stream for each of these, of which nothing is read.
 async fn quic(node: SocketAddr, streams: Vec<Vec<u8>>) -> Held {
-    let mut config =
-        ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls(ALPN)).unwrap()));
+    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls(ALPN)).unwrap()));
     let mut transport = TransportConfig::default();
     // Of every answer a little, and it is never read; but the connection lives.
-    transport
-        .stream_receive_window(4096u32.into())
-        .keep_alive_interval(Some(Duration::from_secs(5)));
+    transport.stream_receive_window(4096u32.into()).keep_alive_interval(Some(Duration::from_secs(5)));
     config.transport_config(Arc::new(transport));
     let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let connection = loop {
@@ -181,7 +178,8 @@ async fn stall(node: SocketAddr, kind: usize, n: usize, token: &str) -> Held {
         4 => quic(node, vec![vec![0, 0, 1, 0, 1, 1]; 100]).await,
         5 => {
             let digest = Digest::of(&some);
-            let call = Call::Put { key: put_key, origin: origin(), digest, codec: Codec::Raw, length: 1_000_000 };
+            let call =
+                Call::Put { key: put_key, origin: origin(), digest, codec: Codec::Raw, length: 1_000_000 };
             let mut sent = framed(token, call);
             sent.extend(some);
             quic(node, vec![sent; 4]).await
@@ -217,7 +215,9 @@ async fn who_stalls_takes_no_places_and_little_memory() {
     for n in 0..EACH {
         for (kind, token) in tokens.iter().enumerate() {
             let token = token.clone();
-            opening.spawn(async move { tokio::time::timeout(PATIENCE, stall(node, kind, n, &token)).await.expect("a connection") });
+            opening.spawn(async move {
+                tokio::time::timeout(PATIENCE, stall(node, kind, n, &token)).await.expect("a connection")
+            });
         }
     }
     let tally = Arc::new(Tally::default());
@@ -245,7 +245,12 @@ async fn who_stalls_takes_no_places_and_little_memory() {
     reader.ask(&Ask::Known(Arc::new(known))).await;
 
     if let (Some((before, _)), Some((now, most))) = (before, service.node.memory()) {
-        println!("memory of the node: {} MiB before, {} after, at most {}", before >> 20, now >> 20, most >> 20);
+        println!(
+            "memory of the node: {} MiB before, {} after, at most {}",
+            before >> 20,
+            now >> 20,
+            most >> 20
+        );
         assert!(most < before + MOST, "the node took {} bytes more", most - before);
     }
     drop(held);
