@@ -136,7 +136,7 @@ async fn bakes_stay_bakes_when_the_grid_says_during_a_session_what_it_is_called(
         setup.serve(&asset);
         assert_eq!(tier(&setup, &capability, &asset.query).await, ("miss".to_owned(), asset.bytes.to_vec()));
     };
-    wear(&texture().id).await;
+    wear(texture().id).await;
     fetch(sound()).await;
     until(&setup, Counter::UploadsQueued, 1).await;
     speak();
@@ -147,6 +147,6 @@ async fn bakes_stay_bakes_when_the_grid_says_during_a_session_what_it_is_called(
     // And what is worn now.
     fetch(another_texture()).await;
     until(&setup, Counter::UploadsQueued, 3).await;
-    wear(&another_texture().id).await;
+    wear(another_texture().id).await;
     until(&setup, Counter::UploadsDroppedBaked, 1).await;
 }
