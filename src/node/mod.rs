@@ -30,6 +30,7 @@ mod http;
 mod quic;
 mod refusal;
 mod service;
+mod takedown;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -26,7 +26,7 @@ use super::refusal::Refusal;
 use super::uploads::{Received, Receiving, Uploads};
 use crate::asset::validate::{self, Valid};
 use crate::asset::{AssetKey, AssetKind, Digest};
-use crate::catalog::{Catalog, CatalogError, Change, KeyHash};
+use crate::catalog::{Catalog, CatalogError, Change, KeyHash, Row};
 use crate::grid::{GridId, Origin};
 use crate::publication::{self, Attestation, Policy, Reader, Record, Tag, Verdict};
 use crate::store::blobs::{Abilities, Blobs};
@@ -49,15 +49,6 @@ const RECORD_STALE: Duration = Duration::from_secs(600);
 const ATTEST_TRIES: usize = 3;
 /// How often the log says that the catalog is away.
 const CATALOG_WARNING: Duration = Duration::from_secs(10);
-
-/// What is taken down.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Victim {
-    /// One asset, whatever its content.
-    Key(AssetKey),
-    /// Every asset of a content.
-    Content(Digest),
-}
 
 /// A reply with the body that follows it.
 pub(super) struct Answer {
@@ -432,7 +423,11 @@ impl Service {
         proof: [u8; 32],
     ) -> Result<Option<Verdict>, Refusal> {
         let proof_key = wire::proof_key(&caller.who.principal, key, digest);
-        let records = self.records(&[*hash]).await?;
+        let tombstone = tags::content(&self.contents.ring, digest);
+        let mut records = self.records(&[*hash, tombstone]).await?;
+        if records.pop().flatten().is_some_and(|buried| buried.taken_down) {
+            return Ok(Some(Verdict::TakenDown));
+        }
         let mut contents = records.iter().flatten().flat_map(|record| &record.contents);
         let stored = contents.find(|content| content.digest == digest && content.stored);
         let mut attestation = self.attestation(caller, key, hash, origin);
@@ -522,6 +517,10 @@ impl Service {
         let checked = tokio::task::spawn_blocking(move || unpacked(kind, digest, codec, body)).await;
         let (bytes, hashed) = checked.map_err(|_| Refusal::unavailable())??;
         let hash = self.key_hash(key);
+        let tombstone = tags::content(&self.contents.ring, digest);
+        if self.records(&[tombstone]).await?.iter().flatten().any(|buried| buried.taken_down) {
+            return self.answer_verdict(Verdict::TakenDown);
+        }
         // The body shows possession better than any proof.
         let attestation = self.attestation(caller, key, &hash, origin);
         let verdict = self
@@ -563,6 +562,9 @@ impl Service {
                 publication::body_arrived(record, digest, size, is_proof, policy, now)
             })
             .await?;
+        if self.undo_if_taken_down(hash, digest, verdict == Verdict::TakenDown).await? {
+            return self.answer_verdict(Verdict::TakenDown);
+        }
         self.contents.keep(digest, content);
         self.answer_verdict(verdict)
     }
@@ -663,66 +665,16 @@ impl Service {
             Change { record: records::write(&ring, &hash, &record), blobs }
         });
         self.catalog.update(hash, day(now), decide).await.map_err(|error| self.catalog_fails(&error))?;
-        self.contents.hot.forget(&hash);
+        let before = self.contents.hot.forget(&hash);
         let verdict = *verdict.lock().unwrap_or_else(PoisonError::into_inner);
+        if verdict == Some(Verdict::TakenDown) {
+            let taken_down = Record { taken_down: true, ..Record::default() };
+            self.follow_take_down(before, Some(&taken_down)).await;
+        }
         verdict.ok_or_else(|| {
             self.counters.count(Count::RecordsUnreadable);
             Refusal::unavailable()
         })
-    }
-
-    /// Takes assets down for good.
-    pub(super) async fn take_down(
-        &self,
-        caller: &Caller,
-        victim: Victim,
-        dry_run: bool,
-    ) -> Result<usize, Refusal> {
-        caller.may_administer(match &victim {
-            Victim::Key(key) => Some(&key.grid),
-            Victim::Content(_) => None,
-        })?;
-        let unavailable = |_| Refusal::unavailable();
-        let keys = match &victim {
-            Victim::Key(key) => vec![self.key_hash(key)],
-            Victim::Content(digest) => self
-                .catalog
-                .keys_of_blob(self.contents.ring.blob_name(*digest).0)
-                .await
-                .map_err(unavailable)?,
-        };
-        if dry_run {
-            return Ok(keys.len());
-        }
-        let mut orphans = Vec::new();
-        for hash in &keys {
-            let contents: Arc<Mutex<Vec<Digest>>> = Arc::default();
-            let (told, ring, hash) = (Arc::clone(&contents), self.contents.ring.clone(), *hash);
-            let decide = Box::new(move |old: Option<&[u8]>| {
-                // One that cannot be read must go all the same; its blobs are then orphans.
-                let mut record =
-                    old.and_then(|old| records::read(&ring, &hash, old).ok()).unwrap_or_default();
-                *told.lock().unwrap_or_else(PoisonError::into_inner) =
-                    record.contents.iter().map(|content| content.digest).collect();
-                record.taken_down = true;
-                record.contents.clear();
-                Change { record: records::write(&ring, &hash, &record), blobs: Vec::new() }
-            });
-            self.catalog.update(hash, day(now()), decide).await.map_err(unavailable)?;
-            self.contents.hot.forget(&hash);
-            orphans.append(&mut contents.lock().unwrap_or_else(PoisonError::into_inner));
-        }
-        for digest in orphans {
-            self.contents.forget(digest).await;
-            let name = self.contents.ring.blob_name(digest);
-            if self.catalog.keys_of_blob(name.0).await.map_err(unavailable)?.is_empty() {
-                self.contents.blobs.hold(&name, now()).await.map_err(|_| Refusal::unavailable())?;
-            }
-        }
-        let detail = format!("{} assets by {:?}", keys.len(), caller.who.tenant);
-        self.catalog.audit(now(), "take down".into(), detail).await.map_err(unavailable)?;
-        self.counters.add(Count::TakenDown, keys.len() as u64);
-        Ok(keys.len())
     }
 
     /// Begins to go, when the caller may say so.
@@ -753,6 +705,7 @@ impl Service {
                 "hot_bytes": self.contents.hot.bytes(),
                 "hot_limit": self.config.memory_bytes,
                 "records": self.contents.hot.records(),
+                "records_bytes": self.contents.hot.record_bytes(),
             },
             "disk": self.contents.disk.as_ref().map(|disk| {
                 json!({ "hot_bytes": disk.bytes(), "hot_limit": self.config.hot_bytes })
@@ -774,6 +727,7 @@ impl Service {
         Ok(self.counters.prometheus(&[
             ("hot_bytes", self.contents.hot.bytes()),
             ("hot_records", self.contents.hot.records() as u64),
+            ("hot_records_bytes", self.contents.hot.record_bytes()),
             ("disk_bytes", self.contents.disk.as_ref().map_or(0, |disk| disk.bytes())),
             ("uploads_memory_bytes", self.uploads.memory_bytes()),
             ("process_memory_bytes", usage.map_or(0, |usage| usage.memory_bytes)),
@@ -783,6 +737,7 @@ impl Service {
 
     /// Destroys what was taken down long ago. Any node may; what another was faster with is gone.
     pub(super) async fn keep_house(&self, now: u64) {
+        self.sweep_disk().await;
         let until = now.saturating_sub(HOLD_DAYS * 86_400);
         match self.contents.blobs.destroy_held(until).await {
             Ok((0, _)) => {}
@@ -825,13 +780,9 @@ impl Service {
         if !missing.is_empty() {
             match self.catalog.read(missing.clone()).await {
                 Ok(rows) => {
-                    let mut rows = missing.iter().zip(rows).map(|(hash, row)| {
-                        let record = row.and_then(|row| self.opened(hash, &row.record)).map(Arc::new);
-                        self.contents.hot.keep_record(*hash, record.clone());
-                        record
-                    });
+                    let mut known = self.note(&missing, rows).await.into_iter();
                     for place in found.iter_mut().filter(|place| place.is_none()) {
-                        *place = Some(rows.next().flatten());
+                        *place = Some(known.next().flatten());
                     }
                 }
                 Err(error) => {
@@ -850,8 +801,20 @@ impl Service {
         Ok(found.into_iter().map(Option::flatten).collect())
     }
 
+    /// Keeps what the catalog has just said of these keys.
+    pub(super) async fn note(&self, hashes: &[KeyHash], rows: Vec<Option<Row>>) -> Vec<Known> {
+        let mut known = Vec::with_capacity(rows.len());
+        for (hash, row) in hashes.iter().zip(rows) {
+            let record = row.and_then(|row| self.opened(hash, &row.record)).map(Arc::new);
+            let before = self.contents.hot.keep_record(*hash, record.clone());
+            self.follow_take_down(before, record.as_deref()).await;
+            known.push(record);
+        }
+        known
+    }
+
     /// Says so in the log, but not for each of thousands of requests.
-    fn catalog_fails(&self, error: &CatalogError) -> Refusal {
+    pub(super) fn catalog_fails(&self, error: &CatalogError) -> Refusal {
         self.counters.count(Count::CatalogFailures);
         let mut warned = self.catalog_warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_none_or(|last| last.elapsed() >= CATALOG_WARNING) {
@@ -911,7 +874,7 @@ impl Service {
         tags::tag(&self.contents.ring, purpose, hash, what)
     }
 
-    fn key_hash(&self, key: &AssetKey) -> KeyHash {
+    pub(super) fn key_hash(&self, key: &AssetKey) -> KeyHash {
         tags::asset(&self.contents.ring, key)
     }
 
@@ -972,6 +935,6 @@ pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-fn day(now: u64) -> u32 {
+pub(super) fn day(now: u64) -> u32 {
     u32::try_from(now / 86_400).unwrap_or(u32::MAX)
 }

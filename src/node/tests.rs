@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::access::Access;
 use super::budgets::Budgets;
 use super::config::NodeConfig;
+use super::disk::DiskTier;
 use super::service::Service;
 use crate::asset::{AssetId, AssetKey, AssetKind, Digest};
 use crate::catalog::{
@@ -28,10 +29,27 @@ use crate::token::{self, Claims, SigningKey};
 use crate::wire::frame::{Call, Codec, Reply, Verdict};
 use crate::wire::{OriginHash, proof, proof_key};
 
-/// A catalog that can be away.
-struct Switched {
-    inner: SqliteCatalog,
-    away: AtomicBool,
+/// A catalog that can be away, counts what is written, and lets others come between.
+pub(super) struct Switched {
+    pub(super) inner: SqliteCatalog,
+    pub(super) away: AtomicBool,
+    /// Changes that wrote something.
+    pub(super) written: Arc<AtomicUsize>,
+    pub(super) audited: Mutex<Vec<String>>,
+    /// What others do before the next changes, the last of these first.
+    pub(super) meanwhile: Mutex<Vec<Option<(KeyHash, Decide)>>>,
+}
+
+impl Default for Switched {
+    fn default() -> Self {
+        Self {
+            inner: SqliteCatalog::in_memory().unwrap(),
+            away: AtomicBool::default(),
+            written: Arc::default(),
+            audited: Mutex::default(),
+            meanwhile: Mutex::default(),
+        }
+    }
 }
 
 impl Switched {
@@ -48,7 +66,19 @@ impl Catalog for Switched {
         self.through(self.inner.read(keys))
     }
     fn update(&self, key: KeyHash, day: u32, decide: Decide) -> Answer<'_, ()> {
-        self.through(self.inner.update(key, day, decide))
+        let (mut decide, written) = (decide, Arc::clone(&self.written));
+        let counted = Box::new(move |old: Option<&[u8]>| {
+            let change = decide(old);
+            written.fetch_add(usize::from(change.record.is_some()), Ordering::Relaxed);
+            change
+        });
+        let others = self.meanwhile.lock().unwrap().pop().flatten();
+        self.through(Box::pin(async move {
+            if let Some((key, decide)) = others {
+                self.inner.update(key, day, decide).await?;
+            }
+            self.inner.update(key, day, counted).await
+        }))
     }
     fn touch(&self, uses: Vec<(KeyHash, u32)>) -> Answer<'_, ()> {
         self.through(self.inner.touch(uses))
@@ -66,6 +96,7 @@ impl Catalog for Switched {
         self.through(self.inner.revocations(after))
     }
     fn audit(&self, at: u64, action: String, detail: String) -> Answer<'_, ()> {
+        self.audited.lock().unwrap().push(format!("{action}: {detail}"));
         self.through(self.inner.audit(at, action, detail))
     }
     fn lease(&self, name: [u8; 32], window: u64, want: u64, limit: u64) -> Answer<'_, u64> {
@@ -85,37 +116,44 @@ impl Catalog for Switched {
     }
 }
 
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
-struct World {
-    service: Service,
-    catalog: Arc<Switched>,
+pub(super) struct World {
+    pub(super) service: Service,
+    pub(super) catalog: Arc<Switched>,
     key: SigningKey,
     _folder: tempfile::TempDir,
 }
 
 impl World {
-    async fn new(config: NodeConfig) -> Self {
+    pub(super) async fn new(config: NodeConfig) -> Self {
+        Self::over(config, Arc::default(), "memory:", None).await
+    }
+
+    pub(super) async fn over(
+        config: NodeConfig,
+        catalog: Arc<Switched>,
+        store: &str,
+        disk: Option<DiskTier>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let key = SigningKey::from_seed(&[11; 32]).unwrap();
         let public = folder.path().join("tokens.pub");
         std::fs::write(&public, key.public_pem()).unwrap();
         let config =
             NodeConfig { token_keys: vec![public], trusted_tenants: vec!["school".into()], ..config };
-        let catalog =
-            Arc::new(Switched { inner: SqliteCatalog::in_memory().unwrap(), away: AtomicBool::new(false) });
         let shared: Arc<dyn Catalog> = Arc::clone(&catalog) as _;
-        let (ring, blobs) = (KeyRing::new([1; 32], [2; 32]), Blobs::open("memory:").unwrap());
+        let (ring, blobs) = (KeyRing::new([1; 32], [2; 32]), Blobs::open(store).unwrap());
         let abilities = blobs.probe().await.unwrap();
         let budgets = Arc::new(Budgets::new(ring.clone(), Arc::clone(&shared), config.limits));
         let access = Access::new(&config.access().unwrap(), None, budgets);
-        let service = Service::new(config, access, shared, blobs, ring, None, abilities);
+        let service = Service::new(config, access, shared, blobs, ring, disk, abilities);
         Self { service, catalog, key, _folder: folder }
     }
 
-    fn claims(&self, subject: &str) -> Claims {
+    pub(super) fn claims(&self, subject: &str) -> Claims {
         Claims {
             id: format!("token of {subject}").replace(' ', "-").into(),
             subject: subject.into(),
@@ -129,15 +167,15 @@ impl World {
         }
     }
 
-    fn token(&self, subject: &str) -> String {
+    pub(super) fn token(&self, subject: &str) -> String {
         token::sign(&self.key, &self.claims(subject))
     }
 }
 
-const ORIGIN: OriginHash = OriginHash([7; 16]);
-const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 7));
+pub(super) const ORIGIN: OriginHash = OriginHash([7; 16]);
+pub(super) const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 7));
 
-fn name(number: u128) -> AssetKey {
+pub(super) fn name(number: u128) -> AssetKey {
     AssetKey {
         grid: GridId::new("grid.example"),
         kind: AssetKind::Texture,
@@ -145,12 +183,12 @@ fn name(number: u128) -> AssetKey {
     }
 }
 
-fn read_call(number: u128) -> Call {
+pub(super) fn read_call(number: u128) -> Call {
     Call::Read { key: name(number), origin: Some(ORIGIN), range: None, head_only: false }
 }
 
 /// A texture that a grid would deliver.
-fn body() -> Bytes {
+pub(super) fn body() -> Bytes {
     let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/assets");
     let mut found = std::fs::read_dir(fixtures).unwrap().flatten().map(|entry| entry.path());
     found
@@ -162,7 +200,7 @@ fn body() -> Bytes {
         .expect("a texture among the fixtures")
 }
 
-fn attest_call(subject: &str, number: u128, bytes: &[u8]) -> Call {
+pub(super) fn attest_call(subject: &str, number: u128, bytes: &[u8]) -> Call {
     let (key, digest) = (name(number), Digest::of(bytes));
     let proof = proof(&proof_key(subject, &key, digest), bytes);
     Call::Attest { key, origin: Some(ORIGIN), digest, proof }
