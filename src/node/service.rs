@@ -10,10 +10,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::access::Access;
 use super::body::Body;
+use super::bounded::{Ahead, Generations, Pace};
 use super::budgets::{Budgets, Over};
 use super::caller::Caller;
 use super::config::{GridPolicy, NodeConfig};
@@ -45,6 +46,14 @@ const RECORD_FRESH: Duration = Duration::from_secs(5);
 /// How long it may still be served while the catalog is away. A node cut off from the catalog learns of
 /// no take-down, so this has an end.
 const RECORD_STALE: Duration = Duration::from_secs(600);
+/// Proofs checked at once; each may be of the largest asset.
+const PROOFS: usize = 4;
+/// How long one waits for that.
+const PROOF_PATIENCE: Duration = Duration::from_secs(5);
+/// Attestations and bodies that may come for each asset of a budget: a word, a body, and another try of both.
+const WRITES_PER_ASSET: u64 = 4;
+/// Principals whose pace is remembered, and again as many.
+const MAX_WRITERS: usize = 20_000;
 /// How often an attestation is tried that the body overtakes.
 const ATTEST_TRIES: usize = 3;
 /// How often the log says that the catalog is away.
@@ -116,6 +125,8 @@ pub(super) struct Service {
     pub(super) drain_asked: Notify,
     meter: Meter,
     catalog_warned: Mutex<Option<Instant>>,
+    proving: Semaphore,
+    writers: Mutex<Generations<Arc<str>, Ahead>>,
 }
 
 impl Service {
@@ -146,6 +157,8 @@ impl Service {
             drain_asked: Notify::new(),
             meter: Meter::default(),
             catalog_warned: Mutex::default(),
+            proving: Semaphore::new(PROOFS),
+            writers: Mutex::new(Generations::new(MAX_WRITERS)),
         }
     }
 
@@ -401,7 +414,13 @@ impl Service {
         caller.may_write(&key.grid)?;
         self.counters.count(Count::Attestations);
         let hash = self.key_hash(key);
+        self.pace_write(caller)?;
         self.ask(caller, &[hash])?;
+        if !self.is_heard(caller, &key.grid) {
+            // A stranger's word of a grid that is not published: it must fill no catalog.
+            self.attested(caller, &hash);
+            return self.answer_verdict(Verdict::Waiting { want_body: false });
+        }
         for _ in 0..ATTEST_TRIES {
             if let Some(verdict) = self.attest_as_known(caller, key, &hash, origin, digest, proof).await? {
                 self.attested(caller, &hash);
@@ -438,8 +457,7 @@ impl Service {
         // The blob is gone or damaged: it is wanted again.
         let lost = stored.is_some() && source.is_none();
         let expected = match source {
-            Some(Source::Small(content)) => Some(wire::proof(&proof_key, &content.bytes)),
-            Some(Source::Large(large)) => Some(large.proof(&proof_key).await?),
+            Some(source) => Some(self.proof_of(source, proof_key).await?),
             None => None,
         };
         match expected {
@@ -465,6 +483,46 @@ impl Service {
         Ok((!arrived.load(Ordering::Relaxed)).then_some(verdict))
     }
 
+    /// What shows possession of a content that is here. Of few at once: a large one is read and hashed whole.
+    async fn proof_of(&self, source: Source, key: [u8; 32]) -> Result<[u8; 32], Refusal> {
+        let turn = tokio::time::timeout(PROOF_PATIENCE, self.proving.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            return Err(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "too many proofs are checked", 2));
+        };
+        match source {
+            Source::Small(content) => {
+                let hashing = tokio::task::spawn_blocking(move || wire::proof(&key, &content.bytes));
+                hashing.await.map_err(|_| Refusal::unavailable())
+            }
+            Source::Large(large) => Ok(large.proof(&key).await?),
+        }
+    }
+
+    /// Lets a caller write at the pace of its budget, what it was counted for before too: each word takes a
+    /// transaction, and may take the hashing of a whole content.
+    fn pace_write(&self, caller: &Caller) -> Result<(), Refusal> {
+        if caller.account.is_none() {
+            return Ok(());
+        }
+        let limits = &caller.who.limits;
+        let (number, burst) = (limits.assets_per_hour, limits.burst);
+        let pace =
+            Pace::new(number.saturating_mul(WRITES_PER_ASSET), 3600, burst.saturating_mul(WRITES_PER_ASSET));
+        let clock = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        let ahead = writers.get_or_insert_with(Arc::clone(&caller.who.principal), Ahead::default);
+        let taken = ahead.map_or(Ok(()), |ahead| pace.take(ahead, 1, clock));
+        taken.map_err(|wait| {
+            self.counters.count(Count::OverBudget);
+            Refusal::later(StatusCode::TOO_MANY_REQUESTS, "too many attestations and bodies", wait.max(1))
+        })
+    }
+
+    /// Whether what a caller says of a grid is ever of use to anybody here.
+    fn is_heard(&self, caller: &Caller, grid: &GridId) -> bool {
+        caller.who.trusted || caller.who.rights.vouch || self.policy(grid).publish
+    }
+
     /// Whether a body may come, before any of it is read.
     pub(super) async fn admit_body(&self, caller: &Caller, call: &Call) -> Result<Receiving, Refusal> {
         let Call::Put { key, length, codec, .. } = call else {
@@ -474,6 +532,7 @@ impl Service {
         if *length > key.kind.max_bytes() {
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "larger than any asset of this kind"));
         }
+        self.pace_write(caller)?;
         self.ask(caller, &[self.key_hash(key)])?;
         self.transfer(caller, *length)?;
         let who = (Arc::clone(&caller.who.principal), caller.network);
@@ -513,6 +572,9 @@ impl Service {
         let body = received.bytes.clone();
         self.counters.count(Count::Bodies);
         self.counters.add(Count::BytesIn, body.len() as u64);
+        if !self.is_heard(caller, &key.grid) {
+            return self.answer_verdict(Verdict::Waiting { want_body: false });
+        }
         let kind = key.kind;
         let checked = tokio::task::spawn_blocking(move || unpacked(kind, digest, codec, body)).await;
         let (bytes, hashed) = checked.map_err(|_| Refusal::unavailable())??;
@@ -659,7 +721,11 @@ impl Service {
                 Some(Ok(record)) => record,
                 None => Record::default(),
             };
+            let before = record.clone();
             *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(rule(&mut record, policy, now));
+            if record == before {
+                return Change::default();
+            }
             let stored = record.contents.iter().filter(|content| content.stored);
             let blobs = stored.map(|content| ring.blob_name(content.digest).0).collect();
             Change { record: records::write(&ring, &hash, &record), blobs }

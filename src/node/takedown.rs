@@ -1,5 +1,7 @@
 //! Taking assets down for good. Whatever breaks off is finished by the same request: an asset is closed
-//! first and keeps the names of its contents until their blobs are in the hold.
+//! first and keeps the digests of its contents until their blobs are in the hold. (One by digest that is
+//! asked for again puts that content away; another that one of its assets had is by then an orphan, which
+//! the scrub puts away.)
 //!
 //! What is taken down by its digest leaves a tombstone: a row of the catalog under a keyed hash of the
 //! digest. An upload looks there once more after its record is written, and a take-down looks for records

@@ -17,7 +17,7 @@ use super::disk::DiskTier;
 use super::service::Service;
 use crate::asset::{AssetId, AssetKey, AssetKind, Digest};
 use crate::catalog::{
-    Answer, BlobHash, Catalog, CatalogError, Decide, Health, KeyHash, Revocation, RevokedKind, Row,
+    Answer, BlobHash, Catalog, CatalogError, Change, Decide, Health, KeyHash, Revocation, RevokedKind, Row,
     SqliteCatalog,
 };
 use crate::grid::GridId;
@@ -88,6 +88,12 @@ impl Catalog for Switched {
     }
     fn scan(&self, after: Option<KeyHash>, limit: u32) -> Answer<'_, Vec<(KeyHash, Row)>> {
         self.through(self.inner.scan(after, limit))
+    }
+    fn remove(&self, rows: Vec<(KeyHash, Vec<u8>)>) -> Answer<'_, u64> {
+        self.through(self.inner.remove(rows))
+    }
+    fn forget_leases(&self, windows: std::ops::Range<u64>) -> Answer<'_, u64> {
+        self.through(self.inner.forget_leases(windows))
     }
     fn revoke(&self, kind: RevokedKind, value: String, at: u64) -> Answer<'_, ()> {
         self.through(self.inner.revoke(kind, value, at))
@@ -350,4 +356,86 @@ async fn after_a_month_the_catalog_names_no_attester() {
     assert_eq!(attesters().await, 0);
     let Reply::Found(found) = service.perform(&caller, &read_call(300)).await.reply else { panic!("a hit") };
     assert_eq!(found.digest, Digest::of(&bytes));
+}
+
+#[tokio::test]
+async fn a_word_that_says_nothing_new_is_not_written_and_has_its_pace() {
+    let limits = super::Limits { assets_per_hour: 100, burst: 5, ..super::Limits::default() };
+    let world = World::new(NodeConfig { limits, ..NodeConfig::default() }).await;
+    let service = &world.service;
+    let caller = service.authenticate(Some(&world.token("pupil")), HERE, true).await.unwrap();
+    let call = attest_call("pupil", 1, &body());
+    assert!(matches!(service.perform(&caller, &call).await.reply, Reply::Upload(Verdict::Waiting { .. })));
+    let written = world.catalog.written.load(Ordering::Relaxed);
+    let mut last = None;
+    for _ in 0..100 {
+        last = Some(service.perform(&caller, &call).await.reply);
+    }
+    assert_eq!(world.catalog.written.load(Ordering::Relaxed), written, "it was known");
+    assert!(matches!(last, Some(Reply::Refused { status: 429, .. })), "{last:?}");
+    let another = service.authenticate(Some(&world.token("another")), HERE, true).await.unwrap();
+    let own = attest_call("another", 1, &body());
+    assert!(matches!(service.perform(&another, &own).await.reply, Reply::Upload(_)));
+}
+
+#[tokio::test]
+async fn a_strangers_word_of_a_grid_that_is_not_published_is_not_kept() {
+    let published = super::GridPolicy {
+        id: GridId::new("published.example"),
+        publish: true,
+        central: false,
+        asset_hosts: Vec::new(),
+    };
+    let world = World::new(NodeConfig { grids: vec![published], ..NodeConfig::default() }).await;
+    let claims = Claims { tenant: "strangers".into(), ..world.claims("stranger") };
+    let token = token::sign(&world.key, &claims);
+    let caller = world.service.authenticate(Some(&token), HERE, true).await.unwrap();
+    let (waits, bytes) = (Reply::Upload(Verdict::Waiting { want_body: false }), body());
+    assert_eq!(world.service.perform(&caller, &attest_call("stranger", 1, &bytes)).await.reply, waits);
+    let (origin, digest) = (Some(ORIGIN), Digest::of(&bytes));
+    let put = Call::Put { key: name(1), origin, digest, codec: Codec::Raw, length: bytes.len() as u64 };
+    let mut receiving = world.service.admit_body(&caller, &put).await.unwrap();
+    receiving.push(&bytes).await.unwrap();
+    assert_eq!(world.service.put(&caller, &put, receiving).await.reply, waits);
+    assert_eq!(world.catalog.scan(None, 10).await.unwrap(), []);
+    // Of one that is, it counts.
+    let key = AssetKey { grid: GridId::new("published.example"), ..name(1) };
+    let proof = proof(&proof_key("stranger", &key, digest), &bytes);
+    world.service.perform(&caller, &Call::Attest { key, origin, digest, proof }).await;
+    assert_eq!(world.catalog.scan(None, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_nobody_ever_brought_is_forgotten_and_so_are_past_leases() {
+    let world = World::new(NodeConfig::default()).await;
+    let service = &world.service;
+    let caller = service.authenticate(Some(&world.token("pupil")), HERE, true).await.unwrap();
+    for number in 1..=3 {
+        service.perform(&caller, &attest_call("pupil", number, &body())).await;
+    }
+    // The first is brought, the second taken down.
+    let (bytes, month) = (body(), 30 * 86_400);
+    let (digest, length) = (Digest::of(&bytes), bytes.len() as u64);
+    let put = Call::Put { key: name(1), origin: Some(ORIGIN), digest, codec: Codec::Raw, length };
+    let mut receiving = service.admit_body(&caller, &put).await.unwrap();
+    receiving.push(&bytes).await.unwrap();
+    service.put(&caller, &put, receiving).await;
+    let (ring, hash) = (service.contents.ring.clone(), service.key_hash(&name(2)));
+    let gone = Record { taken_down: true, ..Record::default() };
+    let decide =
+        move |_: Option<&[u8]>| Change { record: records::write(&ring, &hash, &gone), blobs: vec![] };
+    world.catalog.inner.update(hash, 1, Box::new(decide)).await.unwrap();
+
+    let count = async || world.catalog.scan(None, 10).await.unwrap().len();
+    service.fade(now() + month - 86_400).await;
+    assert_eq!(count().await, 3, "not yet");
+    let then = now() + month + 2 * 86_400;
+    let others = now() / 3600;
+    assert_eq!(world.catalog.lease([77; 32], others, 1, 1).await.unwrap(), 1);
+    assert_eq!(world.catalog.lease([78; 32], then / 3600, 1, 1).await.unwrap(), 1);
+    service.fade(then).await;
+    assert_eq!(count().await, 2);
+    assert!(matches!(service.perform(&caller, &read_call(1)).await.reply, Reply::Found(_)));
+    assert_eq!(world.catalog.forget_leases(others..others + 1).await.unwrap(), 0, "it is gone already");
+    assert_eq!(world.catalog.lease([78; 32], then / 3600, 1, 1).await.unwrap(), 0, "the present one is not");
 }
