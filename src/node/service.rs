@@ -442,11 +442,10 @@ impl Service {
         proof: [u8; 32],
     ) -> Result<Option<Verdict>, Refusal> {
         let proof_key = wire::proof_key(&caller.who.principal, key, digest);
-        let tombstone = tags::content(&self.contents.ring, digest);
-        let mut records = self.records(&[*hash, tombstone]).await?;
-        if records.pop().flatten().is_some_and(|buried| buried.taken_down) {
+        if self.is_buried(digest).await? {
             return Ok(Some(Verdict::TakenDown));
         }
+        let records = self.records(&[*hash]).await?;
         let mut contents = records.iter().flatten().flat_map(|record| &record.contents);
         let stored = contents.find(|content| content.digest == digest && content.stored);
         let mut attestation = self.attestation(caller, key, hash, origin);
@@ -579,8 +578,7 @@ impl Service {
         let checked = tokio::task::spawn_blocking(move || unpacked(kind, digest, codec, body)).await;
         let (bytes, hashed) = checked.map_err(|_| Refusal::unavailable())??;
         let hash = self.key_hash(key);
-        let tombstone = tags::content(&self.contents.ring, digest);
-        if self.records(&[tombstone]).await?.iter().flatten().any(|buried| buried.taken_down) {
+        if self.is_buried(digest).await? {
             return self.answer_verdict(Verdict::TakenDown);
         }
         // The body shows possession better than any proof.
@@ -891,7 +889,7 @@ impl Service {
     }
 
     /// A record out of the catalog. One that cannot be read is nobody's word.
-    fn opened(&self, hash: &KeyHash, sealed: &[u8]) -> Option<Record> {
+    pub(super) fn opened(&self, hash: &KeyHash, sealed: &[u8]) -> Option<Record> {
         let read = records::read(&self.contents.ring, hash, sealed);
         if let Err(error) = &read {
             self.counters.count(Count::RecordsUnreadable);

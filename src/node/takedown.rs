@@ -107,6 +107,15 @@ impl Service {
         contents.ok_or_else(Refusal::unavailable)
     }
 
+    /// Whether a content was taken down by its digest, as far as the catalog's servers know; not remembered,
+    /// since only who writes asks.
+    pub(super) async fn is_buried(&self, digest: Digest) -> Result<bool, Refusal> {
+        let tombstone = tags::content(&self.contents.ring, digest);
+        let rows = self.catalog.read(vec![tombstone]).await.map_err(|error| self.catalog_fails(&error))?;
+        let record = rows.into_iter().flatten().next().and_then(|row| self.opened(&tombstone, &row.record));
+        Ok(record.is_some_and(|record| record.taken_down))
+    }
+
     /// Forgets a content, and puts its blob into the hold unless an asset is left that names it.
     pub(super) async fn hold_unnamed(&self, digest: Digest) -> Result<(), Refusal> {
         self.contents.forget(digest).await;
