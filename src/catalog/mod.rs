@@ -1,6 +1,7 @@
 //! The catalog: what a service knows beside the bytes. One trait; the engine gives transactions and
 //! understands nothing of what the records say.
 
+use std::ops::Range;
 use std::pin::Pin;
 
 mod place;
@@ -106,10 +107,12 @@ pub trait Catalog: Send + Sync {
     fn update(&self, key: KeyHash, day: u32, decide: Decide) -> Answer<'_, ()>;
     /// Notes the day of use of several records.
     fn touch(&self, uses: Vec<(KeyHash, u32)>) -> Answer<'_, ()>;
-    /// Every key whose record names a blob.
+    /// Every key whose record names a blob, as the primary knows it: by this it is decided what to destroy.
     fn keys_of_blob(&self, blob: BlobHash) -> Answer<'_, Vec<KeyHash>>;
     /// At most `limit` rows in the order of their keys, after one.
     fn scan(&self, after: Option<KeyHash>, limit: u32) -> Answer<'_, Vec<(KeyHash, Row)>>;
+    /// Removes the rows whose records are still these, and which name no blob; how many those were.
+    fn remove(&self, rows: Vec<(KeyHash, Vec<u8>)>) -> Answer<'_, u64>;
     /// Revokes a name.
     fn revoke(&self, kind: RevokedKind, value: String, at: u64) -> Answer<'_, ()>;
     /// The revocations after a sequence number.
@@ -118,6 +121,8 @@ pub trait Catalog: Send + Sync {
     fn audit(&self, at: u64, action: String, detail: String) -> Answer<'_, ()>;
     /// Takes up to `want` from a counter that may reach `limit`, and says how much was given.
     fn lease(&self, name: [u8; 32], window: u64, want: u64, limit: u64) -> Answer<'_, u64>;
+    /// Forgets whatever was taken in these windows, under any name; how many leases those were.
+    fn forget_leases(&self, windows: Range<u64>) -> Answer<'_, u64>;
     /// Keeps the record of a principal that enrolled itself, unless there is one; the record that stands.
     fn enrol(&self, principal: KeyHash, record: Vec<u8>) -> Answer<'_, Vec<u8>>;
     /// The record of a principal that enrolled itself.

@@ -5,6 +5,7 @@
 //! open a new database at the same moment collide even with a busy timeout.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -323,6 +324,20 @@ impl Catalog for SqliteCatalog {
         }))
     }
 
+    fn remove(&self, rows: Vec<(KeyHash, Vec<u8>)>) -> Answer<'_, u64> {
+        Box::pin(self.write_with(move |connection| {
+            let mut remove = connection.prepare_cached(
+                "delete from asset where key = ?1 and record = ?2
+                 and not exists (select 1 from named where named.key = asset.key)",
+            )?;
+            let mut removed = 0;
+            for (key, record) in rows {
+                removed += remove.execute(params![&key[..], record])? as u64;
+            }
+            Ok(removed)
+        }))
+    }
+
     fn revoke(&self, kind: RevokedKind, value: String, at: u64) -> Answer<'_, ()> {
         Box::pin(self.write_with(move |connection| {
             connection.execute(
@@ -382,6 +397,17 @@ impl Catalog for SqliteCatalog {
                 .prepare_cached("delete from lease where name = ?1 and window < ?2")?
                 .execute(params![&name[..], window])?;
             Ok(given)
+        }))
+    }
+
+    fn forget_leases(&self, windows: Range<u64>) -> Answer<'_, u64> {
+        Box::pin(self.write_with(move |connection| {
+            let wide = |window| i64::try_from(window).unwrap_or(i64::MAX);
+            let forgotten = connection.execute(
+                "delete from lease where window >= ?1 and window < ?2",
+                params![wide(windows.start), wide(windows.end)],
+            )?;
+            Ok(forgotten as u64)
         }))
     }
 

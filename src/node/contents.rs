@@ -349,7 +349,12 @@ impl Large {
     pub(super) async fn proof(&self, key: &[u8; 32]) -> Result<[u8; 32], Trouble> {
         let mut hasher = blake3::Hasher::new_keyed(key);
         for (number, _) in pieces(0..self.head.plain_bytes()) {
-            hasher.update(&self.contents.piece(&self.head, number).await?);
+            let piece = self.contents.piece(&self.head, number).await?;
+            let hashing = tokio::task::spawn_blocking(move || {
+                hasher.update(&piece);
+                hasher
+            });
+            hasher = hashing.await.map_err(|_| Trouble::Store)?;
         }
         Ok(*hasher.finalize().as_bytes())
     }

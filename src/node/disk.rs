@@ -226,6 +226,14 @@ impl DiskTier {
         keys.iter().for_each(|key| self.drop_piece(key));
     }
 
+    /// Drops what was fetched too long ago, though nobody asked for it since.
+    pub(super) fn sweep(&self) {
+        let last = today().saturating_sub(KEEP_DAYS);
+        let old: Vec<Key> =
+            self.lock().entries.iter().filter(|(_, entry)| entry.day < last).map(|(key, _)| *key).collect();
+        old.iter().for_each(|key| self.drop_piece(key));
+    }
+
     fn drop_piece(&self, key: &Key) {
         let dropped = self.lock().remove(key);
         self.delete(dropped.map(|entry| self.path(key, entry.day)));
@@ -343,6 +351,13 @@ mod tests {
         tier.drop_blob(&name(40));
         assert_eq!(tier.get(&name(40), Piece::Body(63)), None);
         assert!(tier.get(&name(41), Piece::Whole).is_some());
+        let before = files(folder.path()).len();
+        tier.put(&name(42), Piece::Whole, b"old");
+        let young = tier.path(&(name(42), Piece::Whole), today());
+        std::fs::rename(young, tier.path(&(name(42), Piece::Whole), today() - 31)).unwrap();
+        tier.lock().entries.get_mut(&(name(42), Piece::Whole)).unwrap().day -= 31;
+        tier.sweep();
+        assert_eq!(files(folder.path()).len(), before, "swept without being asked for");
         std::fs::remove_dir_all(folder.path().join("29")).unwrap();
         assert_eq!(tier.get(&name(41), Piece::Whole), None, "somebody removed the file");
     }

@@ -11,13 +11,15 @@ use bytes::Bytes;
 use super::contents::{Content, PIECE_BYTES, Piece};
 use crate::asset::{AssetKind, Digest};
 use crate::catalog::KeyHash;
-use crate::publication::Record;
+use crate::publication::{self, Record};
 use crate::store::sealed::Head;
 
 /// What an entry costs beside its bytes.
 const ENTRY_BYTES: u64 = 256;
-/// Records kept; each is some hundred bytes.
-const MAX_RECORDS: usize = 200_000;
+/// What may be taken by records, of what contents may: most are some hundred bytes, a few are many thousand.
+const RECORDS_SHARE: u64 = 4;
+/// What they may take at least.
+const MIN_RECORDS_BYTES: u64 = 1 << 20;
 const SHARDS: usize = 16;
 
 /// What is known of a key: its record, or that there is none.
@@ -91,11 +93,47 @@ impl Contents {
     }
 }
 
+/// About what a known record takes in memory.
+fn weight(known: &Known) -> u64 {
+    let contents = known.iter().flat_map(|record| &record.contents);
+    let lists = contents.map(|content| {
+        size_of::<publication::Content>()
+            + content.counts.capacity() * size_of::<publication::Count>()
+            + content.attestations.capacity() * size_of::<publication::Attestation>()
+    });
+    lists.sum::<usize>() as u64 + ENTRY_BYTES
+}
+
+#[derive(Default)]
+struct Records {
+    entries: HashMap<KeyHash, (Known, Instant)>,
+    bytes: u64,
+}
+
+impl Records {
+    fn remove(&mut self, hash: &KeyHash) -> Option<Known> {
+        let (known, _) = self.entries.remove(hash)?;
+        self.bytes -= weight(&known);
+        Some(known)
+    }
+
+    /// Makes room: what was read a while ago goes first, then all.
+    fn make_room(&mut self, needed: u64, limit: u64) {
+        if self.bytes.saturating_add(needed) > limit {
+            self.entries.retain(|_, (_, read)| read.elapsed() < Duration::from_secs(1));
+            self.bytes = self.entries.values().map(|(known, _)| weight(known)).sum();
+        }
+        if self.bytes.saturating_add(needed) > limit {
+            *self = Self::default();
+        }
+    }
+}
+
 /// Contents and records in memory.
 pub(super) struct HotTier {
     limit: u64,
     contents: [Mutex<Contents>; SHARDS],
-    records: [Mutex<HashMap<KeyHash, (Known, Instant)>>; SHARDS],
+    records: [Mutex<Records>; SHARDS],
     bytes: AtomicU64,
 }
 
@@ -161,31 +199,95 @@ impl HotTier {
     /// What a key's record was a moment ago; `None` when nobody looked lately.
     pub(super) fn record(&self, hash: &KeyHash, fresh: Duration) -> Option<Known> {
         let shard = Self::shard(&self.records, hash);
-        let (known, read) = shard.get(hash)?;
+        let (known, read) = shard.entries.get(hash)?;
         (read.elapsed() < fresh).then(|| known.clone())
     }
 
-    pub(super) fn keep_record(&self, hash: KeyHash, known: Known) {
+    /// Keeps what was read of a key; what was known of it before.
+    pub(super) fn keep_record(&self, hash: KeyHash, known: Known) -> Option<Known> {
+        let (needed, limit) = (weight(&known), self.records_limit() / SHARDS as u64);
         let mut shard = Self::shard(&self.records, &hash);
-        if shard.len() >= MAX_RECORDS / SHARDS {
-            shard.retain(|_, (_, read)| read.elapsed() < Duration::from_secs(1));
-            if shard.len() >= MAX_RECORDS / SHARDS {
-                shard.clear();
-            }
-        }
-        shard.insert(hash, (known, Instant::now()));
+        let before = shard.remove(&hash);
+        shard.make_room(needed, limit);
+        shard.bytes += needed;
+        shard.entries.insert(hash, (known, Instant::now()));
+        before
     }
 
-    pub(super) fn forget(&self, hash: &KeyHash) {
-        Self::shard(&self.records, hash).remove(hash);
+    /// Forgets what is known of a key, and says what that was.
+    pub(super) fn forget(&self, hash: &KeyHash) -> Option<Known> {
+        Self::shard(&self.records, hash).remove(hash)
+    }
+
+    fn records_limit(&self) -> u64 {
+        (self.limit / RECORDS_SHARE).max(MIN_RECORDS_BYTES)
+    }
+
+    /// Bytes that records take.
+    pub(super) fn record_bytes(&self) -> u64 {
+        self.records.iter().map(|shard| lock(shard).bytes).sum()
     }
 
     /// Keys of which something is known.
     pub(super) fn records(&self) -> usize {
-        self.records.iter().map(|shard| lock(shard).len()).sum()
+        self.records.iter().map(|shard| lock(shard).entries.len()).sum()
     }
 
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use super::{HotTier, MIN_RECORDS_BYTES};
+    use crate::asset::Digest;
+    use crate::publication::{Attestation, Content, MAX_ATTESTATIONS, MAX_CONTENTS, Record};
+
+    /// A record as large as strangers can make it.
+    fn large() -> Record {
+        let attestation = Attestation {
+            attester: [1; 16],
+            network: [2; 16],
+            tenant: [3; 16],
+            origin: None,
+            at: 0,
+            counts_from: 0,
+            trusted: false,
+            vouch: false,
+            asset_host: false,
+            unproven: Some(([1; 32], [2; 32])),
+        };
+        let content = |number| {
+            let mut content = Content::new(Digest([number; 32]));
+            content.attestations = vec![attestation.clone(); MAX_ATTESTATIONS];
+            content
+        };
+        let contents = (0..u8::try_from(MAX_CONTENTS).unwrap()).map(content).collect();
+        Record { contents, ..Record::default() }
+    }
+
+    #[test]
+    fn records_are_bounded_by_their_bytes() {
+        let tier = HotTier::new(0);
+        let hash = |number: u16| *blake3::hash(&number.to_le_bytes()).as_bytes();
+        for number in 0..2000 {
+            assert!(tier.keep_record(hash(number), Some(Arc::new(large()))).is_none());
+            assert!(tier.record_bytes() <= MIN_RECORDS_BYTES);
+        }
+        assert!((1..100).contains(&tier.records()), "{}", tier.records());
+        let last = hash(1999);
+        assert!(tier.record(&last, std::time::Duration::from_secs(600)).is_some());
+        let before = tier.record_bytes();
+        assert!(tier.keep_record(last, None).unwrap().is_some(), "what was known before");
+        assert!(tier.record_bytes() < before - 10_000);
+        assert!(tier.forget(&last).is_some() && tier.forget(&last).is_none());
+        for number in 0..2000 {
+            tier.forget(&hash(number));
+        }
+        assert_eq!((tier.record_bytes(), tier.records()), (0, 0));
     }
 }

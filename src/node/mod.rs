@@ -33,6 +33,7 @@ mod refusal;
 mod sending;
 mod service;
 mod shares;
+mod takedown;
 #[cfg(test)]
 mod tests;
 mod tls;

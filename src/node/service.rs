@@ -10,10 +10,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::access::Access;
 use super::body::Body;
+use super::bounded::{Ahead, Generations, Pace};
 use super::budgets::{Budgets, Over};
 use super::caller::Caller;
 use super::config::{GridPolicy, NodeConfig};
@@ -27,7 +28,7 @@ use super::sending::{STREAM_BYTES, Sending, charged};
 use super::uploads::{Received, Receiving, Uploads};
 use crate::asset::validate::{self, Valid};
 use crate::asset::{AssetKey, AssetKind, Digest};
-use crate::catalog::{Catalog, CatalogError, Change, KeyHash};
+use crate::catalog::{Catalog, CatalogError, Change, KeyHash, Row};
 use crate::grid::{GridId, Origin};
 use crate::publication::{self, Attestation, Policy, Reader, Record, Tag, Verdict};
 use crate::store::blobs::{Abilities, Blobs};
@@ -46,19 +47,18 @@ const RECORD_FRESH: Duration = Duration::from_secs(5);
 /// How long it may still be served while the catalog is away. A node cut off from the catalog learns of
 /// no take-down, so this has an end.
 const RECORD_STALE: Duration = Duration::from_secs(600);
+/// Proofs checked at once; each may be of the largest asset.
+const PROOFS: usize = 4;
+/// How long one waits for that.
+const PROOF_PATIENCE: Duration = Duration::from_secs(5);
+/// Attestations and bodies that may come for each asset of a budget: a word, a body, and another try of both.
+const WRITES_PER_ASSET: u64 = 4;
+/// Principals whose pace is remembered, and again as many.
+const MAX_WRITERS: usize = 20_000;
 /// How often an attestation is tried that the body overtakes.
 const ATTEST_TRIES: usize = 3;
 /// How often the log says that the catalog is away.
 const CATALOG_WARNING: Duration = Duration::from_secs(10);
-
-/// What is taken down.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Victim {
-    /// One asset, whatever its content.
-    Key(AssetKey),
-    /// Every asset of a content.
-    Content(Digest),
-}
 
 /// A reply with the body that follows it.
 pub(super) struct Answer {
@@ -127,6 +127,8 @@ pub(super) struct Service {
     pub(super) drain_asked: Notify,
     meter: Meter,
     catalog_warned: Mutex<Option<Instant>>,
+    proving: Semaphore,
+    writers: Mutex<Generations<Arc<str>, Ahead>>,
 }
 
 impl Service {
@@ -158,6 +160,8 @@ impl Service {
             drain_asked: Notify::new(),
             meter: Meter::default(),
             catalog_warned: Mutex::default(),
+            proving: Semaphore::new(PROOFS),
+            writers: Mutex::new(Generations::new(MAX_WRITERS)),
         }
     }
 
@@ -418,7 +422,13 @@ impl Service {
         caller.may_write(&key.grid)?;
         self.counters.count(Count::Attestations);
         let hash = self.key_hash(key);
+        self.pace_write(caller)?;
         self.ask(caller, &[hash])?;
+        if !self.is_heard(caller, &key.grid) {
+            // A stranger's word of a grid that is not published: it must fill no catalog.
+            self.attested(caller, &hash);
+            return self.answer_verdict(Verdict::Waiting { want_body: false });
+        }
         for _ in 0..ATTEST_TRIES {
             if let Some(verdict) = self.attest_as_known(caller, key, &hash, origin, digest, proof).await? {
                 self.attested(caller, &hash);
@@ -440,6 +450,9 @@ impl Service {
         proof: [u8; 32],
     ) -> Result<Option<Verdict>, Refusal> {
         let proof_key = wire::proof_key(&caller.who.principal, key, digest);
+        if self.is_buried(digest).await? {
+            return Ok(Some(Verdict::TakenDown));
+        }
         let records = self.records(&[*hash]).await?;
         let mut contents = records.iter().flatten().flat_map(|record| &record.contents);
         let stored = contents.find(|content| content.digest == digest && content.stored);
@@ -451,8 +464,7 @@ impl Service {
         // The blob is gone or damaged: it is wanted again.
         let lost = stored.is_some() && source.is_none();
         let expected = match source {
-            Some(Source::Small(content)) => Some(wire::proof(&proof_key, &content.bytes)),
-            Some(Source::Large(large)) => Some(large.proof(&proof_key).await?),
+            Some(source) => Some(self.proof_of(source, proof_key).await?),
             None => None,
         };
         match expected {
@@ -478,6 +490,46 @@ impl Service {
         Ok((!arrived.load(Ordering::Relaxed)).then_some(verdict))
     }
 
+    /// What shows possession of a content that is here. Of few at once: a large one is read and hashed whole.
+    async fn proof_of(&self, source: Source, key: [u8; 32]) -> Result<[u8; 32], Refusal> {
+        let turn = tokio::time::timeout(PROOF_PATIENCE, self.proving.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            return Err(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "too many proofs are checked", 2));
+        };
+        match source {
+            Source::Small(content) => {
+                let hashing = tokio::task::spawn_blocking(move || wire::proof(&key, &content.bytes));
+                hashing.await.map_err(|_| Refusal::unavailable())
+            }
+            Source::Large(large) => Ok(large.proof(&key).await?),
+        }
+    }
+
+    /// Lets a caller write at the pace of its budget, what it was counted for before too: each word takes a
+    /// transaction, and may take the hashing of a whole content.
+    fn pace_write(&self, caller: &Caller) -> Result<(), Refusal> {
+        if caller.account.is_none() {
+            return Ok(());
+        }
+        let limits = &caller.who.limits;
+        let (number, burst) = (limits.assets_per_hour, limits.burst);
+        let pace =
+            Pace::new(number.saturating_mul(WRITES_PER_ASSET), 3600, burst.saturating_mul(WRITES_PER_ASSET));
+        let clock = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        let ahead = writers.get_or_insert_with(Arc::clone(&caller.who.principal), Ahead::default);
+        let taken = ahead.map_or(Ok(()), |ahead| pace.take(ahead, 1, clock));
+        taken.map_err(|wait| {
+            self.counters.count(Count::OverBudget);
+            Refusal::later(StatusCode::TOO_MANY_REQUESTS, "too many attestations and bodies", wait.max(1))
+        })
+    }
+
+    /// Whether what a caller says of a grid is ever of use to anybody here.
+    fn is_heard(&self, caller: &Caller, grid: &GridId) -> bool {
+        caller.who.trusted || caller.who.rights.vouch || self.policy(grid).publish
+    }
+
     /// Whether a body may come, before any of it is read.
     pub(super) async fn admit_body(&self, caller: &Caller, call: &Call) -> Result<Receiving, Refusal> {
         let Call::Put { key, length, codec, .. } = call else {
@@ -487,6 +539,7 @@ impl Service {
         if *length > key.kind.max_bytes() {
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "larger than any asset of this kind"));
         }
+        self.pace_write(caller)?;
         self.ask(caller, &[self.key_hash(key)])?;
         self.transfer(caller, *length)?;
         let who = caller.key();
@@ -526,10 +579,16 @@ impl Service {
         let body = received.bytes.clone();
         self.counters.count(Count::Bodies);
         self.counters.add(Count::BytesIn, body.len() as u64);
+        if !self.is_heard(caller, &key.grid) {
+            return self.answer_verdict(Verdict::Waiting { want_body: false });
+        }
         let kind = key.kind;
         let checked = tokio::task::spawn_blocking(move || unpacked(kind, digest, codec, body)).await;
         let (bytes, hashed) = checked.map_err(|_| Refusal::unavailable())??;
         let hash = self.key_hash(key);
+        if self.is_buried(digest).await? {
+            return self.answer_verdict(Verdict::TakenDown);
+        }
         // The body shows possession better than any proof.
         let attestation = self.attestation(caller, key, &hash, origin);
         let verdict = self
@@ -571,6 +630,9 @@ impl Service {
                 publication::body_arrived(record, digest, size, is_proof, policy, now)
             })
             .await?;
+        if self.undo_if_taken_down(hash, digest, verdict == Verdict::TakenDown).await? {
+            return self.answer_verdict(Verdict::TakenDown);
+        }
         self.contents.keep(digest, content);
         self.answer_verdict(verdict)
     }
@@ -665,72 +727,26 @@ impl Service {
                 Some(Ok(record)) => record,
                 None => Record::default(),
             };
+            let before = record.clone();
             *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(rule(&mut record, policy, now));
+            if record == before {
+                return Change::default();
+            }
             let stored = record.contents.iter().filter(|content| content.stored);
             let blobs = stored.map(|content| ring.blob_name(content.digest).0).collect();
             Change { record: records::write(&ring, &hash, &record), blobs }
         });
         self.catalog.update(hash, day(now), decide).await.map_err(|error| self.catalog_fails(&error))?;
-        self.contents.hot.forget(&hash);
+        let before = self.contents.hot.forget(&hash);
         let verdict = *verdict.lock().unwrap_or_else(PoisonError::into_inner);
+        if verdict == Some(Verdict::TakenDown) {
+            let taken_down = Record { taken_down: true, ..Record::default() };
+            self.follow_take_down(before, Some(&taken_down)).await;
+        }
         verdict.ok_or_else(|| {
             self.counters.count(Count::RecordsUnreadable);
             Refusal::unavailable()
         })
-    }
-
-    /// Takes assets down for good.
-    pub(super) async fn take_down(
-        &self,
-        caller: &Caller,
-        victim: Victim,
-        dry_run: bool,
-    ) -> Result<usize, Refusal> {
-        caller.may_administer(match &victim {
-            Victim::Key(key) => Some(&key.grid),
-            Victim::Content(_) => None,
-        })?;
-        let unavailable = |_| Refusal::unavailable();
-        let keys = match &victim {
-            Victim::Key(key) => vec![self.key_hash(key)],
-            Victim::Content(digest) => self
-                .catalog
-                .keys_of_blob(self.contents.ring.blob_name(*digest).0)
-                .await
-                .map_err(unavailable)?,
-        };
-        if dry_run {
-            return Ok(keys.len());
-        }
-        let mut orphans = Vec::new();
-        for hash in &keys {
-            let contents: Arc<Mutex<Vec<Digest>>> = Arc::default();
-            let (told, ring, hash) = (Arc::clone(&contents), self.contents.ring.clone(), *hash);
-            let decide = Box::new(move |old: Option<&[u8]>| {
-                // One that cannot be read must go all the same; its blobs are then orphans.
-                let mut record =
-                    old.and_then(|old| records::read(&ring, &hash, old).ok()).unwrap_or_default();
-                *told.lock().unwrap_or_else(PoisonError::into_inner) =
-                    record.contents.iter().map(|content| content.digest).collect();
-                record.taken_down = true;
-                record.contents.clear();
-                Change { record: records::write(&ring, &hash, &record), blobs: Vec::new() }
-            });
-            self.catalog.update(hash, day(now()), decide).await.map_err(unavailable)?;
-            self.contents.hot.forget(&hash);
-            orphans.append(&mut contents.lock().unwrap_or_else(PoisonError::into_inner));
-        }
-        for digest in orphans {
-            self.contents.forget(digest).await;
-            let name = self.contents.ring.blob_name(digest);
-            if self.catalog.keys_of_blob(name.0).await.map_err(unavailable)?.is_empty() {
-                self.contents.blobs.hold(&name, now()).await.map_err(|_| Refusal::unavailable())?;
-            }
-        }
-        let detail = format!("{} assets by {:?}", keys.len(), caller.who.tenant);
-        self.catalog.audit(now(), "take down".into(), detail).await.map_err(unavailable)?;
-        self.counters.add(Count::TakenDown, keys.len() as u64);
-        Ok(keys.len())
     }
 
     /// Begins to go, when the caller may say so.
@@ -762,6 +778,7 @@ impl Service {
                 "hot_limit": self.config.memory_bytes,
                 "records": self.contents.hot.records(),
                 "sending_bytes": self.sending.bytes(),
+                "records_bytes": self.contents.hot.record_bytes(),
             },
             "disk": self.contents.disk.as_ref().map(|disk| {
                 json!({ "hot_bytes": disk.bytes(), "hot_limit": self.config.hot_bytes })
@@ -783,6 +800,7 @@ impl Service {
         Ok(self.counters.prometheus(&[
             ("hot_bytes", self.contents.hot.bytes()),
             ("hot_records", self.contents.hot.records() as u64),
+            ("hot_records_bytes", self.contents.hot.record_bytes()),
             ("disk_bytes", self.contents.disk.as_ref().map_or(0, |disk| disk.bytes())),
             ("uploads_memory_bytes", self.uploads.memory_bytes()),
             ("sending_memory_bytes", self.sending.bytes()),
@@ -793,6 +811,7 @@ impl Service {
 
     /// Destroys what was taken down long ago. Any node may; what another was faster with is gone.
     pub(super) async fn keep_house(&self, now: u64) {
+        self.sweep_disk().await;
         let until = now.saturating_sub(HOLD_DAYS * 86_400);
         match self.contents.blobs.destroy_held(until).await {
             Ok((0, _)) => {}
@@ -835,13 +854,9 @@ impl Service {
         if !missing.is_empty() {
             match self.catalog.read(missing.clone()).await {
                 Ok(rows) => {
-                    let mut rows = missing.iter().zip(rows).map(|(hash, row)| {
-                        let record = row.and_then(|row| self.opened(hash, &row.record)).map(Arc::new);
-                        self.contents.hot.keep_record(*hash, record.clone());
-                        record
-                    });
+                    let mut known = self.note(&missing, rows).await.into_iter();
                     for place in found.iter_mut().filter(|place| place.is_none()) {
-                        *place = Some(rows.next().flatten());
+                        *place = Some(known.next().flatten());
                     }
                 }
                 Err(error) => {
@@ -860,8 +875,20 @@ impl Service {
         Ok(found.into_iter().map(Option::flatten).collect())
     }
 
+    /// Keeps what the catalog has just said of these keys.
+    pub(super) async fn note(&self, hashes: &[KeyHash], rows: Vec<Option<Row>>) -> Vec<Known> {
+        let mut known = Vec::with_capacity(rows.len());
+        for (hash, row) in hashes.iter().zip(rows) {
+            let record = row.and_then(|row| self.opened(hash, &row.record)).map(Arc::new);
+            let before = self.contents.hot.keep_record(*hash, record.clone());
+            self.follow_take_down(before, record.as_deref()).await;
+            known.push(record);
+        }
+        known
+    }
+
     /// Says so in the log, but not for each of thousands of requests.
-    fn catalog_fails(&self, error: &CatalogError) -> Refusal {
+    pub(super) fn catalog_fails(&self, error: &CatalogError) -> Refusal {
         self.counters.count(Count::CatalogFailures);
         let mut warned = self.catalog_warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_none_or(|last| last.elapsed() >= CATALOG_WARNING) {
@@ -872,7 +899,7 @@ impl Service {
     }
 
     /// A record out of the catalog. One that cannot be read is nobody's word.
-    fn opened(&self, hash: &KeyHash, sealed: &[u8]) -> Option<Record> {
+    pub(super) fn opened(&self, hash: &KeyHash, sealed: &[u8]) -> Option<Record> {
         let read = records::read(&self.contents.ring, hash, sealed);
         if let Err(error) = &read {
             self.counters.count(Count::RecordsUnreadable);
@@ -921,7 +948,7 @@ impl Service {
         tags::tag(&self.contents.ring, purpose, hash, what)
     }
 
-    fn key_hash(&self, key: &AssetKey) -> KeyHash {
+    pub(super) fn key_hash(&self, key: &AssetKey) -> KeyHash {
         tags::asset(&self.contents.ring, key)
     }
 
@@ -982,6 +1009,6 @@ pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-fn day(now: u64) -> u32 {
+pub(super) fn day(now: u64) -> u32 {
     u32::try_from(now / 86_400).unwrap_or(u32::MAX)
 }

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -13,10 +13,11 @@ use uuid::Uuid;
 use super::access::Access;
 use super::budgets::Budgets;
 use super::config::NodeConfig;
+use super::disk::DiskTier;
 use super::service::Service;
 use crate::asset::{AssetId, AssetKey, AssetKind, Digest};
 use crate::catalog::{
-    Answer, BlobHash, Catalog, CatalogError, Decide, Health, KeyHash, Revocation, RevokedKind, Row,
+    Answer, BlobHash, Catalog, CatalogError, Change, Decide, Health, KeyHash, Revocation, RevokedKind, Row,
     SqliteCatalog,
 };
 use crate::grid::GridId;
@@ -28,10 +29,27 @@ use crate::token::{self, Claims, SigningKey};
 use crate::wire::frame::{Call, Codec, Reply, Verdict};
 use crate::wire::{OriginHash, proof, proof_key};
 
-/// A catalog that can be away.
-struct Switched {
-    inner: SqliteCatalog,
-    away: AtomicBool,
+/// A catalog that can be away, counts what is written, and lets others come between.
+pub(super) struct Switched {
+    pub(super) inner: SqliteCatalog,
+    pub(super) away: AtomicBool,
+    /// Changes that wrote something.
+    pub(super) written: Arc<AtomicUsize>,
+    pub(super) audited: Mutex<Vec<String>>,
+    /// What others do before the next changes, the last of these first.
+    pub(super) meanwhile: Mutex<Vec<Option<(KeyHash, Decide)>>>,
+}
+
+impl Default for Switched {
+    fn default() -> Self {
+        Self {
+            inner: SqliteCatalog::in_memory().unwrap(),
+            away: AtomicBool::default(),
+            written: Arc::default(),
+            audited: Mutex::default(),
+            meanwhile: Mutex::default(),
+        }
+    }
 }
 
 impl Switched {
@@ -48,7 +66,19 @@ impl Catalog for Switched {
         self.through(self.inner.read(keys))
     }
     fn update(&self, key: KeyHash, day: u32, decide: Decide) -> Answer<'_, ()> {
-        self.through(self.inner.update(key, day, decide))
+        let (mut decide, written) = (decide, Arc::clone(&self.written));
+        let counted = Box::new(move |old: Option<&[u8]>| {
+            let change = decide(old);
+            written.fetch_add(usize::from(change.record.is_some()), Ordering::Relaxed);
+            change
+        });
+        let others = self.meanwhile.lock().unwrap().pop().flatten();
+        self.through(Box::pin(async move {
+            if let Some((key, decide)) = others {
+                self.inner.update(key, day, decide).await?;
+            }
+            self.inner.update(key, day, counted).await
+        }))
     }
     fn touch(&self, uses: Vec<(KeyHash, u32)>) -> Answer<'_, ()> {
         self.through(self.inner.touch(uses))
@@ -59,6 +89,12 @@ impl Catalog for Switched {
     fn scan(&self, after: Option<KeyHash>, limit: u32) -> Answer<'_, Vec<(KeyHash, Row)>> {
         self.through(self.inner.scan(after, limit))
     }
+    fn remove(&self, rows: Vec<(KeyHash, Vec<u8>)>) -> Answer<'_, u64> {
+        self.through(self.inner.remove(rows))
+    }
+    fn forget_leases(&self, windows: std::ops::Range<u64>) -> Answer<'_, u64> {
+        self.through(self.inner.forget_leases(windows))
+    }
     fn revoke(&self, kind: RevokedKind, value: String, at: u64) -> Answer<'_, ()> {
         self.through(self.inner.revoke(kind, value, at))
     }
@@ -66,6 +102,7 @@ impl Catalog for Switched {
         self.through(self.inner.revocations(after))
     }
     fn audit(&self, at: u64, action: String, detail: String) -> Answer<'_, ()> {
+        self.audited.lock().unwrap().push(format!("{action}: {detail}"));
         self.through(self.inner.audit(at, action, detail))
     }
     fn lease(&self, name: [u8; 32], window: u64, want: u64, limit: u64) -> Answer<'_, u64> {
@@ -85,37 +122,44 @@ impl Catalog for Switched {
     }
 }
 
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
-struct World {
-    service: Service,
-    catalog: Arc<Switched>,
+pub(super) struct World {
+    pub(super) service: Service,
+    pub(super) catalog: Arc<Switched>,
     key: SigningKey,
     _folder: tempfile::TempDir,
 }
 
 impl World {
-    async fn new(config: NodeConfig) -> Self {
+    pub(super) async fn new(config: NodeConfig) -> Self {
+        Self::over(config, Arc::default(), "memory:", None).await
+    }
+
+    pub(super) async fn over(
+        config: NodeConfig,
+        catalog: Arc<Switched>,
+        store: &str,
+        disk: Option<DiskTier>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let key = SigningKey::from_seed(&[11; 32]).unwrap();
         let public = folder.path().join("tokens.pub");
         std::fs::write(&public, key.public_pem()).unwrap();
         let config =
             NodeConfig { token_keys: vec![public], trusted_tenants: vec!["school".into()], ..config };
-        let catalog =
-            Arc::new(Switched { inner: SqliteCatalog::in_memory().unwrap(), away: AtomicBool::new(false) });
         let shared: Arc<dyn Catalog> = Arc::clone(&catalog) as _;
-        let (ring, blobs) = (KeyRing::new([1; 32], [2; 32]), Blobs::open("memory:").unwrap());
+        let (ring, blobs) = (KeyRing::new([1; 32], [2; 32]), Blobs::open(store).unwrap());
         let abilities = blobs.probe().await.unwrap();
         let budgets = Arc::new(Budgets::new(ring.clone(), Arc::clone(&shared), config.limits));
         let access = Access::new(&config.access().unwrap(), None, budgets);
-        let service = Service::new(config, access, shared, blobs, ring, None, abilities);
+        let service = Service::new(config, access, shared, blobs, ring, disk, abilities);
         Self { service, catalog, key, _folder: folder }
     }
 
-    fn claims(&self, subject: &str) -> Claims {
+    pub(super) fn claims(&self, subject: &str) -> Claims {
         Claims {
             id: format!("token of {subject}").replace(' ', "-").into(),
             subject: subject.into(),
@@ -129,15 +173,15 @@ impl World {
         }
     }
 
-    fn token(&self, subject: &str) -> String {
+    pub(super) fn token(&self, subject: &str) -> String {
         token::sign(&self.key, &self.claims(subject))
     }
 }
 
-const ORIGIN: OriginHash = OriginHash([7; 16]);
-const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 7));
+pub(super) const ORIGIN: OriginHash = OriginHash([7; 16]);
+pub(super) const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 7));
 
-fn name(number: u128) -> AssetKey {
+pub(super) fn name(number: u128) -> AssetKey {
     AssetKey {
         grid: GridId::new("grid.example"),
         kind: AssetKind::Texture,
@@ -145,12 +189,12 @@ fn name(number: u128) -> AssetKey {
     }
 }
 
-fn read_call(number: u128) -> Call {
+pub(super) fn read_call(number: u128) -> Call {
     Call::Read { key: name(number), origin: Some(ORIGIN), range: None, head_only: false }
 }
 
 /// A texture that a grid would deliver.
-fn body() -> Bytes {
+pub(super) fn body() -> Bytes {
     let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/assets");
     let mut found = std::fs::read_dir(fixtures).unwrap().flatten().map(|entry| entry.path());
     found
@@ -162,7 +206,7 @@ fn body() -> Bytes {
         .expect("a texture among the fixtures")
 }
 
-fn attest_call(subject: &str, number: u128, bytes: &[u8]) -> Call {
+pub(super) fn attest_call(subject: &str, number: u128, bytes: &[u8]) -> Call {
     let (key, digest) = (name(number), Digest::of(bytes));
     let proof = proof(&proof_key(subject, &key, digest), bytes);
     Call::Attest { key, origin: Some(ORIGIN), digest, proof }
@@ -312,4 +356,86 @@ async fn after_a_month_the_catalog_names_no_attester() {
     assert_eq!(attesters().await, 0);
     let Reply::Found(found) = service.perform(&caller, &read_call(300)).await.reply else { panic!("a hit") };
     assert_eq!(found.digest, Digest::of(&bytes));
+}
+
+#[tokio::test]
+async fn a_word_that_says_nothing_new_is_not_written_and_has_its_pace() {
+    let limits = super::Limits { assets_per_hour: 100, burst: 5, ..super::Limits::default() };
+    let world = World::new(NodeConfig { limits, ..NodeConfig::default() }).await;
+    let service = &world.service;
+    let caller = service.authenticate(Some(&world.token("pupil")), HERE, true).await.unwrap();
+    let call = attest_call("pupil", 1, &body());
+    assert!(matches!(service.perform(&caller, &call).await.reply, Reply::Upload(Verdict::Waiting { .. })));
+    let written = world.catalog.written.load(Ordering::Relaxed);
+    let mut last = None;
+    for _ in 0..100 {
+        last = Some(service.perform(&caller, &call).await.reply);
+    }
+    assert_eq!(world.catalog.written.load(Ordering::Relaxed), written, "it was known");
+    assert!(matches!(last, Some(Reply::Refused { status: 429, .. })), "{last:?}");
+    let another = service.authenticate(Some(&world.token("another")), HERE, true).await.unwrap();
+    let own = attest_call("another", 1, &body());
+    assert!(matches!(service.perform(&another, &own).await.reply, Reply::Upload(_)));
+}
+
+#[tokio::test]
+async fn a_strangers_word_of_a_grid_that_is_not_published_is_not_kept() {
+    let published = super::GridPolicy {
+        id: GridId::new("published.example"),
+        publish: true,
+        central: false,
+        asset_hosts: Vec::new(),
+    };
+    let world = World::new(NodeConfig { grids: vec![published], ..NodeConfig::default() }).await;
+    let claims = Claims { tenant: "strangers".into(), ..world.claims("stranger") };
+    let token = token::sign(&world.key, &claims);
+    let caller = world.service.authenticate(Some(&token), HERE, true).await.unwrap();
+    let (waits, bytes) = (Reply::Upload(Verdict::Waiting { want_body: false }), body());
+    assert_eq!(world.service.perform(&caller, &attest_call("stranger", 1, &bytes)).await.reply, waits);
+    let (origin, digest) = (Some(ORIGIN), Digest::of(&bytes));
+    let put = Call::Put { key: name(1), origin, digest, codec: Codec::Raw, length: bytes.len() as u64 };
+    let mut receiving = world.service.admit_body(&caller, &put).await.unwrap();
+    receiving.push(&bytes).await.unwrap();
+    assert_eq!(world.service.put(&caller, &put, receiving).await.reply, waits);
+    assert_eq!(world.catalog.scan(None, 10).await.unwrap(), []);
+    // Of one that is, it counts.
+    let key = AssetKey { grid: GridId::new("published.example"), ..name(1) };
+    let proof = proof(&proof_key("stranger", &key, digest), &bytes);
+    world.service.perform(&caller, &Call::Attest { key, origin, digest, proof }).await;
+    assert_eq!(world.catalog.scan(None, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_nobody_ever_brought_is_forgotten_and_so_are_past_leases() {
+    let world = World::new(NodeConfig::default()).await;
+    let service = &world.service;
+    let caller = service.authenticate(Some(&world.token("pupil")), HERE, true).await.unwrap();
+    for number in 1..=3 {
+        service.perform(&caller, &attest_call("pupil", number, &body())).await;
+    }
+    // The first is brought, the second taken down.
+    let (bytes, month) = (body(), 30 * 86_400);
+    let (digest, length) = (Digest::of(&bytes), bytes.len() as u64);
+    let put = Call::Put { key: name(1), origin: Some(ORIGIN), digest, codec: Codec::Raw, length };
+    let mut receiving = service.admit_body(&caller, &put).await.unwrap();
+    receiving.push(&bytes).await.unwrap();
+    service.put(&caller, &put, receiving).await;
+    let (ring, hash) = (service.contents.ring.clone(), service.key_hash(&name(2)));
+    let gone = Record { taken_down: true, ..Record::default() };
+    let decide =
+        move |_: Option<&[u8]>| Change { record: records::write(&ring, &hash, &gone), blobs: vec![] };
+    world.catalog.inner.update(hash, 1, Box::new(decide)).await.unwrap();
+
+    let count = async || world.catalog.scan(None, 10).await.unwrap().len();
+    service.fade(now() + month - 86_400).await;
+    assert_eq!(count().await, 3, "not yet");
+    let then = now() + month + 2 * 86_400;
+    let others = now() / 3600;
+    assert_eq!(world.catalog.lease([77; 32], others, 1, 1).await.unwrap(), 1);
+    assert_eq!(world.catalog.lease([78; 32], then / 3600, 1, 1).await.unwrap(), 1);
+    service.fade(then).await;
+    assert_eq!(count().await, 2);
+    assert!(matches!(service.perform(&caller, &read_call(1)).await.reply, Reply::Found(_)));
+    assert_eq!(world.catalog.forget_leases(others..others + 1).await.unwrap(), 0, "it is gone already");
+    assert_eq!(world.catalog.lease([78; 32], then / 3600, 1, 1).await.unwrap(), 0, "the present one is not");
 }

@@ -3,7 +3,7 @@
 //! in both.
 
 use super::keys::KeyRing;
-use crate::asset::AssetKey;
+use crate::asset::{AssetKey, Digest};
 use crate::publication::Tag;
 use crate::wire;
 
@@ -35,6 +35,12 @@ impl Purpose {
 #[must_use]
 pub fn asset(ring: &KeyRing, key: &AssetKey) -> [u8; 32] {
     ring.keyed_hash("asset key", &[&wire::key_bytes(key)])
+}
+
+/// What the catalog calls the tombstone of a content that was taken down.
+#[must_use]
+pub fn content(ring: &KeyRing, digest: Digest) -> [u8; 32] {
+    ring.keyed_hash("taken down content", &[&digest.0])
 }
 
 /// What the record of the asset `hash` calls somebody or something.

@@ -11,7 +11,8 @@ use crate::catalog::Change;
 use crate::publication;
 use crate::store::blobs::Listed;
 use crate::store::keys::BlobName;
-use crate::store::{records, sealed};
+use crate::store::records;
+use crate::store::sealed::{self, SealError};
 
 /// A blob without a record that is younger may still get one.
 const ARRIVING: u64 = 3600;
@@ -128,6 +129,9 @@ impl Stores {
                     report.damaged.add(blob.size, finding(what));
                     report.repaired += self.give_up(repair, &blob.name, true, now).await?;
                 }
+                // The blob may be as good as its key file is old: it is told, and left where it is. Nodes that
+                // cannot open it have it brought again without this.
+                Checked::Locked(what) => report.damaged.add(blob.size, finding(what)),
                 Checked::Good(length) => match size {
                     Some(size) if size != length => {
                         let what = format!("it holds {length} bytes, and its record says {size}");
@@ -197,16 +201,27 @@ impl Stores {
         }
     }
 
+    /// Reads a blob, and what cannot be opened once more: it may have been damaged on its way only.
     async fn check(&self, blob: &Listed) -> Result<Checked, UpkeepError> {
+        match self.check_once(blob).await? {
+            Checked::Bad(_) => self.check_once(blob).await,
+            checked => Ok(checked),
+        }
+    }
+
+    async fn check_once(&self, blob: &Listed) -> Result<Checked, UpkeepError> {
         let Some(bytes) = self.blobs.get(&blob.name).await? else { return Ok(Checked::Gone) };
         let (ring, name) = (self.ring.clone(), blob.name);
         let checking = move || match sealed::scrub(&ring, &name, &bytes, limit()) {
             Ok((_, plain)) => Checked::Good(plain.len() as u64),
+            Err(error @ (SealError::UnknownKey(_) | SealError::WrongKey(_))) => {
+                Checked::Locked(error.to_string())
+            }
             Err(error) => Checked::Bad(error.to_string()),
         };
-        Ok(tokio::task::spawn_blocking(checking)
-            .await
-            .unwrap_or_else(|_| Checked::Bad("checking it broke off".into())))
+        // Nobody has looked at it, so nothing is known of it.
+        let unchecked = |_| Checked::Locked("checking it broke off".into());
+        Ok(tokio::task::spawn_blocking(checking).await.unwrap_or_else(unchecked))
     }
 
     /// Marks a content as not stored, for all assets that have it, and puts its blob away.
@@ -246,5 +261,62 @@ impl Stores {
 enum Checked {
     Good(u64),
     Bad(String),
+    /// These keys do not open it.
+    Locked(String),
     Gone,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use super::{Change, Stores, records, sealed};
+    use crate::asset::Digest;
+    use crate::catalog::{Catalog as _, SqliteCatalog};
+    use crate::publication::{Content, Record};
+    use crate::store::blobs::Blobs;
+    use crate::store::keys::KeyRing;
+
+    const BYTES: &[u8] = b"a content that is quite whole";
+
+    /// A store with one blob, sealed with `sealed_with`, opened with other keys.
+    async fn stores(sealed_with: &KeyRing, ring: KeyRing) -> Stores {
+        let (blobs, catalog) = (Blobs::open("memory:").unwrap(), SqliteCatalog::in_memory().unwrap());
+        let (digest, name) = (Digest::of(BYTES), ring.blob_name(Digest::of(BYTES)));
+        let hashed = sealed::Hashed::of(BYTES);
+        let blob = sealed::seal(sealed_with, &name, &hashed, BYTES, false, [3; 32]).unwrap();
+        blobs.put(&name, blob).await.unwrap();
+        let content = Content { stored: true, size: BYTES.len() as u64, ..Content::new(digest) };
+        let record = Record { contents: vec![content], ..Record::default() };
+        let written = records::write(&ring, &[7; 32], &record);
+        let decide = move |_: Option<&[u8]>| Change { record: written.clone(), blobs: vec![name.0] };
+        catalog.update([7; 32], 1, Box::new(decide)).await.unwrap();
+        Stores { blobs, ring, catalog: Arc::new(catalog) }
+    }
+
+    #[tokio::test]
+    async fn with_an_old_key_file_no_blob_is_put_away() {
+        let old = KeyRing::new([1; 32], [2; 32]);
+        let rotated = old.clone().with_new_key([9; 32]);
+        let another = KeyRing::new([1; 32], [8; 32]);
+        for sealed_with in [rotated, another] {
+            let stores = stores(&sealed_with, old.clone()).await;
+            let report = stores.verify(true, crate::upkeep::now(), &|_, _| {}).await.unwrap();
+            assert_eq!((report.ok, report.damaged.count, report.repaired, report.held), (false, 1, 0, 0));
+            assert!(report.damaged.first[0].what.contains("key file"), "{report:?}");
+            let name = old.blob_name(Digest::of(BYTES));
+            assert!(stores.blobs.exists(&name).await.unwrap());
+            assert_eq!(stores.catalog.keys_of_blob(name.0).await.unwrap(), [[7; 32]], "it is still named");
+        }
+        // With its own key there is nothing to find; and what is damaged does go.
+        let stores = stores(&old, old.clone()).await;
+        assert!(stores.verify(true, crate::upkeep::now(), &|_, _| {}).await.unwrap().ok);
+        let name = old.blob_name(Digest::of(BYTES));
+        let mut blob = stores.blobs.get(&name).await.unwrap().unwrap().to_vec();
+        *blob.last_mut().unwrap() ^= 1;
+        stores.blobs.put(&name, blob).await.unwrap();
+        let report = stores.verify(true, crate::upkeep::now(), &|_, _| {}).await.unwrap();
+        assert_eq!((report.damaged.count, report.repaired, report.held), (1, 1, 1));
+    }
 }

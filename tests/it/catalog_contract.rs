@@ -88,6 +88,20 @@ async fn contract(catalog: Arc<dyn Catalog>) {
     assert_eq!(catalog.lease(key(1), 1, 60, 100).await.unwrap(), 0);
     assert_eq!(catalog.lease(key(1), 2, 60, 100).await.unwrap(), 60);
 
+    // Whoever comes no more is forgotten with the windows, and nobody else.
+    assert_eq!(catalog.lease(key(2), 1, 60, 100).await.unwrap(), 60);
+    assert_eq!(catalog.forget_leases(0..2).await.unwrap(), 1);
+    assert_eq!(catalog.lease(key(1), 2, 60, 100).await.unwrap(), 40);
+
+    // Removed is what is still as it was, and names nothing.
+    catalog.update(key(20), 1, replace(b"old", &[])).await.unwrap();
+    catalog.update(key(21), 1, replace(b"changed since", &[])).await.unwrap();
+    catalog.update(key(22), 1, replace(b"old", &[60])).await.unwrap();
+    let rows = [20, 21, 22, 23].map(|number| (key(number), b"old".to_vec()));
+    assert_eq!(catalog.remove(rows.to_vec()).await.unwrap(), 1);
+    let left = catalog.read(vec![key(20), key(21), key(22)]).await.unwrap();
+    assert_eq!(left.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true, true]);
+
     assert_eq!(catalog.enrolled(key(1)).await.unwrap(), None);
     assert_eq!(catalog.enrol(key(1), b"first".to_vec()).await.unwrap(), b"first");
     assert_eq!(catalog.enrol(key(1), b"second".to_vec()).await.unwrap(), b"first", "the first one stands");

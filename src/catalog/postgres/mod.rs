@@ -3,6 +3,7 @@
 //! takes writes.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use futures_util::future::{try_join, try_join3};
@@ -264,9 +265,13 @@ impl Catalog for PostgresCatalog {
     }
 
     fn keys_of_blob(&self, blob: BlobHash) -> Answer<'_, Vec<KeyHash>> {
+        const SQL: &str = "select key from rezcache.named where blob = $1";
         Box::pin(async move {
-            let lines =
-                self.servers.rows("select key from rezcache.named where blob = $1", &[&&blob[..]]).await?;
+            // A standby may not know yet of a record that names it.
+            let lines = transaction!(self, transaction, {
+                let query = transaction.prepare_cached(SQL).await?;
+                Ok::<_, Trouble>(transaction.query(&query, &[&&blob[..]]).await?)
+            })?;
             lines.iter().map(|line| hash(line, 0)).collect()
         })
     }
@@ -278,6 +283,19 @@ impl Catalog for PostgresCatalog {
             let after = after.as_ref().map_or(&[][..], |key| &key[..]);
             let lines = self.servers.rows(SQL, &[&after, &i64::from(limit)]).await?;
             lines.iter().map(|line| Ok((hash(line, 0)?, row(line, 1)?))).collect()
+        })
+    }
+
+    fn remove(&self, rows: Vec<(KeyHash, Vec<u8>)>) -> Answer<'_, u64> {
+        // Locked in one order, as by `touch`. A row that is changed meanwhile is looked at again.
+        const REMOVE: &str = "with held as (select asset.key from rezcache.asset                                 join unnest($1::bytea[], $2::bytea[]) as given (key, record)                                   on asset.key = given.key and asset.record = given.record                                 where not exists (select from rezcache.named where named.key = asset.key)                                 order by asset.key for update of asset)                               delete from rezcache.asset using held where asset.key = held.key";
+        Box::pin(async move {
+            let (keys, records): (Vec<&[u8]>, Vec<&[u8]>) =
+                rows.iter().map(|(key, record)| (&key[..], &record[..])).unzip();
+            transaction!(self, transaction, {
+                let remove = transaction.prepare_cached(REMOVE).await?;
+                Ok::<_, Trouble>(transaction.execute(&remove, &[&keys, &records]).await?)
+            })
         })
     }
 
@@ -345,6 +363,16 @@ impl Catalog for PostgresCatalog {
                 let clear = transaction.prepare_cached(CLEAR).await?;
                 transaction.execute(&clear, &[&name, &window]).await?;
                 Ok::<_, Trouble>(given)
+            })
+        })
+    }
+
+    fn forget_leases(&self, windows: Range<u64>) -> Answer<'_, u64> {
+        const FORGET: &str = "delete from rezcache.lease where period >= $1 and period < $2";
+        Box::pin(async move {
+            transaction!(self, transaction, {
+                let (start, end) = (wide(windows.start), wide(windows.end));
+                Ok::<_, Trouble>(transaction.execute(FORGET, &[&start, &end]).await?)
             })
         })
     }
