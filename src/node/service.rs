@@ -365,7 +365,7 @@ impl Service {
             Source::Large(large) => {
                 let taken = self.sending.charge(caller.key(), found.length.min(STREAM_BYTES))?;
                 let hashes = if found.grouped { large.group_hashes() } else { Bytes::new() };
-                let mut stream = large.stream(range).await?;
+                let mut stream = large.stream(range, caller.key()).await?;
                 stream.keep(taken);
                 Body { hashes, bytes: Bytes::new(), stream: Some(stream) }
             }
