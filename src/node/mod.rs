@@ -28,6 +28,7 @@ mod fading;
 mod hot;
 mod http;
 mod patient;
+mod places;
 mod quic;
 mod refusal;
 mod sending;

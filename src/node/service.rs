@@ -167,6 +167,11 @@ impl Service {
         (self.config.is_public() || !is_public(from)) && self.access.admits_connection(from)
     }
 
+    /// The same for a handshake whose sender may not be at this address; if not it must show that it is.
+    pub(super) fn admits_unproven(&self, from: IpAddr) -> bool {
+        (self.config.is_public() || !is_public(from)) && self.access.admits_unproven(from)
+    }
+
     /// Counts a connection for as long as it is open.
     pub(super) fn connected(self: &Arc<Self>) -> Connected {
         self.counters.connected();
