@@ -27,6 +27,7 @@ mod enrol;
 mod fading;
 mod hot;
 mod http;
+mod line;
 mod patient;
 mod places;
 mod quic;

@@ -85,8 +85,8 @@ pub(super) enum Want<'a> {
     Nothing,
     /// All of it, or the groups that hold these bytes; hashes of all groups before it when it is large.
     Groups(Option<(u64, u64)>),
-    /// These bytes, of so many in all; nothing for all of them.
-    Exactly(&'a (dyn Fn(u64) -> Option<Range<u64>> + Sync)),
+    /// These bytes, of this content of so many in all; nothing for all of them.
+    Exactly(&'a (dyn Fn(Digest, u64) -> Option<Range<u64>> + Sync)),
 }
 
 /// An open connection.
@@ -347,12 +347,15 @@ impl Service {
                 first..end.min(total).max(first + 1).div_ceil(group).saturating_mul(group).min(total)
             }
             Want::Groups(_) => 0..total,
-            Want::Exactly(choose) => choose(total).filter(|range| range.end <= total).unwrap_or(0..total),
+            Want::Exactly(choose) => {
+                choose(served.digest, total).filter(|range| range.end <= total).unwrap_or(0..total)
+            }
         };
+        // Before anything is fetched: whoever has used up its budget costs the store nothing.
+        self.transfer(caller, range.end.saturating_sub(range.start))?;
         let Some(source) = self.contents.get(served.digest, total).await? else {
             return Ok(Reply::Absent.into());
         };
-        self.transfer(caller, range.end.saturating_sub(range.start))?;
         self.counters.count(Count::Hits);
         self.touch(hash);
         (found.first, found.length) = (range.start, range.end.saturating_sub(range.start));

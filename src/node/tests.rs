@@ -2,6 +2,8 @@
 //! address.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod faces;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -90,7 +92,7 @@ fn now() -> u64 {
 }
 
 struct World {
-    service: Service,
+    service: Arc<Service>,
     catalog: Arc<Switched>,
     key: SigningKey,
     _folder: tempfile::TempDir,
@@ -112,7 +114,7 @@ impl World {
         let budgets = Arc::new(Budgets::new(ring.clone(), Arc::clone(&shared), config.limits));
         let access = Access::new(&config.access().unwrap(), None, budgets);
         let service = Service::new(config, access, shared, blobs, ring, None, abilities);
-        Self { service, catalog, key, _folder: folder }
+        Self { service: Arc::new(service), catalog, key, _folder: folder }
     }
 
     fn claims(&self, subject: &str) -> Claims {
