@@ -44,7 +44,7 @@ start_node() {
   port=$(free_port)
   "$REZCACHE" serve --listen "127.0.0.1:$port" --data-dir "$SCRATCH/$name" --memory-size 1GiB "$@" \
     >"$SCRATCH/$name.out" 2>&1 & STARTED+=($!)
-  MIX_HEADER=$("$FILL" "$(await "$SCRATCH/$name.out" "$scheme://127\.0\.0\.1:[0-9]+(#pin=[A-Za-z0-9_/+=-]+)?" $!)" \
+  MIX_HEADER=$("$FILL" "$(await "$SCRATCH/$name.out" "$scheme://127\.0\.0\.1:[0-9]+(#pin=[A-Za-z0-9:_/+=-]+)?" $!)" \
     bench.example "$SCRATCH/assets")
   export MIX_HEADER
   peer "$name" "$scheme://127.0.0.1:$port$BELOW"

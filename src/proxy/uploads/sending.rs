@@ -162,8 +162,6 @@ fn failed(error: &CallError) -> Outcome {
         // No token that may go there, which comes to the same as an unknown one.
         CallError::PlainToken | CallError::NotAToken => Outcome::Unknown,
         CallError::WrongBytes => Outcome::Trouble,
-        // Without secrecy, or without a token that is one, nothing goes on; the queue waits for the user.
-        CallError::PlainToken | CallError::NotAToken => Outcome::Unknown,
         CallError::Unreachable | CallError::NoEndpoint | CallError::Tls | CallError::Garbled => {
             Outcome::Unreachable
         }
