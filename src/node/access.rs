@@ -48,6 +48,8 @@ impl Revoked {
 #[derive(Default)]
 struct Stranger {
     connections: Ahead,
+    /// Connections that began without a proof that they come from there: anybody's.
+    unproven: Ahead,
     attempts: Ahead,
 }
 
@@ -245,6 +247,15 @@ impl Access {
         from.to_canonical().is_loopback()
             || self
                 .limit(from, |stranger, now| Pace::new(100, 1, 1000).take(&mut stranger.connections, 1, now))
+                .is_ok()
+    }
+
+    /// The same where anybody may have written this sender's address. Whoever does uses up nothing of
+    /// [`Self::admits_connection`]; the true one must show then that it is there.
+    pub(super) fn admits_unproven(&self, from: IpAddr) -> bool {
+        from.to_canonical().is_loopback()
+            || self
+                .limit(from, |stranger, now| Pace::new(100, 1, 1000).take(&mut stranger.unproven, 1, now))
                 .is_ok()
     }
 

@@ -6,13 +6,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::body::Streamed;
 use super::counters::{Count, Counters};
 use super::disk::DiskTier;
 use super::hot::{Held, HotTier};
 use super::refusal::Refusal;
+use super::sending::patience;
+use super::shares::{Budget, CallerKey};
 use super::turns::Turns;
 use crate::asset::{AssetKind, Digest};
 use crate::store::blobs::Blobs;
@@ -25,12 +28,10 @@ pub(super) const LARGE_BYTES: u64 = 2 << 20;
 /// Bytes of a piece, whole groups.
 pub(super) const PIECE_BYTES: u64 = 1 << 20;
 /// Large contents being sent at once. Each holds three pieces at most: one being fetched, one waiting, one
-/// being sent.
+/// being sent. A quarter of them is the most that one caller has.
 const MAX_STREAMS: usize = 96;
 /// How long a large content waits for one of the others to end.
 const STREAM_PATIENCE: Duration = Duration::from_secs(5);
-/// A reader who does not take a piece within this is given up.
-const READER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A part of a content as it is kept: in memory opened, on the disk sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,7 +92,7 @@ pub(super) struct Contents {
     pub(super) disk: Option<Arc<DiskTier>>,
     counters: Arc<Counters>,
     turns: Turns<([u8; 32], Piece)>,
-    streams: Arc<Semaphore>,
+    streams: Budget,
 }
 
 /// The largest content of any kind.
@@ -108,7 +109,7 @@ impl Contents {
         counters: Arc<Counters>,
     ) -> Self {
         let disk = disk.map(Arc::new);
-        let streams = Arc::new(Semaphore::new(MAX_STREAMS));
+        let streams = Budget::new(MAX_STREAMS);
         Self { blobs, ring, hot, disk, counters, turns: Turns::default(), streams }
     }
 
@@ -359,26 +360,31 @@ impl Large {
         Ok(*hasher.finalize().as_bytes())
     }
 
-    /// Sends a range, piece by piece.
+    /// Sends a range, piece by piece. A reader who takes it too slowly on average is given up.
     ///
     /// # Errors
-    /// When too many are being sent already.
-    pub(super) async fn stream(self, range: Range<u64>) -> Result<Streamed, Refusal> {
-        let waiting = Arc::clone(&self.contents.streams).acquire_owned();
-        let place = tokio::time::timeout(STREAM_PATIENCE, waiting).await;
-        let Ok(Ok(place)) = place else {
-            return Err(Refusal::later(http::StatusCode::SERVICE_UNAVAILABLE, "too many large assets", 2));
-        };
+    /// When too many are being sent already, to this caller or to all.
+    pub(super) async fn stream(self, range: Range<u64>, caller: CallerKey) -> Result<Streamed, Refusal> {
+        let place = self.contents.streams.wait(caller, 1, STREAM_PATIENCE).await.ok_or(Refusal::later(
+            http::StatusCode::SERVICE_UNAVAILABLE,
+            "too many large assets",
+            2,
+        ))?;
         let length = range.end.saturating_sub(range.start);
         let (send, receive) = mpsc::channel(1);
         tokio::spawn(async move {
+            let (mut waited, mut sent) = (Duration::ZERO, 0);
             for (number, part) in pieces(range) {
                 // The stream ends too early then, which its reader sees.
                 let Ok(bytes) = self.contents.piece(&self.head, number).await else { break };
+                sent += part.len() as u64;
+                // Only the reader's own time counts, not the store's.
+                let (begun, left) = (Instant::now(), patience(sent).saturating_sub(waited));
                 let sending = send.send(bytes.slice(part));
-                if !matches!(tokio::time::timeout(READER_PATIENCE, sending).await, Ok(Ok(()))) {
+                if !matches!(tokio::time::timeout(left, sending).await, Ok(Ok(()))) {
                     break;
                 }
+                waited += begun.elapsed();
             }
             drop(place);
         });

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header::{
     ACCEPT_RANGES, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
-    CONTENT_RANGE, CONTENT_TYPE, ETAG, HOST, HeaderName, HeaderValue, ORIGIN, RANGE, RETRY_AFTER,
+    CONTENT_RANGE, CONTENT_TYPE, ETAG, HOST, HeaderName, HeaderValue, IF_RANGE, ORIGIN, RANGE, RETRY_AFTER,
 };
 use http::{Method, Request, Response, StatusCode, request};
 use http_body_util::{BodyExt, Either, Full};
@@ -18,14 +18,17 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
 
-use super::body::Streamed;
 use super::caller::Caller;
+use super::line::{Answering, Body, End, Line};
 use super::patient::Patient;
+use super::places::Places;
 use super::refusal::Refusal;
 use super::service::{Answer, Service, Want};
 use super::stopped;
@@ -45,20 +48,18 @@ pub(crate) const REZCACHE_DIGEST: HeaderName = HeaderName::from_static("rezcache
 /// On an answer: other content was attested too; let the grid win, compare, attest.
 pub(crate) const REZCACHE_VERIFY: HeaderName = HeaderName::from_static("rezcache-verify");
 
-const MAX_CONNECTIONS: usize = 20_000;
 /// A head that is not whole by then, or an idle connection.
 const HEAD_PATIENCE: Duration = Duration::from_secs(60);
+/// The same when the node goes: only the last of an answer is still on its way to the system.
+const GOING_PATIENCE: Duration = Duration::from_secs(10);
 /// A handshake that is not through by then.
 const TLS_PATIENCE: Duration = Duration::from_secs(10);
-/// A body that stands still for so long is given up.
-const STALL: Duration = Duration::from_secs(10);
+/// A body of JSON that has not come by then.
+const JSON_PATIENCE: Duration = Duration::from_secs(30);
 /// JSON bodies: 256 lookups take some 20 kB.
 const MAX_JSON_BYTES: usize = 64 << 10;
 /// A grid's name is a host name with a port.
 const MAX_GRID_BYTES: usize = 255;
-
-/// Bytes in memory, or a large asset piece by piece.
-type Body = Either<Full<Bytes>, Streamed>;
 
 /// What a connection needs to know.
 #[derive(Clone)]
@@ -69,12 +70,14 @@ pub(super) struct Face {
     pub(super) local: SocketAddr,
 }
 
-/// Serves until `stop` turns true; then every answer asks its connection to close.
+/// Serves until `stop` turns true; then every connection ends with the answer it is at.
 pub(super) async fn serve(listener: TcpListener, face: Face, mut stop: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::default();
+    let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
             _ = stop.wait_for(|stopping| *stopping) => break,
         };
         let Ok((stream, peer)) = accepted else {
@@ -85,16 +88,18 @@ pub(super) async fn serve(listener: TcpListener, face: Face, mut stop: watch::Re
         if !face.service.admits_connection(peer.ip()) {
             continue;
         }
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+        let Some(place) = places.take(peer.ip()) else { continue };
         let (face, stop) = (face.clone(), stop.clone());
         let open = face.service.connected();
-        tokio::spawn(async move {
+        connections.spawn(async move {
             connection(stream, peer, face, stop).await;
             drop(open);
             drop(place);
         });
     }
-    face.service.idle().await;
+    // Who comes now is told at once that nobody listens, and asks another node.
+    drop(listener);
+    while connections.join_next().await.is_some() {}
 }
 
 async fn connection(stream: TcpStream, peer: SocketAddr, face: Face, stop: watch::Receiver<bool>) {
@@ -102,11 +107,36 @@ async fn connection(stream: TcpStream, peer: SocketAddr, face: Face, stop: watch
         return;
     }
     let stream = Patient::new(stream);
+    match face.tls.clone() {
+        None => converse(stream, peer, face, stop).await,
+        Some(acceptor) => {
+            let shaken = tokio::select! {
+                shaken = tokio::time::timeout(TLS_PATIENCE, acceptor.accept(stream)) => shaken,
+                () = stopped(stop.clone()) => return,
+            };
+            if let Ok(Ok(stream)) = shaken {
+                converse(stream, peer, face, stop).await;
+            }
+        }
+    }
+}
+
+/// Answers what comes on a connection, until either side has had enough.
+pub(super) async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
+    face: Face,
+    stop: watch::Receiver<bool>,
+) {
+    let line = Line::new();
     let service = {
-        let face = face.clone();
+        let line = Arc::clone(&line);
         service_fn(move |request| {
-            let face = face.clone();
-            async move { Ok::<_, Infallible>(answer(request, peer, &face).await) }
+            let (face, mut answering) = (face.clone(), line.begin());
+            async move {
+                let answer = answer(request, peer, &face, &mut answering).await;
+                Ok::<_, Infallible>(answer.map(|body| answering.sends(body)))
+            }
         })
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -120,43 +150,36 @@ async fn connection(stream: TcpStream, peer: SocketAddr, face: Face, stop: watch
         .max_send_buf_size(1 << 20)
         .max_header_list_size(16 << 10)
         .keep_alive_interval(Duration::from_secs(30));
-    match face.tls {
-        None => {
-            let connection = builder.serve_connection(TokioIo::new(stream), service);
-            let mut connection = std::pin::pin!(connection);
-            tokio::select! {
-                _ = connection.as_mut() => {}
-                () = stopped(stop) => {
-                    connection.as_mut().graceful_shutdown();
-                    let _ = connection.await;
-                }
-            }
-        }
-        Some(acceptor) => {
-            let Ok(Ok(stream)) = tokio::time::timeout(TLS_PATIENCE, acceptor.accept(stream)).await else {
-                return;
-            };
-            let connection = builder.serve_connection(TokioIo::new(stream), service);
-            let mut connection = std::pin::pin!(connection);
-            tokio::select! {
-                _ = connection.as_mut() => {}
-                () = stopped(stop) => {
-                    connection.as_mut().graceful_shutdown();
-                    let _ = connection.await;
-                }
-            }
-        }
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = stopped(stop) => {}
+        end = line.ended(HEAD_PATIENCE) => if end == End::Overdue { return },
+    }
+    // What is being answered may end. Dropping the connection ends all of it.
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        _ = connection => {}
+        _ = line.ended(GOING_PATIENCE) => {}
     }
 }
 
-async fn answer(request: Request<Incoming>, peer: SocketAddr, face: &Face) -> Response<Body> {
+async fn answer(
+    request: Request<Incoming>,
+    peer: SocketAddr,
+    face: &Face,
+    answering: &mut Answering,
+) -> Response<Body> {
     let head = *request.method() == Method::HEAD;
     let mut response = match Asked::of(request.method(), request.uri().path()) {
         Err(Unroutable::Refused(refusal)) => problem(&refusal),
         Err(Unroutable::Method(methods)) => not_allowed(methods),
         Ok(asked) => match admitted(&request, face) {
             Err(refusal) => problem(&refusal),
-            Ok(()) => route(request, asked, peer, face).await.unwrap_or_else(|refusal| problem(&refusal)),
+            Ok(()) => {
+                route(request, asked, peer, face, answering).await.unwrap_or_else(|refusal| problem(&refusal))
+            }
         },
     };
     if face.service.is_draining() {
@@ -307,6 +330,7 @@ async fn route(
     asked: Asked,
     peer: SocketAddr,
     face: &Face,
+    answering: &mut Answering,
 ) -> Result<Response<Body>, Refusal> {
     let service = &face.service;
     match asked {
@@ -326,7 +350,7 @@ async fn route(
         _ => {}
     }
     let draining = Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "this node is going; ask another", 1);
-    let running = service.begin().ok_or(draining)?;
+    answering.runs(service.begin().ok_or(draining)?);
     let (parts, body) = request.into_parts();
     let local = peer.ip().to_canonical().is_loopback();
     match &asked {
@@ -342,7 +366,7 @@ async fn route(
         None if looks && local => Caller::observer(peer.ip()),
         token => service.authenticate(token, peer.ip(), face.tls.is_some() || local).await?,
     };
-    let mut answered = match asked {
+    match asked {
         Asked::Asset { key, method } => match method {
             Method::PUT => put(service, &caller, key, &parts, body).await,
             Method::DELETE => take_down(service, &caller, Victim::Key(key), &parts).await,
@@ -365,12 +389,7 @@ async fn route(
         Asked::Health | Asked::Ready | Asked::OpenApi | Asked::Introduction | Asked::Enrol { .. } => {
             Ok(word(StatusCode::OK, "ok"))
         }
-    };
-    if let Ok(Either::Right(stream)) = answered.as_mut().map(Response::body_mut) {
-        // The node does not go before it is sent.
-        stream.keep(running);
     }
-    answered
 }
 
 async fn enrol(service: &Service, body: &Value, from: IpAddr) -> Result<Response<Body>, Refusal> {
@@ -415,8 +434,14 @@ async fn read(
 ) -> Result<Response<Body>, Refusal> {
     let head_only = parts.method == Method::HEAD;
     let kind = key.kind;
-    let range = RangeRequest::parse(parts.headers.get(RANGE).map(HeaderValue::as_bytes));
-    let choose = |total| match range.answer(total) {
+    let asked = RangeRequest::parse(parts.headers.get(RANGE).map(HeaderValue::as_bytes));
+    // A part is for a GET, and for whoever has the rest of these very bytes. RFC 9110, 14.2 and 13.1.5.
+    let answer_of = |digest, total| match parts.headers.get(IF_RANGE) {
+        _ if head_only => RangeAnswer::Whole,
+        Some(tag) if tag.as_bytes() != etag(digest).as_bytes() => RangeAnswer::Whole,
+        _ => asked.answer(total),
+    };
+    let choose = |digest, total| match answer_of(digest, total) {
         RangeAnswer::Part(part) => Some(part.start..part.end),
         RangeAnswer::Whole => None,
     };
@@ -427,7 +452,7 @@ async fn read(
         Reply::Absent => return Err(Refusal::new(StatusCode::NOT_FOUND, "no such asset")),
         other => return Err(refusal_of(&other)),
     };
-    let (status, content_range, length) = match range.answer(found.total) {
+    let (status, content_range, length) = match answer_of(found.digest, found.total) {
         RangeAnswer::Part(part) => {
             (StatusCode::PARTIAL_CONTENT, ContentRange::of(part, found.total), part.len())
         }
@@ -444,7 +469,7 @@ async fn read(
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
     let quoted = |text: String| HeaderValue::from_str(&text).ok();
-    headers.extend(quoted(format!("\"{}\"", DigestText(found.digest))).map(|tag| (ETAG, tag)));
+    headers.extend(quoted(etag(found.digest)).map(|tag| (ETAG, tag)));
     headers.extend(
         content_range.and_then(|range| quoted(range.to_string())).map(|range| (CONTENT_RANGE, range)),
     );
@@ -452,6 +477,10 @@ async fn read(
         headers.insert(REZCACHE_VERIFY, HeaderValue::from_static("1"));
     }
     Ok(response)
+}
+
+fn etag(digest: crate::asset::Digest) -> String {
+    format!("\"{}\"", DigestText(digest))
 }
 
 async fn put(
@@ -588,8 +617,10 @@ fn dry_run(query: &str) -> Result<bool, Refusal> {
 async fn whole_json(mut body: Incoming) -> Result<Value, Refusal> {
     let mut whole = BytesMut::new();
     let broken = || Refusal::new(StatusCode::BAD_REQUEST, "the body is not JSON, or came too slowly");
+    // All of it in this time: who sends a byte now and then holds a request open as well.
+    let until = tokio::time::Instant::now() + JSON_PATIENCE;
     loop {
-        let frame = tokio::time::timeout(STALL, body.frame()).await.map_err(|_| broken())?;
+        let frame = tokio::time::timeout_at(until, body.frame()).await.map_err(|_| broken())?;
         let Some(frame) = frame else { break };
         if let Ok(data) = frame.map_err(|_| broken())?.into_data() {
             if whole.len() + data.len() > MAX_JSON_BYTES {

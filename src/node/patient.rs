@@ -7,41 +7,54 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-/// Without any byte taken for so long the connection is given up.
-const STALL: Duration = Duration::from_secs(30);
+/// So long a peer may take nothing, all together, before the connection is given up. What it takes gives it
+/// time back.
+const STALL: Duration = Duration::from_secs(60);
+/// Bytes that give back a second.
+const LEAST_RATE: u64 = 8 << 10;
 
-/// The connection; writing fails once the peer has taken nothing for [`STALL`].
-pub(super) struct Patient {
-    stream: TcpStream,
-    /// Set while something waits to be taken.
+/// The connection; writing fails once the peer has taken too little for too long.
+pub(super) struct Patient<S> {
+    stream: S,
+    /// What is left of [`STALL`].
+    left: Duration,
+    /// Since when something waits to be taken.
+    waiting: Option<Instant>,
     limit: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
 }
 
-impl Patient {
-    pub(super) const fn new(stream: TcpStream) -> Self {
-        Self { stream, limit: None, waiting: false }
+impl<S> Patient<S> {
+    pub(super) const fn new(stream: S) -> Self {
+        Self { stream, left: STALL, waiting: None, limit: None }
     }
 
-    fn watched<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
-            self.waiting = false;
-            return polled;
+    fn watched(
+        &mut self,
+        context: &mut Context<'_>,
+        polled: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(written) = polled {
+            if let Some(since) = self.waiting.take() {
+                self.left = self.left.saturating_sub(since.elapsed());
+            }
+            let bytes = u64::try_from(*written.as_ref().unwrap_or(&0)).unwrap_or(u64::MAX);
+            let earned = Duration::from_millis(bytes.saturating_mul(1000) / LEAST_RATE);
+            self.left = self.left.saturating_add(earned).min(STALL);
+            return Poll::Ready(written);
         }
         let limit = self.limit.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL)));
-        if !self.waiting {
-            self.waiting = true;
-            limit.as_mut().reset(Instant::now() + STALL);
+        if self.waiting.is_none() {
+            self.waiting = Some(Instant::now());
+            limit.as_mut().reset(Instant::now() + self.left);
         }
         ready!(limit.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl AsyncRead for Patient {
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -51,7 +64,7 @@ impl AsyncRead for Patient {
     }
 }
 
-impl AsyncWrite for Patient {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -88,9 +101,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
-    async fn pair() -> (Patient, TcpStream) {
+    async fn pair() -> (Patient<TcpStream>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         (Patient::new(listener.accept().await.unwrap().0), far)
@@ -111,5 +124,25 @@ mod tests {
         far.read_to_end(&mut all).await.unwrap();
         writing.await.unwrap().unwrap();
         assert_eq!(all.len(), 64 << 20);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_a_byte_now_and_then_is_given_up_and_who_is_slow_is_not() {
+        for (every, bytes, served) in [(20, 1, false), (20, 400_000, true), (50, 450_000, true)] {
+            let (near, mut far) = tokio::io::duplex(bytes);
+            let mut near = Patient::new(near);
+            let reading = tokio::spawn(async move {
+                let mut buffer = vec![0; bytes];
+                loop {
+                    tokio::time::sleep(Duration::from_secs(every)).await;
+                    if far.read_exact(&mut buffer).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            let length = bytes * 50;
+            let written = near.write_all(&vec![0; length]).await;
+            assert_eq!(written.is_ok(), served, "{bytes} bytes every {every} s: {written:?}");
+            reading.abort();
+        }
     }
 }

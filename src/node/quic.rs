@@ -1,6 +1,6 @@
 //! The QUIC face: one stream per request, one header frame each way, the body to the stream's end.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +8,11 @@ use bytes::BytesMut;
 use http::StatusCode;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, TransportConfig, VarInt};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::body::Body;
 use super::caller::Caller;
+use super::places::{Place, Places};
 use super::refusal::Refusal;
 use super::sending::{SEND_WINDOW, patience};
 use super::service::{Answer, Service};
@@ -19,8 +20,6 @@ use super::tls::{Identity, IdentityError};
 use super::uploads::Receiving;
 use crate::wire::frame::{Call, MAX_HEADER_BYTES, Reply, Request};
 
-/// A proxy opens one connection; a classroom behind one address some dozens.
-const MAX_CONNECTIONS: usize = 20_000;
 /// Beyond this many open connections new ones must prove that their address is theirs.
 const RETRY_ABOVE: usize = 200;
 /// Requests in flight on one connection.
@@ -34,6 +33,8 @@ const IDLE: Duration = Duration::from_secs(90);
 const GOING: VarInt = VarInt::from_u32(1);
 /// Code of an answer that broke off.
 const BROKEN: VarInt = VarInt::from_u32(2);
+/// Code of a connection closed because its address has too many.
+const CROWDED: VarInt = VarInt::from_u32(4);
 /// Code of an answer that its reader takes too slowly.
 const SLOW: VarInt = VarInt::from_u32(3);
 
@@ -77,32 +78,31 @@ fn transport() -> TransportConfig {
 
 /// Serves until `stop` turns true; what runs then may end until `drained`.
 pub(super) async fn serve(endpoint: Endpoint, service: Arc<Service>, mut stop: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Arc::new(Places::default());
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
             _ = stop.wait_for(|stopping| *stopping) => break,
         };
         let Some(incoming) = incoming else { return };
-        if !service.admits_connection(incoming.remote_address().ip()) {
-            incoming.refuse();
-            continue;
-        }
-        // A sender who cannot be reached at its address is not worth a handshake under load.
-        if endpoint.open_connections() > RETRY_ABOVE && !incoming.remote_address_validated() {
-            let _ = incoming.retry();
-            continue;
-        }
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            incoming.refuse();
-            continue;
+        let from = incoming.remote_address().ip();
+        let busy = endpoint.open_connections() > RETRY_ABOVE;
+        let place = match admitted(&service, &places, from, incoming.remote_address_validated(), busy) {
+            Admitted::Yes(place) => place,
+            Admitted::Prove => {
+                let _ = incoming.retry();
+                continue;
+            }
+            Admitted::No => {
+                incoming.refuse();
+                continue;
+            }
         };
-        let service = Arc::clone(&service);
+        let (service, places) = (Arc::clone(&service), Arc::clone(&places));
         let open = service.connected();
         tokio::spawn(async move {
-            connection(incoming, &service).await;
+            connection(incoming, &service, &places, place).await;
             drop(open);
-            drop(place);
         });
     }
     // Requests that are running may end; the caller bounds how long that takes.
@@ -112,14 +112,53 @@ pub(super) async fn serve(endpoint: Endpoint, service: Arc<Service>, mut stop: w
     let _ = tokio::time::timeout(Duration::from_secs(2), endpoint.wait_idle()).await;
 }
 
-async fn connection(incoming: Incoming, service: &Arc<Service>) {
+/// What becomes of somebody who wants to connect.
+pub(super) enum Admitted {
+    /// It has this place.
+    Yes(Place),
+    /// It must show first that it is where it says it is.
+    Prove,
+    /// Nothing.
+    No,
+}
+
+/// Whoever may not be at the address of which its packet tells uses up nothing of what that address may,
+/// and is never a reason to refuse it: others can write such packets.
+pub(super) fn admitted(
+    service: &Service,
+    places: &Places,
+    from: IpAddr,
+    proven: bool,
+    busy: bool,
+) -> Admitted {
+    if proven {
+        let place = if service.admits_connection(from) { places.take(from) } else { None };
+        return place.map_or(Admitted::No, Admitted::Yes);
+    }
+    // A sender who cannot be reached at its address is not worth a handshake under load.
+    let place = if !busy && service.admits_unproven(from) { places.take_unproven(from) } else { None };
+    place.map_or(Admitted::Prove, Admitted::Yes)
+}
+
+async fn connection(incoming: Incoming, service: &Arc<Service>, places: &Places, place: Place) {
+    let (from, proven) = (incoming.remote_address().ip(), incoming.remote_address_validated());
     let Ok(connecting) = incoming.accept() else { return };
     // What comes with the first packet is answered before the handshake ends.
     let Ok((connection, established)) = connecting.into_0rtt() else { return };
     let (done, early) = watch::channel(true);
+    let connected = &connection;
     let watched = async move {
         established.await;
         done.send_replace(false);
+        let _place = if proven {
+            place
+        } else if let Some(own) = places.take(from) {
+            // By now it has shown that it is there.
+            own
+        } else {
+            connected.close(CROWDED, b"too many connections from this address");
+            return;
+        };
         std::future::pending::<()>().await;
     };
     tokio::select! {

@@ -85,8 +85,8 @@ pub(super) enum Want<'a> {
     Nothing,
     /// All of it, or the groups that hold these bytes; hashes of all groups before it when it is large.
     Groups(Option<(u64, u64)>),
-    /// These bytes, of so many in all; nothing for all of them.
-    Exactly(&'a (dyn Fn(u64) -> Option<Range<u64>> + Sync)),
+    /// These bytes, of this content of so many in all; nothing for all of them.
+    Exactly(&'a (dyn Fn(Digest, u64) -> Option<Range<u64>> + Sync)),
 }
 
 /// An open connection.
@@ -169,6 +169,11 @@ impl Service {
     pub(super) fn admits_connection(&self, from: IpAddr) -> bool {
         self.counters.count(Count::Connections);
         (self.config.is_public() || !is_public(from)) && self.access.admits_connection(from)
+    }
+
+    /// The same for a handshake whose sender may not be at this address; if not it must show that it is.
+    pub(super) fn admits_unproven(&self, from: IpAddr) -> bool {
+        (self.config.is_public() || !is_public(from)) && self.access.admits_unproven(from)
     }
 
     /// Counts a connection for as long as it is open.
@@ -346,12 +351,15 @@ impl Service {
                 first..end.min(total).max(first + 1).div_ceil(group).saturating_mul(group).min(total)
             }
             Want::Groups(_) => 0..total,
-            Want::Exactly(choose) => choose(total).filter(|range| range.end <= total).unwrap_or(0..total),
+            Want::Exactly(choose) => {
+                choose(served.digest, total).filter(|range| range.end <= total).unwrap_or(0..total)
+            }
         };
+        // Before anything is fetched: whoever has used up its budget costs the store nothing.
+        self.transfer(caller, range.end.saturating_sub(range.start))?;
         let Some(source) = self.contents.get(served.digest, total).await? else {
             return Ok(Reply::Absent.into());
         };
-        self.transfer(caller, range.end.saturating_sub(range.start))?;
         self.counters.count(Count::Hits);
         self.touch(hash);
         (found.first, found.length) = (range.start, range.end.saturating_sub(range.start));
@@ -369,7 +377,7 @@ impl Service {
             Source::Large(large) => {
                 let taken = self.sending.charge(caller.key(), found.length.min(STREAM_BYTES))?;
                 let hashes = if found.grouped { large.group_hashes() } else { Bytes::new() };
-                let mut stream = large.stream(range).await?;
+                let mut stream = large.stream(range, caller.key()).await?;
                 stream.keep(taken);
                 Body { hashes, bytes: Bytes::new(), stream: Some(stream) }
             }

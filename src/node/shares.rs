@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -22,12 +23,17 @@ pub(super) struct Budget {
 /// A piece of a budget.
 pub(super) struct Taken {
     _all: OwnedSemaphorePermit,
+    _part: Part,
+}
+
+/// What a caller has of its part.
+struct Part {
     callers: Arc<Mutex<HashMap<CallerKey, usize>>>,
     caller: CallerKey,
     kib: usize,
 }
 
-impl Drop for Taken {
+impl Drop for Part {
     fn drop(&mut self) {
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(taken) = callers.get_mut(&self.caller) {
@@ -44,19 +50,29 @@ impl Budget {
         Self { all: Arc::new(Semaphore::new(kib)), kib, callers: Arc::default() }
     }
 
+    fn part(&self, caller: CallerKey, kib: u32) -> Option<Part> {
+        let kib = usize::try_from(kib).ok()?;
+        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = callers.get(&caller).copied().unwrap_or(0) + kib;
+        if taken > self.kib / CALLERS_PART {
+            return None;
+        }
+        callers.insert(caller.clone(), taken);
+        Some(Part { callers: Arc::clone(&self.callers), caller, kib })
+    }
+
     /// Takes from the budget. `None` when it, or the caller's part of it, is used up.
     pub(super) fn take(&self, caller: CallerKey, kib: u32) -> Option<Taken> {
         let all = Arc::clone(&self.all).try_acquire_many_owned(kib).ok()?;
-        let kib = usize::try_from(kib).ok()?;
-        {
-            let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-            let taken = callers.get(&caller).copied().unwrap_or(0) + kib;
-            if taken > self.kib / CALLERS_PART {
-                return None;
-            }
-            callers.insert(caller.clone(), taken);
-        }
-        Some(Taken { _all: all, callers: Arc::clone(&self.callers), caller, kib })
+        Some(Taken { _all: all, _part: self.part(caller, kib)? })
+    }
+
+    /// The same, and waits so long for what others have. `None` at once when the caller has its part.
+    pub(super) async fn wait(&self, caller: CallerKey, kib: u32, patience: Duration) -> Option<Taken> {
+        let part = self.part(caller, kib)?;
+        let waiting = Arc::clone(&self.all).acquire_many_owned(kib);
+        let all = tokio::time::timeout(patience, waiting).await.ok()?.ok()?;
+        Some(Taken { _all: all, _part: part })
     }
 
     /// What of it is taken.
@@ -89,5 +105,20 @@ mod tests {
         assert_eq!(budget.taken_kib(), 0);
         assert!(budget.take(who("a"), 100).is_some());
         assert!(budget.callers.lock().unwrap().is_empty(), "nobody is remembered for nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_next_and_who_has_its_part_does_not_wait() {
+        let budget = Budget::new(8);
+        let who = |name: &str| -> CallerKey { (name.into(), [127, 0, 0, 1].into()) };
+        let patience = Duration::from_secs(5);
+        let mut held: Vec<_> = ["a", "b", "c", "d"].map(|name| budget.take(who(name), 2).unwrap()).into();
+        let more = futures_util::FutureExt::now_or_never(budget.wait(who("a"), 1, patience));
+        assert!(more.is_some_and(|more| more.is_none()), "has its part");
+        assert!(budget.wait(who("e"), 1, patience).await.is_none(), "nobody went");
+        let (next, ()) = tokio::join!(budget.wait(who("e"), 1, patience), async { drop(held.pop()) });
+        assert!(next.is_some());
+        drop((next, held));
+        assert!(budget.callers.lock().unwrap().is_empty());
     }
 }

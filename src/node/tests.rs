@@ -2,6 +2,8 @@
 //! address.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod faces;
+
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -127,7 +129,7 @@ pub(super) fn now() -> u64 {
 }
 
 pub(super) struct World {
-    pub(super) service: Service,
+    pub(super) service: Arc<Service>,
     pub(super) catalog: Arc<Switched>,
     key: SigningKey,
     _folder: tempfile::TempDir,
@@ -156,7 +158,7 @@ impl World {
         let budgets = Arc::new(Budgets::new(ring.clone(), Arc::clone(&shared), config.limits));
         let access = Access::new(&config.access().unwrap(), None, budgets);
         let service = Service::new(config, access, shared, blobs, ring, disk, abilities);
-        Self { service, catalog, key, _folder: folder }
+        Self { service: Arc::new(service), catalog, key, _folder: folder }
     }
 
     pub(super) fn claims(&self, subject: &str) -> Claims {

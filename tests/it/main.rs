@@ -29,6 +29,7 @@ mod proxy_udp;
 mod replay_service;
 mod secrets_in_logs;
 mod service;
+mod service_going;
 mod service_large;
 mod service_tier;
 mod store_contract;

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Contents, Large, MAX_STREAMS, READER_PATIENCE, Source, Trouble, pieces};
+use super::{Contents, Large, MAX_STREAMS, Source, Trouble, pieces};
 use crate::asset::Digest;
 use crate::node::body::Broken;
 use crate::node::counters::{Count, Counters};
 use crate::node::hot::HotTier;
+use crate::node::sending::patience;
+use crate::node::shares::CallerKey;
 use crate::store::blobs::Blobs;
 use crate::store::keys::KeyRing;
 use crate::store::sealed::{self, Hashed};
@@ -41,6 +43,10 @@ fn contents(memory: u64) -> Arc<Contents> {
     Arc::new(Contents::new(blobs, ring, HotTier::new(memory), None, Arc::new(Counters::default())))
 }
 
+fn caller(number: usize) -> CallerKey {
+    (number.to_string().into(), [203, 0, 113, 0].into())
+}
+
 async fn large(contents: &Arc<Contents>, digest: Digest, size: usize) -> Large {
     match contents.get(digest, size as u64).await.unwrap().unwrap() {
         Source::Large(large) => large,
@@ -54,11 +60,11 @@ async fn a_reader_who_does_not_read_holds_nothing_for_long() {
     let plain = noise(7 << 20);
     let digest = put(&contents, &plain, false).await;
     let source = large(&contents, digest, plain.len()).await;
-    let mut stalled = source.clone().stream(0..plain.len() as u64).await.unwrap();
+    let mut stalled = source.clone().stream(0..plain.len() as u64, caller(0)).await.unwrap();
     let mut got = stalled.next().await.unwrap().unwrap().to_vec();
-    assert_eq!(contents.streams.available_permits(), MAX_STREAMS - 1);
-    tokio::time::sleep(READER_PATIENCE * 2).await;
-    assert_eq!(contents.streams.available_permits(), MAX_STREAMS);
+    assert_eq!(contents.streams.taken_kib(), 1);
+    tokio::time::sleep(patience(plain.len() as u64)).await;
+    assert_eq!(contents.streams.taken_kib(), 0);
     let end = loop {
         match stalled.next().await {
             Ok(Some(piece)) => got.extend_from_slice(&piece),
@@ -68,22 +74,52 @@ async fn a_reader_who_does_not_read_holds_nothing_for_long() {
     assert_eq!(end, Err(Broken));
     assert!(got.len() < plain.len() && got == plain[..got.len()]);
     // One who is gone holds nothing at all.
-    drop(source.clone().stream(0..plain.len() as u64).await.unwrap());
+    drop(source.clone().stream(0..plain.len() as u64, caller(0)).await.unwrap());
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(contents.streams.available_permits(), MAX_STREAMS);
+    assert_eq!(contents.streams.taken_kib(), 0);
     // And all together hold a bounded number of pieces: the next one waits, and is told to come again.
     let mut streams = Vec::new();
-    for _ in 0..MAX_STREAMS {
-        streams.push(source.clone().stream(0..plain.len() as u64).await.unwrap());
+    for number in 0..MAX_STREAMS {
+        streams.push(source.clone().stream(0..plain.len() as u64, caller(number % 4)).await.unwrap());
     }
-    assert_eq!(source.clone().stream(0..10).await.unwrap_err().retry_after_s, 2);
+    assert_eq!(source.clone().stream(0..10, caller(5)).await.unwrap_err().retry_after_s, 2);
     streams.pop();
-    let mut stream = source.stream(70_000..3_000_000).await.unwrap();
+    let mut stream = source.stream(70_000..3_000_000, caller(5)).await.unwrap();
     let mut got = Vec::new();
     while let Some(piece) = stream.next().await.unwrap() {
         got.extend_from_slice(&piece);
     }
     assert!(got == plain[70_000..3_000_000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_has_more_than_a_quarter_of_the_places_and_slow_readers_are_served() {
+    let contents = contents(0);
+    let plain = noise(5 << 20);
+    let digest = put(&contents, &plain, false).await;
+    let source = large(&contents, digest, plain.len()).await;
+    let mut streams = Vec::new();
+    while let Ok(stream) = source.clone().stream(0..plain.len() as u64, caller(0)).await {
+        streams.push(stream);
+    }
+    assert_eq!(streams.len(), MAX_STREAMS / 4);
+    // 10 kB a second is little and enough; a piece within each minute would be more.
+    let mut slow = source.clone().stream(0..plain.len() as u64, caller(1)).await.unwrap();
+    let mut got = Vec::new();
+    while let Some(piece) = slow.next().await.unwrap() {
+        got.extend_from_slice(&piece);
+        tokio::time::sleep(Duration::from_secs(piece.len() as u64 / 10_000)).await;
+    }
+    assert!(got == plain);
+    // 2 kB a second is too little.
+    let mut slower = source.stream(0..plain.len() as u64, caller(1)).await.unwrap();
+    let end = loop {
+        match slower.next().await {
+            Ok(Some(piece)) => tokio::time::sleep(Duration::from_secs(piece.len() as u64 / 2000)).await,
+            end => break end,
+        }
+    };
+    assert_eq!(end, Err(Broken));
 }
 
 #[tokio::test]
