@@ -861,6 +861,7 @@ impl Service {
         Attestation {
             attester: self.tag(Purpose::Attester, hash, caller.who.principal.as_bytes()),
             network: self.tag(Purpose::Network, hash, caller.network.to_string().as_bytes()),
+            ipv6: caller.network.is_ipv6(),
             tenant: self.tag(Purpose::Tenant, hash, caller.who.tenant.as_bytes()),
             origin: origin.map(|origin| self.tag(Purpose::Origin, hash, &origin.0)),
             at: now,

@@ -49,9 +49,11 @@ impl Said {
         self.all().any(|attestation| attestation.vouch)
     }
 
-    /// Through how many origins.
-    pub(super) fn origins(&self) -> usize {
-        self.all().filter_map(|attestation| attestation.origin).collect::<HashSet<Tag>>().len()
+    /// Through how many origins at least so many have said so. What an origin is called costs a liar nothing.
+    pub(super) fn origins_with(&self, quorum: usize) -> usize {
+        let origins: HashSet<Tag> = self.all().filter_map(|attestation| attestation.origin).collect();
+        let confirmed = |origin: &&Tag| self.voices_of(|said| said.origin == Some(**origin)) >= quorum;
+        origins.iter().filter(confirmed).count()
     }
 
     fn all(&self) -> impl Iterator<Item = &Attestation> {
@@ -61,8 +63,12 @@ impl Said {
 
 fn voices(attestations: &[&Attestation]) -> usize {
     let attesters: HashSet<Tag> = attestations.iter().map(|attestation| attestation.attester).collect();
-    let networks: HashSet<Tag> = attestations.iter().map(|attestation| attestation.network).collect();
-    attesters.len().min(networks.len())
+    // A household has a network of IPv4 and one of IPv6 without any cost: of the two kinds only one counts.
+    let networks = |ipv6: bool| {
+        let of_kind = attestations.iter().filter(|attestation| attestation.ipv6 == ipv6);
+        of_kind.map(|attestation| attestation.network).collect::<HashSet<Tag>>().len()
+    };
+    attesters.len().min(networks(false).max(networks(true)))
 }
 
 /// A count in the form of an attestation, for the rules that look at origin, tenant and rights. Its
@@ -71,6 +77,7 @@ pub(super) fn stand_in(content: &Content, count: &Count) -> Attestation {
     Attestation {
         attester: Tag::default(),
         network: Tag::default(),
+        ipv6: false,
         tenant: count.tenant.unwrap_or_default(),
         origin: count.origin,
         at: content.published,

@@ -377,7 +377,8 @@ fn choose(
 }
 
 fn is_grid_wide(said: &Said, policy: Policy) -> bool {
-    policy.central || said.origins() >= 2 || said.hosted_voices() >= policy.confirmations.max(1)
+    let quorum = policy.confirmations.max(1);
+    policy.central || said.origins_with(quorum) >= 2 || said.hosted_voices() >= quorum
 }
 
 #[cfg(test)]

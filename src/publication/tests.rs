@@ -2,7 +2,7 @@
 use proptest::prelude::*;
 
 use super::{
-    Attestation, Policy, Reader, Record, Served, Tag, Verdict, answer, attest, body_arrived, distrust,
+    Attestation, Count, Policy, Reader, Record, Served, Tag, Verdict, answer, attest, body_arrived, distrust,
 };
 use crate::asset::Digest;
 
@@ -24,6 +24,7 @@ fn word(who: u32, origin: u32) -> Attestation {
     Attestation {
         attester: tag(who),
         network: tag(1000 + who),
+        ipv6: false,
         tenant: tag(0),
         origin: Some(tag(2000 + origin)),
         at: NOW,
@@ -78,8 +79,13 @@ fn two_strangers_publish_where_they_were() {
     assert_eq!(served(&record, at(2)), None, "another region");
     assert_eq!(served(&record, Reader::default()), None, "nobody knows from where");
     assert_eq!(attest(&mut record, content(1), word(2, 1), PUBLIC, NOW), Verdict::Known);
-    // A second origin makes it the grid's.
-    assert_eq!(attest(&mut record, content(1), word(3, 2), PUBLIC, NOW), Verdict::Published);
+    // A second origin makes it the grid's, once as many have been there.
+    assert_eq!(
+        attest(&mut record, content(1), word(3, 2), PUBLIC, NOW),
+        Verdict::Waiting { want_body: false }
+    );
+    assert_eq!((served(&record, at(2)), served(&record, Reader::default())), (None, None));
+    assert_eq!(attest(&mut record, content(1), word(4, 2), PUBLIC, NOW), Verdict::Published);
     assert_eq!((served(&record, at(9)), served(&record, Reader::default())), (Some(1), Some(1)));
     let unlisted = Policy { publish: false, ..PUBLIC };
     assert_eq!(answer(&record, at(1), unlisted, NOW), None, "a grid that is not in the operator's list");
@@ -101,6 +107,31 @@ fn one_network_or_one_principal_is_one_voice() {
         served(&record, at(1))
     };
     assert_eq!(lone(word(1, 1)), None);
+}
+
+#[test]
+fn a_household_of_two_protocols_is_one_voice() {
+    let mut record = Record::default();
+    let six = |who| Attestation { ipv6: true, ..word(who, 1) };
+    say(&mut record, 1, word(1, 1), PUBLIC);
+    say(&mut record, 1, six(2), PUBLIC);
+    assert_eq!(served(&record, at(1)), None, "one of IPv4 and one of IPv6 may be the same house");
+    say(&mut record, 1, six(3), PUBLIC);
+    assert_eq!(served(&record, at(1)), Some(1));
+    assert_eq!(Record::decode(&record.encode()), Some(record));
+}
+
+#[test]
+fn a_liar_and_one_honest_visitor_are_not_the_grid() {
+    let mut record = Record::default();
+    // Whoever lies may call the origin anything.
+    for origin in 10..14 {
+        say(&mut record, 1, word(66, origin), PUBLIC);
+    }
+    say(&mut record, 1, word(1, 1), PUBLIC);
+    for reader in [Reader::default(), at(1), at(10), at(99)] {
+        assert_eq!(served(&record, reader), None);
+    }
 }
 
 #[test]
@@ -231,6 +262,7 @@ fn attestations() -> impl Strategy<Value = (u8, Attestation)> {
             tenant: tag(who % 3),
             asset_host: b && c,
             unproven: d.then_some(([1; 32], [2; 32])),
+            ipv6: who % 2 == 0,
             ..word(who, origin)
         };
         (digest, attestation)
@@ -296,10 +328,29 @@ fn a_record_of_version_1_is_still_read() {
     assert_eq!(claimed.attestations[0].unproven, Some(([5; 32], [6; 32])));
     assert!(claimed.attestations[0].trusted && claimed.attestations[0].origin.is_none());
     assert_eq!(Record::decode(&record.encode()).unwrap(), record);
-    assert_eq!(record.encode()[0], 2, "written anew in the version of now");
+    assert_eq!(record.encode()[0], 3, "written anew in the version of now");
     for at in 0..bytes.len() {
         assert_eq!(Record::decode(&bytes[..at]), None, "{at}");
     }
+}
+
+#[test]
+fn a_record_of_version_2_is_still_read() {
+    let bytes = include_bytes!("../../fixtures/service/record-v2.bin");
+    let record = Record::decode(bytes).unwrap();
+    let [known] = record.contents.as_slice() else { panic!() };
+    assert_eq!((known.digest, known.size, known.stored), (content(1), 7, true));
+    assert_eq!((known.published, known.voices), (NOW, 2));
+    let count = Count { tenant: None, origin: Some(tag(2001)), voices: 2, vouch: false, asset_host: true };
+    assert_eq!((known.counts.as_slice(), known.attestations.as_slice()), (&[count][..], &[word(3, 1)][..]));
+    assert_eq!(Record::decode(&record.encode()).as_ref(), Some(&record));
+    for at in 0..bytes.len() {
+        assert_eq!(Record::decode(&bytes[..at]), None, "{at}");
+    }
+    // What that version could not say, it did not say.
+    let mut bytes = bytes.to_vec();
+    *bytes.last_mut().unwrap() |= 16;
+    assert_eq!(Record::decode(&bytes), None);
 }
 
 #[test]
@@ -338,7 +389,8 @@ fn thirty_days_after_publication_nobody_is_named_and_the_same_is_served() {
     assert_eq!(served(&record, at(1)), None, "disputed, as before");
     // What is known of them by tenant and origin can still be struck out.
     assert!(distrust(&mut record, &|said| said.origin == Some(tag(2001))));
-    assert_eq!(served(&record, at(1)), Some(1), "it stands through another origin, and the lie is gone");
+    assert_eq!(served(&record, at(2)), Some(1), "it stands through another origin, and the lie is gone");
+    assert_eq!(served(&record, at(1)), None, "of one origin it is not known any more");
 }
 
 #[test]
