@@ -1,7 +1,7 @@
 //! Who attested what is nobody's business for ever: some time after publication the attestations of a
 //! content shrink to counts. What is served to whom stays as it was.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::record::{Attestation, Content, Count, MAX_COUNTS, Record, Tag};
 use super::{Policy, reach_of};
@@ -51,12 +51,22 @@ impl Said {
 
     /// Through how many origins at least so many have said so. What an origin is called costs a liar nothing.
     pub(super) fn origins_with(&self, quorum: usize) -> usize {
-        let origins: HashSet<Tag> = self.all().filter_map(|attestation| attestation.origin).collect();
+        let mut most: HashMap<Tag, usize> = HashMap::new();
+        let fresh = self.fresh.iter().map(|said| (said.origin, 1));
+        let counted = self.counted.iter().map(|(said, voices)| (said.origin, *voices));
+        for (origin, voices) in fresh.chain(counted) {
+            if let Some(origin) = origin {
+                let most = most.entry(origin).or_default();
+                *most = most.saturating_add(voices);
+            }
+        }
+        // Most have too few at first sight.
+        most.retain(|_, voices| *voices >= quorum);
         let confirmed = |origin: &&Tag| self.voices_of(|said| said.origin == Some(**origin)) >= quorum;
-        origins.iter().filter(confirmed).count()
+        most.keys().filter(confirmed).count()
     }
 
-    fn all(&self) -> impl Iterator<Item = &Attestation> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Attestation> {
         self.fresh.iter().chain(self.counted.iter().map(|(attestation, _)| attestation))
     }
 }

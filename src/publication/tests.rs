@@ -179,7 +179,140 @@ fn a_lie_of_one_changes_nothing_however_often_it_is_told() {
     }
     let now = answer(&record, at(1), PUBLIC, NOW).unwrap();
     assert!(now.verify, "readers are asked to look for themselves");
-    say(&mut record, 1, word(3, 1), PUBLIC);
+    let asked = |record: &Record| answer(record, at(1), PUBLIC, NOW).unwrap().verify;
+    // Whoever made the conflict, or made up a proof, or has just come, does not settle it.
+    let made_up = Attestation { unproven: Some(([1; 32], [2; 32])), ..word(70, 1) };
+    for unsettling in [made_up, Attestation { counts_from: NOW + 1, ..word(71, 1) }, word(1, 1), word(1, 2)] {
+        attest(&mut record, content(1), unsettling, PUBLIC, NOW);
+        assert!(asked(&record));
+    }
+    for origin in 3..20 {
+        attest(&mut record, content(1), word(2, origin), PUBLIC, NOW);
+        assert!(asked(&record), "nor one who was heard before, through whatever origin");
+    }
+    record.contents.truncate(1);
+    attest(&mut record, content(1), word(3, 1), PUBLIC, NOW);
+    assert!(!asked(&record), "one who has looked does");
+}
+
+#[test]
+fn a_few_of_one_origin_do_not_outvote_the_grid_unnoticed() {
+    let mut record = Record::default();
+    for who in 1..10 {
+        say(&mut record, 1, word(who, 1 + who % 2), PUBLIC);
+    }
+    for liar in 50..52 {
+        say(&mut record, 9, word(liar, 7), PUBLIC);
+    }
+    record.conflicts = 0;
+    let told = answer(&record, at(7), PUBLIC, NOW).unwrap();
+    assert_eq!((told.digest, told.verify), (content(9), true), "the grid decides");
+    let told = answer(&record, at(1), PUBLIC, NOW).unwrap();
+    assert_eq!((told.digest, told.verify), (content(1), false));
+    // Of a grid of one operator an origin says nothing of its own.
+    let central = Policy { central: true, ..PUBLIC };
+    assert_eq!(answer(&record, at(7), central, NOW).unwrap().digest, content(1));
+}
+
+/// What proves nothing, of principals from as many networks.
+fn garbage(who: u32, origin: u32) -> Attestation {
+    Attestation { unproven: Some(([1; 32], [2; 32])), ..word(who, origin) }
+}
+
+#[test]
+fn strangers_lock_nobody_out_with_digests_of_nothing() {
+    let locked = || {
+        let mut record = Record::default();
+        for digest in 10..14u8 {
+            for who in 0..4 {
+                let who = u32::from(digest) * 10 + who;
+                attest(&mut record, content(digest), garbage(who, who), PUBLIC, NOW);
+            }
+        }
+        assert_eq!(record.contents.len(), 4);
+        record
+    };
+    let mut record = locked();
+    assert_eq!(say(&mut record, 1, Attestation { vouch: true, ..word(1, 1) }, PUBLIC), Verdict::Published);
+    let mut record = locked();
+    let own = Attestation { trusted: true, tenant: tag(5), ..word(1, 1) };
+    assert_eq!(say(&mut record, 1, own, PUBLIC), Verdict::Published);
+    let mut record = locked();
+    say(&mut record, 1, word(1, 1), PUBLIC);
+    assert_eq!(say(&mut record, 1, word(2, 1), PUBLIC), Verdict::Published);
+    for lie in 20..200u8 {
+        attest(&mut record, content(lie), garbage(lie.into(), 1), PUBLIC, NOW);
+        assert_eq!(served(&record, at(1)), Some(1), "what is served makes no room");
+    }
+    assert!(record.contents.len() <= 4);
+
+    // Bodies of newcomers that nobody is served yet give way too, and even lies that are served to a
+    // vouching principal.
+    let mut record = Record::default();
+    for digest in 10..14u8 {
+        for who in 0..2 {
+            let who = u32::from(digest) * 10 + who;
+            say(&mut record, digest, word(who, digest.into()), PUBLIC);
+        }
+        assert_eq!(served(&record, at(digest.into())), Some(digest));
+    }
+    assert_eq!(say(&mut record, 1, word(1, 1), PUBLIC), Verdict::Conflict);
+    assert_eq!(say(&mut record, 1, Attestation { vouch: true, ..word(1, 1) }, PUBLIC), Verdict::Published);
+    assert_eq!(served(&record, at(1)), Some(1));
+}
+
+#[test]
+fn one_liar_drives_out_only_its_own_claims() {
+    let mut record = Record::default();
+    attest(&mut record, content(1), garbage(1, 1), PUBLIC, NOW);
+    for lie in 2..100u8 {
+        attest(&mut record, content(lie), garbage(66, lie.into()), PUBLIC, NOW + u64::from(lie));
+    }
+    assert!(record.contents.iter().any(|known| known.digest == content(1)));
+}
+
+#[test]
+fn what_waits_for_its_body_too_long_is_forgotten() {
+    let mut record = Record::default();
+    attest(&mut record, content(9), garbage(1, 1), PUBLIC, NOW);
+    attest(&mut record, content(1), word(2, 1), PUBLIC, NOW + super::WAITING_SECONDS - 1);
+    assert_eq!(record.contents.len(), 2);
+    attest(&mut record, content(1), word(3, 1), PUBLIC, NOW + super::WAITING_SECONDS);
+    assert_eq!(record.contents.iter().map(|known| known.digest).collect::<Vec<_>>(), [content(1)]);
+}
+
+#[test]
+fn places_taken_by_strangers_are_given_to_those_who_weigh_more() {
+    let crowded = |unproven: bool| {
+        let mut record = Record::default();
+        for who in 0..8 {
+            for origin in 0..4 {
+                let made_up = unproven.then_some(([1; 32], [2; 32]));
+                let said = Attestation { network: tag(7), unproven: made_up, ..word(who + 50, origin + 50) };
+                attest(&mut record, content(1), said, PUBLIC, NOW);
+            }
+        }
+        assert_eq!(record.contents[0].attestations.len(), 32);
+        record
+    };
+    for unproven in [false, true] {
+        let mut record = crowded(unproven);
+        let own = Attestation { trusted: true, tenant: tag(5), ..word(1, 1) };
+        assert_eq!(say(&mut record, 1, own, PUBLIC), Verdict::Published);
+        let mut record = crowded(unproven);
+        assert_eq!(
+            say(&mut record, 1, Attestation { vouch: true, ..word(1, 1) }, PUBLIC),
+            Verdict::Published
+        );
+        // Of one network one is enough; another network is heard.
+        let mut record = crowded(unproven);
+        let verdict = attest(&mut record, content(1), word(1, 1), PUBLIC, NOW);
+        assert_eq!(verdict, Verdict::Waiting { want_body: true });
+        body_arrived(&mut record, content(1), 7, |_, _| false, PUBLIC, NOW);
+        attest(&mut record, content(1), word(2, 1), PUBLIC, NOW);
+        assert_eq!(served(&record, at(1)), Some(1));
+        assert!(record.contents[0].attestations.len() <= 32);
+    }
 }
 
 #[test]
