@@ -110,7 +110,8 @@ pub fn attest(
         return if content.stored { Verdict::Known } else { Verdict::Waiting { want_body } };
     }
     let agrees = agrees_anew(content, &attestation, now);
-    let heard = places::take(content, attestation, now) || confirmed_by(content, now) >= MAX_ATTESTATIONS / 2;
+    let heard =
+        places::take(content, attestation, policy, now) || confirmed_by(content, now) >= MAX_ATTESTATIONS / 2;
     let (stored, want_body) = (content.stored, wants_body(content, trusted, policy));
     if contradicts {
         record.conflicts = record.conflicts.saturating_add(1);
@@ -254,13 +255,19 @@ pub fn distrust(record: &mut Record, liar: &dyn Fn(&Attestation) -> bool) -> boo
     any
 }
 
+/// Whether the first who attests a content is asked for its body.
+#[must_use]
+pub const fn wants_first_body(trusted: bool, policy: Policy) -> bool {
+    trusted || (policy.publish && policy.confirmations <= 1)
+}
+
 /// Whether the body of a content is wanted: a tenant's own at once, a stranger's when a second
 /// principal has said the same.
 fn wants_body(content: &Content, trusted: bool, policy: Policy) -> bool {
     if content.stored {
         return false;
     }
-    trusted || (policy.publish && (policy.confirmations <= 1 || Said::of(content, &|_| true).voices() >= 2))
+    wants_first_body(trusted, policy) || (policy.publish && Said::of(content, &|_| true).voices() >= 2)
 }
 
 /// Whether an attestation counts now: it is proven, and its principal has been here long enough.

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use super::fading::Said;
 use super::record::{Attestation, Content, MAX_ATTESTATIONS, MAX_CONTENTS, Record};
-use super::{MAX_ORIGINS, Policy, confirmed_by, reach_of};
+use super::{DISPUTE_LEAD, MAX_ORIGINS, Policy, confirmed_by, counts, reach_of};
 use crate::asset::Digest;
 
 /// Whom the operator knows come before strangers.
@@ -48,9 +48,10 @@ fn weakest(record: &Record, newcomer: &Attestation, policy: Policy, now: u64) ->
             return false;
         }
         let reach = reach_of(record, content.digest, policy, now);
+        // Not even those the operator trusts take from others what they are served.
         match rank(newcomer) {
             2.. => true,
-            1 => !reach.grid,
+            1 => !reach.any(),
             0 => !reach.any() && confirmed_by(content, now) < 2,
         }
     };
@@ -65,26 +66,46 @@ fn weakest(record: &Record, newcomer: &Attestation, policy: Policy, now: u64) ->
 }
 
 /// Notes an attestation; when there is no place left, instead of one that weighs less. Whether it is noted.
-pub(super) fn take(content: &mut Content, newcomer: Attestation, now: u64) -> bool {
-    let list = &mut content.attestations;
+pub(super) fn take(content: &mut Content, newcomer: Attestation, policy: Policy, now: u64) -> bool {
+    let list = &content.attestations;
     if list.iter().filter(|known| known.attester == newcomer.attester).count() >= MAX_ORIGINS {
         return false;
     }
     if list.len() >= MAX_ATTESTATIONS {
         let crowd = |of: &Attestation| list.iter().filter(|known| known.network == of.network).count();
-        let gives_way = |known: &Attestation| {
-            rank(known) < rank(&newcomer)
-                || (rank(known) == 0
-                    && ((known.unproven.is_some() && newcomer.unproven.is_none())
-                        || crowd(known) > crowd(&newcomer) + 1))
+        let idle = |known: &Attestation| !policy.publish || !counts(now)(known);
+        let gives_way = |place: usize, known: &Attestation| match (rank(&newcomer), rank(known)) {
+            (2.., below) => below < 2,
+            (1, 0) => idle(known) || is_spare(content, place, policy, now),
+            (0, 0) => {
+                (known.unproven.is_some() && newcomer.unproven.is_none())
+                    || (crowd(known) > crowd(&newcomer) + 1
+                        && (idle(known) || is_spare(content, place, policy, now)))
+            }
+            (_, 1..) => false,
         };
         let weight = |known: &Attestation| {
             (Reverse(rank(known)), known.unproven.is_some(), known.counts_from > now, crowd(known))
         };
-        let lighter = list.iter().enumerate().filter(|(_, known)| gives_way(known));
+        let lighter = list.iter().enumerate().filter(|(place, known)| gives_way(*place, known));
         let Some((place, _)) = lighter.max_by_key(|(_, known)| weight(known)) else { return false };
-        list.remove(place);
+        content.attestations.remove(place);
     }
-    list.push(newcomer);
+    content.attestations.push(newcomer);
     true
+}
+
+/// Whether the content stands as it does without one of its attestations: for all, for the visitors of its
+/// origin, and for those of asset hosts.
+fn is_spare(content: &Content, place: usize, policy: Policy, now: u64) -> bool {
+    let Some(origin) = content.attestations.get(place).map(|known| known.origin) else { return false };
+    let mut without = content.clone();
+    without.attestations.remove(place);
+    let voices = |content: &Content| {
+        let through = |known: &Attestation| counts(now)(known) && known.origin == origin;
+        let (all, through) = (Said::of(content, &counts(now)), Said::of(content, &through));
+        [all.voices(), all.hosted_voices(), through.voices()]
+    };
+    let enough = policy.confirmations.max(1).saturating_add(DISPUTE_LEAD);
+    voices(content).iter().zip(voices(&without)).all(|(before, after)| after >= (*before).min(enough))
 }
