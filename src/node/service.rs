@@ -124,6 +124,8 @@ pub(super) struct Service {
     pub(super) drain_asked: Notify,
     meter: Meter,
     catalog_warned: Mutex<Option<Instant>>,
+    /// It did not answer when it was last asked.
+    catalog_away: AtomicBool,
 }
 
 impl Service {
@@ -154,6 +156,7 @@ impl Service {
             drain_asked: Notify::new(),
             meter: Meter::default(),
             catalog_warned: Mutex::default(),
+            catalog_away: AtomicBool::new(false),
         }
     }
 
@@ -411,8 +414,12 @@ impl Service {
         let hash = self.key_hash(key);
         self.ask(caller, &[hash])?;
         for _ in 0..ATTEST_TRIES {
-            if let Some(verdict) = self.attest_as_known(caller, key, &hash, origin, digest, proof).await? {
-                self.attested(caller, &hash);
+            let known = self.attest_as_known(caller, key, &hash, origin, digest, proof).await?;
+            if let Some((verdict, proven)) = known {
+                // Anybody can attest what nobody can check.
+                if proven {
+                    self.attested(caller, &hash);
+                }
                 return self.answer_verdict(verdict);
             }
         }
@@ -420,7 +427,8 @@ impl Service {
     }
 
     /// Takes an attestation by what is known of the asset here. `None` when by now the body is there, so
-    /// that the proof can be checked: a proof that is put down unchecked then would stay so.
+    /// that the proof can be checked: a proof that is put down unchecked then would stay so. With the verdict,
+    /// whether possession is proven.
     async fn attest_as_known(
         &self,
         caller: &Caller,
@@ -429,7 +437,7 @@ impl Service {
         origin: Option<OriginHash>,
         digest: Digest,
         proof: [u8; 32],
-    ) -> Result<Option<Verdict>, Refusal> {
+    ) -> Result<Option<(Verdict, bool)>, Refusal> {
         let proof_key = wire::proof_key(&caller.who.principal, key, digest);
         let records = self.records(&[*hash]).await?;
         let mut contents = records.iter().flatten().flat_map(|record| &record.contents);
@@ -447,10 +455,25 @@ impl Service {
             None => None,
         };
         match expected {
-            Some(expected) if expected != proof => return Err(no_proof()),
+            Some(expected) if expected != proof => {
+                let policy = self.policy(&key.grid);
+                let reader = self.reader(caller, hash, origin);
+                let mut answers = records
+                    .iter()
+                    .flatten()
+                    .filter_map(|record| publication::answer(record, reader, policy, now()));
+                if caller.may_read().is_ok() && answers.any(|served| served.digest == digest) {
+                    return Err(no_proof());
+                }
+                // Whoever is not served this must not learn that somebody has brought it.
+                let trusted = attestation.trusted || attestation.vouch;
+                let want_body = publication::wants_first_body(trusted, policy);
+                return Ok(Some((Verdict::Waiting { want_body }, false)));
+            }
             Some(_) => {}
             None => attestation.unproven = Some((proof_key, proof)),
         }
+        let proven = attestation.unproven.is_none();
         let arrived = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&arrived);
         let verdict = self.change(key, *hash, move |record, policy, now| {
@@ -466,7 +489,7 @@ impl Service {
             publication::attest(record, digest, attestation.clone(), policy, now)
         });
         let verdict = verdict.await?;
-        Ok((!arrived.load(Ordering::Relaxed)).then_some(verdict))
+        Ok((!arrived.load(Ordering::Relaxed)).then_some((verdict, proven)))
     }
 
     /// Whether a body may come, before any of it is read.
@@ -487,7 +510,11 @@ impl Service {
     /// Takes a body that has come.
     pub(super) async fn put(&self, caller: &Caller, call: &Call, body: Receiving) -> Answer {
         let answered = match call {
-            Call::Put { key, origin, digest, codec, .. } => match body.finish().await {
+            Call::Put { key, origin, digest, codec, .. } => match body.finish().await.and_then(|body| {
+                // A body may take long, and its bringer's token be revoked meanwhile.
+                self.access.still_holds(caller, now())?;
+                Ok(body)
+            }) {
                 Ok(body) => self.take(caller, key, *origin, *digest, *codec, body).await,
                 Err(refusal) => Err(refusal),
             },
@@ -582,9 +609,10 @@ impl Service {
     }
 
     /// An asset was asked for in vain: an honest proxy attests it soon. Whoever may not attest cannot be
-    /// judged by that.
+    /// judged by that, nor anybody while the catalog is away.
     fn missed(&self, caller: &Caller, hash: &KeyHash) {
-        if let Some(account) = caller.account.as_ref().filter(|_| caller.who.rights.write) {
+        let judged = caller.who.rights.write && !self.catalog_away.load(Ordering::Relaxed);
+        if let Some(account) = caller.account.as_ref().filter(|_| judged) {
             self.budgets.missed(account, hash, now());
         }
     }
@@ -800,6 +828,7 @@ impl Service {
         if !missing.is_empty() {
             match self.catalog.read(missing.clone()).await {
                 Ok(rows) => {
+                    self.catalog_away.store(false, Ordering::Relaxed);
                     let mut rows = missing.iter().zip(rows).map(|(hash, row)| {
                         let record = row.and_then(|row| self.opened(hash, &row.record)).map(Arc::new);
                         self.contents.hot.keep_record(*hash, record.clone());
@@ -828,6 +857,7 @@ impl Service {
     /// Says so in the log, but not for each of thousands of requests.
     fn catalog_fails(&self, error: &CatalogError) -> Refusal {
         self.counters.count(Count::CatalogFailures);
+        self.catalog_away.store(true, Ordering::Relaxed);
         let mut warned = self.catalog_warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_none_or(|last| last.elapsed() >= CATALOG_WARNING) {
             *warned = Some(Instant::now());
