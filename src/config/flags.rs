@@ -196,7 +196,7 @@ pub struct ServeFlags {
     #[arg(long, value_name = "ADDRESS", env = "REZCACHE_ABUSE_CONTACT", hide_env_values = true)]
     pub abuse_contact: Option<String>,
     /// Principals from distinct networks that must attest the same before others are served it [default:
-    /// 2, and 1 on loopback and private addresses]
+    /// 2, and 1 on loopback and private addresses without --enroll and --abuse-contact]
     #[arg(long, value_name = "K", env = "REZCACHE_CONFIRMATIONS", hide_env_values = true)]
     pub confirmations: Option<String>,
     /// Distinct assets that a principal may ask for in an hour [default: 20000]

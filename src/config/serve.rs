@@ -42,7 +42,7 @@ pub struct ServeSettings {
     pub trusted_tenants: Vec<String>,
     /// Whom to write to.
     pub abuse_contact: Option<String>,
-    /// Principals that make a quorum; `None`: as the listen address suggests.
+    /// Principals that make a quorum; `None`: as the listen address and the guests suggest.
     pub confirmations: Option<usize>,
     /// The most a principal may use.
     pub limits: Limits,
@@ -82,7 +82,9 @@ impl ServeSettings {
         let key_file = self.key_file.or(beside).unwrap_or_else(|| data_dir.join("service.key"));
         let loopback = self.listen.ip().is_loopback();
         let gated = !self.token_keys.is_empty() || self.enroll;
-        let usual = if value::is_private(self.listen.ip()) { 1 } else { 2 };
+        // A public node listens on a private address too, behind a cloud's gateway or a proxy for TLS.
+        let strangers = self.enroll || self.abuse_contact.is_some();
+        let usual = if value::is_private(self.listen.ip()) && !strangers { 1 } else { 2 };
         NodeConfig {
             listen: self.listen,
             store,

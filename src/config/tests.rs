@@ -148,6 +148,22 @@ fn a_catalog_is_named_by_its_address_whose_password_is_not_repeated() {
 }
 
 #[test]
+fn one_voice_is_enough_only_where_no_strangers_come() {
+    let folder = Folder::new();
+    let quorum = |lines: &str| {
+        let flags = folder.flags(&format!("[serve]\n{lines}"));
+        Settings::load(&flags).unwrap().serve.into_config("/data".as_ref()).confirmations
+    };
+    assert_eq!(quorum(""), 1);
+    assert_eq!(quorum("listen = \"10.0.0.5:8443\"\n"), 1);
+    assert_eq!(quorum("listen = \"203.0.113.5:8443\"\n"), 2);
+    // Behind a cloud's gateway the world comes to a private address.
+    assert_eq!(quorum("listen = \"10.0.0.5:8443\"\nabuse_contact = \"me@example.org\"\n"), 2);
+    assert_eq!(quorum("enroll = true\n"), 2);
+    assert_eq!(quorum("enroll = true\nconfirmations = 1\n"), 1, "the operator's word");
+}
+
+#[test]
 fn files_named_in_the_file_lie_beside_it() {
     let folder = Folder::new();
     let flags =

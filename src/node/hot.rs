@@ -252,6 +252,7 @@ mod tests {
         let attestation = Attestation {
             attester: [1; 16],
             network: [2; 16],
+            ipv6: false,
             tenant: [3; 16],
             origin: None,
             at: 0,

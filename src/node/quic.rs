@@ -140,16 +140,29 @@ pub(super) fn admitted(
     place.map_or(Admitted::Prove, Admitted::Yes)
 }
 
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Handshake {
+    Pending,
+    Established,
+    Lost,
+}
+
 async fn connection(incoming: Incoming, service: &Arc<Service>, places: &Places, place: Place) {
-    let (from, proven) = (incoming.remote_address().ip(), incoming.remote_address_validated());
+    // The address that the handshake was made with. A connection may move, and its packets then say from
+    // where before anybody has looked whether they come from there.
+    let peer = incoming.remote_address();
+    let (from, proven) = (peer.ip(), incoming.remote_address_validated());
     let Ok(connecting) = incoming.accept() else { return };
     // What comes with the first packet is answered before the handshake ends.
     let Ok((connection, established)) = connecting.into_0rtt() else { return };
-    let (done, early) = watch::channel(true);
+    let (done, early) = watch::channel(Handshake::Pending);
     let connected = &connection;
     let watched = async move {
         established.await;
-        done.send_replace(false);
+        // It also ends when the connection does.
+        let lost = connected.close_reason().is_some();
+        done.send_replace(if lost { Handshake::Lost } else { Handshake::Established });
         let _place = if proven {
             place
         } else if let Some(own) = places.take(from) {
@@ -163,16 +176,28 @@ async fn connection(incoming: Incoming, service: &Arc<Service>, places: &Places,
     };
     tokio::select! {
         () = watched => {}
-        () = streams(&connection, service, &early) => {}
+        () = streams(&connection, peer, service, &early) => {}
     }
 }
 
-async fn streams(connection: &Connection, service: &Arc<Service>, early: &watch::Receiver<bool>) {
+/// Waits for the end of the handshake.
+async fn established(early: &mut watch::Receiver<Handshake>) -> Result<(), Gone> {
+    match *early.wait_for(|handshake| *handshake != Handshake::Pending).await? {
+        Handshake::Established => Ok(()),
+        Handshake::Pending | Handshake::Lost => Err(Gone::Peer),
+    }
+}
+
+async fn streams(
+    connection: &Connection,
+    peer: SocketAddr,
+    service: &Arc<Service>,
+    early: &watch::Receiver<Handshake>,
+) {
     // The token shown last on this connection; requests without one are by the same caller.
     let caller: Arc<std::sync::Mutex<Option<Caller>>> = Arc::default();
     while let Ok((send, receive)) = connection.accept_bi().await {
         let (service, caller, early) = (Arc::clone(service), Arc::clone(&caller), early.clone());
-        let peer = connection.remote_address();
         tokio::spawn(async move {
             // Whoever asked and is gone needs no answer.
             let _ = stream(send, receive, peer, &service, &caller, early).await;
@@ -180,6 +205,7 @@ async fn streams(connection: &Connection, service: &Arc<Service>, early: &watch:
     }
 }
 
+#[derive(Debug, PartialEq, Eq)]
 enum Gone {
     Peer,
 }
@@ -196,7 +222,7 @@ async fn stream(
     peer: SocketAddr,
     service: &Arc<Service>,
     known: &std::sync::Mutex<Option<Caller>>,
-    mut early: watch::Receiver<bool>,
+    mut early: watch::Receiver<Handshake>,
 ) -> Result<(), Gone> {
     let Some(_running) = service.begin() else {
         return answer(
@@ -213,7 +239,7 @@ async fn stream(
     };
     if !matches!(request.call, Call::Read { .. } | Call::Lookup { .. }) {
         // Early data may be a replay of somebody's recording: it may read, and change nothing.
-        let _ = early.wait_for(|early| !*early).await;
+        established(&mut early).await?;
     }
     let remembered = || known.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     let token = request.token.reveal().as_str();
@@ -302,4 +328,28 @@ async fn deliver(send: &mut SendStream, answer: Answer) -> Result<(), Gone> {
     send.stopped().await?;
     drop(stream);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::{Gone, Handshake, established};
+
+    #[tokio::test]
+    async fn nothing_is_changed_for_a_connection_that_was_never_made() {
+        let (done, mut early) = watch::channel(Handshake::Pending);
+        drop(done);
+        assert_eq!(established(&mut early).await, Err(Gone::Peer));
+        let (done, mut early) = watch::channel(Handshake::Pending);
+        done.send_replace(Handshake::Lost);
+        assert_eq!(established(&mut early).await, Err(Gone::Peer));
+        let (done, mut early) = watch::channel(Handshake::Pending);
+        let waits = tokio::spawn(async move { established(&mut early).await });
+        done.send_replace(Handshake::Established);
+        assert_eq!(waits.await.ok(), Some(Ok(())));
+        let mut early = done.subscribe();
+        drop(done);
+        assert_eq!(established(&mut early).await, Ok(()), "it was made, and what came before its end holds");
+    }
 }

@@ -129,6 +129,8 @@ pub(super) struct Service {
     catalog_warned: Mutex<Option<Instant>>,
     proving: Semaphore,
     writers: Mutex<Generations<Arc<str>, Ahead>>,
+    /// It did not answer when it was last asked.
+    catalog_away: AtomicBool,
 }
 
 impl Service {
@@ -162,6 +164,7 @@ impl Service {
             catalog_warned: Mutex::default(),
             proving: Semaphore::new(PROOFS),
             writers: Mutex::new(Generations::new(MAX_WRITERS)),
+            catalog_away: AtomicBool::new(false),
         }
     }
 
@@ -438,8 +441,12 @@ impl Service {
             return self.answer_verdict(Verdict::Waiting { want_body: false });
         }
         for _ in 0..ATTEST_TRIES {
-            if let Some(verdict) = self.attest_as_known(caller, key, &hash, origin, digest, proof).await? {
-                self.attested(caller, &hash);
+            let known = self.attest_as_known(caller, key, &hash, origin, digest, proof).await?;
+            if let Some((verdict, proven)) = known {
+                // Anybody can attest what nobody can check.
+                if proven {
+                    self.attested(caller, &hash);
+                }
                 return self.answer_verdict(verdict);
             }
         }
@@ -447,7 +454,8 @@ impl Service {
     }
 
     /// Takes an attestation by what is known of the asset here. `None` when by now the body is there, so
-    /// that the proof can be checked: a proof that is put down unchecked then would stay so.
+    /// that the proof can be checked: a proof that is put down unchecked then would stay so. With the verdict,
+    /// whether possession is proven.
     async fn attest_as_known(
         &self,
         caller: &Caller,
@@ -456,10 +464,10 @@ impl Service {
         origin: Option<OriginHash>,
         digest: Digest,
         proof: [u8; 32],
-    ) -> Result<Option<Verdict>, Refusal> {
+    ) -> Result<Option<(Verdict, bool)>, Refusal> {
         let proof_key = wire::proof_key(&caller.who.principal, key, digest);
         if self.is_buried(digest).await? {
-            return Ok(Some(Verdict::TakenDown));
+            return Ok(Some((Verdict::TakenDown, false)));
         }
         let records = self.records(&[*hash]).await?;
         let mut contents = records.iter().flatten().flat_map(|record| &record.contents);
@@ -476,10 +484,25 @@ impl Service {
             None => None,
         };
         match expected {
-            Some(expected) if expected != proof => return Err(no_proof()),
+            Some(expected) if expected != proof => {
+                let policy = self.policy(&key.grid);
+                let reader = self.reader(caller, hash, origin);
+                let mut answers = records
+                    .iter()
+                    .flatten()
+                    .filter_map(|record| publication::answer(record, reader, policy, now()));
+                if caller.may_read().is_ok() && answers.any(|served| served.digest == digest) {
+                    return Err(no_proof());
+                }
+                // Whoever is not served this must not learn that somebody has brought it.
+                let trusted = attestation.trusted || attestation.vouch;
+                let want_body = publication::wants_first_body(trusted, policy);
+                return Ok(Some((Verdict::Waiting { want_body }, false)));
+            }
             Some(_) => {}
             None => attestation.unproven = Some((proof_key, proof)),
         }
+        let proven = attestation.unproven.is_none();
         let arrived = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&arrived);
         let verdict = self.change(key, *hash, move |record, policy, now| {
@@ -495,7 +518,7 @@ impl Service {
             publication::attest(record, digest, attestation.clone(), policy, now)
         });
         let verdict = verdict.await?;
-        Ok((!arrived.load(Ordering::Relaxed)).then_some(verdict))
+        Ok((!arrived.load(Ordering::Relaxed)).then_some((verdict, proven)))
     }
 
     /// What shows possession of a content that is here. Of few at once: a large one is read and hashed whole.
@@ -557,7 +580,11 @@ impl Service {
     /// Takes a body that has come.
     pub(super) async fn put(&self, caller: &Caller, call: &Call, body: Receiving) -> Answer {
         let answered = match call {
-            Call::Put { key, origin, digest, codec, .. } => match body.finish().await {
+            Call::Put { key, origin, digest, codec, .. } => match body.finish().await.and_then(|body| {
+                // A body may take long, and its bringer's token be revoked meanwhile.
+                self.access.still_holds(caller, now())?;
+                Ok(body)
+            }) {
                 Ok(body) => self.take(caller, key, *origin, *digest, *codec, body).await,
                 Err(refusal) => Err(refusal),
             },
@@ -685,9 +712,10 @@ impl Service {
     }
 
     /// An asset was asked for in vain: an honest proxy attests it soon. Whoever may not attest cannot be
-    /// judged by that.
+    /// judged by that, nor anybody while the catalog is away.
     fn missed(&self, caller: &Caller, hash: &KeyHash) {
-        if let Some(account) = caller.account.as_ref().filter(|_| caller.who.rights.write) {
+        let judged = caller.who.rights.write && !self.catalog_away.load(Ordering::Relaxed);
+        if let Some(account) = caller.account.as_ref().filter(|_| judged) {
             self.budgets.missed(account, hash, now());
         }
     }
@@ -862,6 +890,7 @@ impl Service {
         if !missing.is_empty() {
             match self.catalog.read(missing.clone()).await {
                 Ok(rows) => {
+                    self.catalog_away.store(false, Ordering::Relaxed);
                     let mut known = self.note(&missing, rows).await.into_iter();
                     for place in found.iter_mut().filter(|place| place.is_none()) {
                         *place = Some(known.next().flatten());
@@ -898,6 +927,7 @@ impl Service {
     /// Says so in the log, but not for each of thousands of requests.
     pub(super) fn catalog_fails(&self, error: &CatalogError) -> Refusal {
         self.counters.count(Count::CatalogFailures);
+        self.catalog_away.store(true, Ordering::Relaxed);
         let mut warned = self.catalog_warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_none_or(|last| last.elapsed() >= CATALOG_WARNING) {
             *warned = Some(Instant::now());
@@ -931,6 +961,7 @@ impl Service {
         Attestation {
             attester: self.tag(Purpose::Attester, hash, caller.who.principal.as_bytes()),
             network: self.tag(Purpose::Network, hash, caller.network.to_string().as_bytes()),
+            ipv6: caller.network.is_ipv6(),
             tenant: self.tag(Purpose::Tenant, hash, caller.who.tenant.as_bytes()),
             origin: origin.map(|origin| self.tag(Purpose::Origin, hash, &origin.0)),
             at: now,

@@ -265,6 +265,91 @@ async fn with_the_catalog_away_reads_go_on_and_writes_wait() {
     assert!(matches!(again, Reply::Upload(Verdict::Waiting { .. } | Verdict::Known)), "{again:?}");
 }
 
+fn put_call(number: u128, bytes: &Bytes) -> Call {
+    Call::Put {
+        key: name(number),
+        origin: Some(ORIGIN),
+        digest: Digest::of(bytes),
+        codec: Codec::Raw,
+        length: bytes.len() as u64,
+    }
+}
+
+#[tokio::test]
+async fn what_is_revoked_while_a_body_comes_publishes_nothing() {
+    let world = World::new(NodeConfig::default()).await;
+    let (service, bytes) = (&world.service, body());
+    let caller = service.authenticate(Some(&world.token("pupil")), HERE, true).await.unwrap();
+    let put = put_call(1, &bytes);
+    let mut receiving = service.admit_body(&caller, &put).await.unwrap();
+    receiving.push(&bytes).await.unwrap();
+    world.catalog.revoke(RevokedKind::Subject, "pupil".into(), now()).await.unwrap();
+    service.poll_revocations().await;
+    let refused = service.put(&caller, &put, receiving).await.reply;
+    assert!(matches!(refused, Reply::Refused { status: 401, .. }), "{refused:?}");
+    let other = service.authenticate(Some(&world.token("other")), HERE, true).await.unwrap();
+    assert_eq!(service.perform(&other, &read_call(1)).await.reply, Reply::Absent);
+}
+
+#[tokio::test]
+async fn whoever_is_not_served_an_asset_learns_nothing_of_it_by_attesting() {
+    let world = World::new(NodeConfig::default()).await;
+    let (service, bytes) = (&world.service, body());
+    let pupil = service.authenticate(Some(&world.token("pupil")), HERE, true).await.unwrap();
+    let put = put_call(1, &bytes);
+    let mut receiving = service.admit_body(&pupil, &put).await.unwrap();
+    receiving.push(&bytes).await.unwrap();
+    assert_eq!(service.put(&pupil, &put, receiving).await.reply, Reply::Upload(Verdict::Published));
+
+    // Who has only heard of the digest makes up the proof.
+    let heard = |number| Call::Attest {
+        key: name(number),
+        origin: Some(ORIGIN),
+        digest: Digest::of(&bytes),
+        proof: [9; 32],
+    };
+    let stranger = Claims { tenant: "elsewhere".into(), ..world.claims("stranger") };
+    let stranger = token::sign(&world.key, &stranger);
+    let stranger = service.authenticate(Some(&stranger), HERE, true).await.unwrap();
+    let of_nothing = service.perform(&stranger, &heard(2)).await.reply;
+    assert_eq!(of_nothing, Reply::Upload(Verdict::Waiting { want_body: false }));
+    assert_eq!(service.perform(&stranger, &heard(1)).await.reply, of_nothing);
+    let told = service.perform(&pupil, &heard(1)).await.reply;
+    assert!(matches!(told, Reply::Refused { status: 422, .. }), "{told:?}");
+}
+
+#[tokio::test]
+async fn only_what_is_shown_is_no_guess_and_nobody_guesses_while_the_catalog_is_away() {
+    let world = World::new(NodeConfig::default()).await;
+    let (service, bytes) = (&world.service, body());
+    let caller = service.authenticate(Some(&world.token("pupil")), HERE, true).await.unwrap();
+    let misses = || caller.account.as_ref().unwrap().misses();
+    assert_eq!(service.perform(&caller, &read_call(1)).await.reply, Reply::Absent);
+    assert_eq!(misses(), 1);
+    service.perform(&caller, &read_call(2)).await;
+    service.perform(&caller, &attest_call("pupil", 2, b"garbage")).await;
+    assert_eq!(misses(), 2, "nobody can check that");
+    let put = put_call(1, &bytes);
+    let mut receiving = service.admit_body(&caller, &put).await.unwrap();
+    receiving.push(&bytes).await.unwrap();
+    service.put(&caller, &put, receiving).await;
+    assert_eq!(misses(), 1);
+
+    assert!(matches!(service.perform(&caller, &read_call(1)).await.reply, Reply::Found(_)));
+    let lookup = |number: u128| Call::Lookup {
+        grid: name(1).grid,
+        origin: Some(ORIGIN),
+        assets: [1, number].map(|number| (name(number).kind, name(number).id)).into(),
+    };
+    world.catalog.away.store(true, Ordering::Relaxed);
+    let Reply::Sizes(sizes) = service.perform(&caller, &lookup(7)).await.reply else { panic!("sizes") };
+    assert!(sizes[0].is_some() && sizes[1].is_none());
+    assert_eq!(misses(), 1, "nobody knows whether it is known");
+    world.catalog.away.store(false, Ordering::Relaxed);
+    service.perform(&caller, &lookup(8)).await;
+    assert_eq!(misses(), 2);
+}
+
 #[tokio::test]
 async fn a_token_over_plain_http_is_refused() {
     let world = World::new(NodeConfig::default()).await;

@@ -1,7 +1,7 @@
 //! Who attested what is nobody's business for ever: some time after publication the attestations of a
 //! content shrink to counts. What is served to whom stays as it was.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::record::{Attestation, Content, Count, MAX_COUNTS, Record, Tag};
 use super::{Policy, reach_of};
@@ -49,20 +49,36 @@ impl Said {
         self.all().any(|attestation| attestation.vouch)
     }
 
-    /// Through how many origins.
-    pub(super) fn origins(&self) -> usize {
-        self.all().filter_map(|attestation| attestation.origin).collect::<HashSet<Tag>>().len()
+    /// Through how many origins at least so many have said so. What an origin is called costs a liar nothing.
+    pub(super) fn origins_with(&self, quorum: usize) -> usize {
+        let mut most: HashMap<Tag, usize> = HashMap::new();
+        let fresh = self.fresh.iter().map(|said| (said.origin, 1));
+        let counted = self.counted.iter().map(|(said, voices)| (said.origin, *voices));
+        for (origin, voices) in fresh.chain(counted) {
+            if let Some(origin) = origin {
+                let most = most.entry(origin).or_default();
+                *most = most.saturating_add(voices);
+            }
+        }
+        // Most have too few at first sight.
+        most.retain(|_, voices| *voices >= quorum);
+        let confirmed = |origin: &&Tag| self.voices_of(|said| said.origin == Some(**origin)) >= quorum;
+        most.keys().filter(confirmed).count()
     }
 
-    fn all(&self) -> impl Iterator<Item = &Attestation> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Attestation> {
         self.fresh.iter().chain(self.counted.iter().map(|(attestation, _)| attestation))
     }
 }
 
 fn voices(attestations: &[&Attestation]) -> usize {
     let attesters: HashSet<Tag> = attestations.iter().map(|attestation| attestation.attester).collect();
-    let networks: HashSet<Tag> = attestations.iter().map(|attestation| attestation.network).collect();
-    attesters.len().min(networks.len())
+    // A household has a network of IPv4 and one of IPv6 without any cost: of the two kinds only one counts.
+    let networks = |ipv6: bool| {
+        let of_kind = attestations.iter().filter(|attestation| attestation.ipv6 == ipv6);
+        of_kind.map(|attestation| attestation.network).collect::<HashSet<Tag>>().len()
+    };
+    attesters.len().min(networks(false).max(networks(true)))
 }
 
 /// A count in the form of an attestation, for the rules that look at origin, tenant and rights. Its
@@ -71,6 +87,7 @@ pub(super) fn stand_in(content: &Content, count: &Count) -> Attestation {
     Attestation {
         attester: Tag::default(),
         network: Tag::default(),
+        ipv6: false,
         tenant: count.tenant.unwrap_or_default(),
         origin: count.origin,
         at: content.published,

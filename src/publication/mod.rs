@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use crate::asset::Digest;
 
 mod fading;
+mod places;
 mod record;
 
 use fading::Said;
@@ -29,6 +30,9 @@ const MAX_ORIGINS: usize = 4;
 
 /// By how many principals a digest must lead another that has reached the quorum too.
 const DISPUTE_LEAD: usize = 3;
+
+/// How long a content waits for its body.
+const WAITING_SECONDS: u64 = 14 * 86_400;
 
 /// Who reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,29 +97,25 @@ pub fn attest(
         record.conflicts = record.conflicts.saturating_add(1);
         return Verdict::Conflict;
     }
+    record.contents.retain(|content| !is_forgotten(content, now));
     let before = reach(record, digest, policy, now);
     let contradicts = record.contents.iter().any(|content| content.digest != digest && content.stored);
-    let Some(content) = content_mut(record, digest) else {
+    let Some(content) = places::content(record, digest, &attestation, policy, now) else {
         record.conflicts = record.conflicts.saturating_add(1);
         return Verdict::Conflict;
     };
-    let known = content
-        .attestations
-        .iter()
-        .any(|known| known.attester == attestation.attester && known.origin == attestation.origin);
     let trusted = attestation.trusted || attestation.vouch;
-    if known {
+    if content.attestations.iter().any(same_voice) {
         let want_body = !content.stored && wants_body(content, trusted, policy);
         return if content.stored { Verdict::Known } else { Verdict::Waiting { want_body } };
     }
-    let own = content.attestations.iter().filter(|known| known.attester == attestation.attester).count();
-    if content.attestations.len() < MAX_ATTESTATIONS && own < MAX_ORIGINS {
-        content.attestations.push(attestation);
-    }
+    let agrees = agrees_anew(content, &attestation, now);
+    let heard =
+        places::take(content, attestation, policy, now) || confirmed_by(content, now) >= MAX_ATTESTATIONS / 2;
     let (stored, want_body) = (content.stored, wants_body(content, trusted, policy));
     if contradicts {
         record.conflicts = record.conflicts.saturating_add(1);
-    } else {
+    } else if agrees && heard {
         record.conflicts = 0;
     }
     let after = reach(record, digest, policy, now);
@@ -220,8 +220,7 @@ pub fn reach_of(record: &Record, digest: Digest, policy: Policy, now: u64) -> Re
 /// Principals that count for a content: distinct, and from distinct networks.
 #[must_use]
 pub fn confirmed_by(content: &Content, now: u64) -> usize {
-    let counts = |attestation: &Attestation| attestation.unproven.is_none() && attestation.counts_from <= now;
-    Said::of(content, &counts).voices()
+    Said::of(content, &counts(now)).voices()
 }
 
 /// What a reader is served; nothing when nobody, or nobody who counts, has said what the asset is.
@@ -235,9 +234,9 @@ pub fn answer(record: &Record, reader: Reader, policy: Policy, now: u64) -> Opti
         chosen(record, reader.origin, Policy { confirmations: 1, ..policy }, now, &believed)
     });
     let public = || chosen(record, reader.origin, policy, now, &|_| true);
-    let digest = own.or_else(|| policy.publish.then(public).flatten())?;
+    let (digest, differs) = own.or_else(|| policy.publish.then(public).flatten())?;
     let content = record.contents.iter().find(|content| content.digest == digest)?;
-    Some(Served { digest, size: content.size, verify: record.conflicts > 0 })
+    Some(Served { digest, size: content.size, verify: differs || record.conflicts > 0 })
 }
 
 /// Strikes out attestations; what loses its quorum by that is served no longer. Whether any was there.
@@ -256,34 +255,37 @@ pub fn distrust(record: &mut Record, liar: &dyn Fn(&Attestation) -> bool) -> boo
     any
 }
 
+/// Whether the first who attests a content is asked for its body.
+#[must_use]
+pub const fn wants_first_body(trusted: bool, policy: Policy) -> bool {
+    trusted || (policy.publish && policy.confirmations <= 1)
+}
+
 /// Whether the body of a content is wanted: a tenant's own at once, a stranger's when a second
 /// principal has said the same.
 fn wants_body(content: &Content, trusted: bool, policy: Policy) -> bool {
     if content.stored {
         return false;
     }
-    trusted || (policy.publish && (policy.confirmations <= 1 || Said::of(content, &|_| true).voices() >= 2))
+    wants_first_body(trusted, policy) || (policy.publish && Said::of(content, &|_| true).voices() >= 2)
 }
 
-/// The place of a content in the record. `None` when too many are known.
-fn content_mut(record: &mut Record, digest: Digest) -> Option<&mut Content> {
-    let place = record.contents.iter().position(|content| content.digest == digest);
-    let place = match place {
-        Some(place) => place,
-        None => {
-            if record.contents.len() >= MAX_CONTENTS {
-                // A lone voice without a body makes room; what is stored or confirmed does not.
-                let weak = record
-                    .contents
-                    .iter()
-                    .position(|content| !content.stored && Said::of(content, &|_| true).voices() < 2)?;
-                record.contents.remove(weak);
-            }
-            record.contents.push(Content::new(digest));
-            record.contents.len().checked_sub(1)?
-        }
-    };
-    record.contents.get_mut(place)
+/// Whether an attestation counts now: it is proven, and its principal has been here long enough.
+fn counts(now: u64) -> impl Fn(&Attestation) -> bool {
+    move |attestation| attestation.unproven.is_none() && attestation.counts_from <= now
+}
+
+/// Nobody has brought its body, and nobody has asked for it lately.
+fn is_forgotten(content: &Content, now: u64) -> bool {
+    let last = content.attestations.iter().map(|attestation| attestation.at).max().unwrap_or(0);
+    !content.stored && content.published == 0 && now >= last.saturating_add(WAITING_SECONDS)
+}
+
+/// Whether somebody who counts says for the first time that this is the content: only that settles a
+/// conflict, or the one who made it could settle it.
+fn agrees_anew(content: &Content, attestation: &Attestation, now: u64) -> bool {
+    let before = content.attestations.iter().any(|known| known.attester == attestation.attester);
+    !before && counts(now)(attestation)
 }
 
 /// All that was said of an asset, of what is only counted too.
@@ -312,15 +314,17 @@ fn reach(record: &Record, digest: Digest, policy: Policy, now: u64) -> usize {
     tenants.iter().map(|tenant| origins.iter().filter(|origin| served(tenant, origin)).count()).sum()
 }
 
-/// The content for a reader who would get the bytes from `origin`, of those that are `believed`.
+/// The content for a reader who would get the bytes from `origin`, of those that are `believed`; and
+/// whether others say otherwise.
 fn chosen(
     record: &Record,
     origin: Option<Tag>,
     policy: Policy,
     now: u64,
     believed: &dyn Fn(&Attestation) -> bool,
-) -> Option<Digest> {
-    let through: Option<Choice> = origin.and_then(|origin| {
+) -> Option<(Digest, bool)> {
+    // Where one operator runs all, an origin is no more than a name, and its few do not outvote the many.
+    let through: Option<Choice> = origin.filter(|_| !policy.central).and_then(|origin| {
         choose(
             record,
             policy,
@@ -329,13 +333,14 @@ fn chosen(
             &|_| true,
         )
     });
-    let choice = match through {
-        Some(choice) => choice,
-        None => choose(record, policy, now, believed, &|said| is_grid_wide(said, policy))?,
-    };
-    match choice {
-        Choice::One(digest) => Some(digest),
-        Choice::Disputed => None,
+    let wide = choose(record, policy, now, believed, &|said| is_grid_wide(said, policy));
+    match (through, wide) {
+        // Who was where costs a liar nothing either. A region keeps its word, but it is not taken blindly
+        // against all others: the reader is told to compare.
+        (Some(Choice::One(here)), Some(Choice::One(everywhere))) => Some((here, here != everywhere)),
+        (Some(Choice::One(here)), Some(Choice::Disputed)) => Some((here, true)),
+        (Some(Choice::One(only)), None) | (None, Some(Choice::One(only))) => Some((only, false)),
+        (Some(Choice::Disputed), _) | (None, Some(Choice::Disputed) | None) => None,
     }
 }
 
@@ -355,9 +360,7 @@ fn choose(
 ) -> Option<Choice> {
     let mut candidates: Vec<(bool, usize, Digest)> = Vec::new();
     for content in record.contents.iter().filter(|content| content.stored) {
-        let valid = |attestation: &Attestation| {
-            attestation.unproven.is_none() && attestation.counts_from <= now && counted(attestation)
-        };
+        let valid = |attestation: &Attestation| counts(now)(attestation) && counted(attestation);
         let said = Said::of(content, &valid);
         let (vouched, voices) = (said.is_vouched(), said.voices());
         if vouched || (voices >= policy.confirmations.max(1) && scope(&said)) {
@@ -377,7 +380,8 @@ fn choose(
 }
 
 fn is_grid_wide(said: &Said, policy: Policy) -> bool {
-    policy.central || said.origins() >= 2 || said.hosted_voices() >= policy.confirmations.max(1)
+    let quorum = policy.confirmations.max(1);
+    policy.central || said.origins_with(quorum) >= 2 || said.hosted_voices() >= quorum
 }
 
 #[cfg(test)]

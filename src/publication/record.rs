@@ -1,14 +1,14 @@
 //! What a service knows of one asset: who said what it is. Kept in the catalog as bytes.
 //!
 //! ```text
-//!  version 2 | flags u8 | conflicts u32 | contents u8 × content
+//!  version 3 | flags u8 | conflicts u32 | contents u8 × content
 //!  content      digest 32 | size u64 | stored u8 | published u64 | voices u16 | counts u8 × count
 //!               | attestations u8 × attestation
 //!  count        tenant 0 | 1 and 16 | origin 0 | 1 and 16 | voices u16 | flags u8
 //!  attestation  attester 16 | network 16 | tenant 16 | origin 0 | 1 and 16 | at u64 | counts_from u64
 //!               | flags u8 | proof (when flagged) key 32, proof 32
 //! ```
-//! Version 1 had neither `published`, `voices` nor counts.
+//! Version 1 had neither `published`, `voices` nor counts; version 2 did not tell IPv6 networks apart.
 //!
 //! Every identity is a keyed hash made for this asset alone: two records tell nobody whether the same
 //! person is in both.
@@ -21,7 +21,7 @@ use nom::number::complete::{be_u16, be_u32, be_u64, u8 as byte};
 
 use crate::asset::Digest;
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// Contents told apart under one name; further ones only count as conflicts.
 pub const MAX_CONTENTS: usize = 4;
 /// Attestations remembered for one content; a quorum is far below.
@@ -40,6 +40,8 @@ pub struct Attestation {
     pub attester: Tag,
     /// The network it came from: /24 or /48.
     pub network: Tag,
+    /// That is one of IPv6. A household may have one of each kind.
+    pub ipv6: bool,
     /// The principal's tenant.
     pub tenant: Tag,
     /// The origin that delivered the bytes.
@@ -182,7 +184,8 @@ impl Attestation {
             u8::from(self.trusted)
                 | u8::from(self.vouch) << 1
                 | u8::from(self.asset_host) << 2
-                | u8::from(self.unproven.is_some()) << 3,
+                | u8::from(self.unproven.is_some()) << 3
+                | u8::from(self.ipv6) << 4,
         );
         if let Some((key, proof)) = &self.unproven {
             out.extend(key);
@@ -222,7 +225,7 @@ fn content(input: &[u8], version: u8) -> Step<'_, Content> {
     if stored > 1 || usize::from(number) > MAX_ATTESTATIONS {
         return fail(input);
     }
-    let (rest, attestations) = count(attestation, number.into()).parse(rest)?;
+    let (rest, attestations) = count(|input| attestation(input, version), number.into()).parse(rest)?;
     let (digest, stored) = (Digest(digest), stored == 1);
     Ok((rest, Content { digest, size, stored, published, voices, counts, attestations }))
 }
@@ -244,11 +247,11 @@ fn counted(input: &[u8]) -> Step<'_, Count> {
     Ok((rest, Count { tenant, origin, voices, vouch: flags & 1 != 0, asset_host: flags & 2 != 0 }))
 }
 
-fn attestation(input: &[u8]) -> Step<'_, Attestation> {
+fn attestation(input: &[u8], version: u8) -> Step<'_, Attestation> {
     let (rest, (attester, network, tenant, origin)) =
         (array::<16>, array::<16>, array::<16>, maybe_tag).parse(input)?;
     let (rest, (at, counts_from, flags)) = (be_u64, be_u64, byte).parse(rest)?;
-    if flags > 15 {
+    if flags > if version < 3 { 15 } else { 31 } {
         return fail(input);
     }
     let (rest, unproven) = match flags & 8 {
@@ -258,6 +261,7 @@ fn attestation(input: &[u8]) -> Step<'_, Attestation> {
     let attestation = Attestation {
         attester,
         network,
+        ipv6: flags & 16 != 0,
         tenant,
         origin,
         at,

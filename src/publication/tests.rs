@@ -2,7 +2,7 @@
 use proptest::prelude::*;
 
 use super::{
-    Attestation, Policy, Reader, Record, Served, Tag, Verdict, answer, attest, body_arrived, distrust,
+    Attestation, Count, Policy, Reader, Record, Served, Tag, Verdict, answer, attest, body_arrived, distrust,
 };
 use crate::asset::Digest;
 
@@ -24,6 +24,7 @@ fn word(who: u32, origin: u32) -> Attestation {
     Attestation {
         attester: tag(who),
         network: tag(1000 + who),
+        ipv6: false,
         tenant: tag(0),
         origin: Some(tag(2000 + origin)),
         at: NOW,
@@ -78,8 +79,13 @@ fn two_strangers_publish_where_they_were() {
     assert_eq!(served(&record, at(2)), None, "another region");
     assert_eq!(served(&record, Reader::default()), None, "nobody knows from where");
     assert_eq!(attest(&mut record, content(1), word(2, 1), PUBLIC, NOW), Verdict::Known);
-    // A second origin makes it the grid's.
-    assert_eq!(attest(&mut record, content(1), word(3, 2), PUBLIC, NOW), Verdict::Published);
+    // A second origin makes it the grid's, once as many have been there.
+    assert_eq!(
+        attest(&mut record, content(1), word(3, 2), PUBLIC, NOW),
+        Verdict::Waiting { want_body: false }
+    );
+    assert_eq!((served(&record, at(2)), served(&record, Reader::default())), (None, None));
+    assert_eq!(attest(&mut record, content(1), word(4, 2), PUBLIC, NOW), Verdict::Published);
     assert_eq!((served(&record, at(9)), served(&record, Reader::default())), (Some(1), Some(1)));
     let unlisted = Policy { publish: false, ..PUBLIC };
     assert_eq!(answer(&record, at(1), unlisted, NOW), None, "a grid that is not in the operator's list");
@@ -101,6 +107,31 @@ fn one_network_or_one_principal_is_one_voice() {
         served(&record, at(1))
     };
     assert_eq!(lone(word(1, 1)), None);
+}
+
+#[test]
+fn a_household_of_two_protocols_is_one_voice() {
+    let mut record = Record::default();
+    let six = |who| Attestation { ipv6: true, ..word(who, 1) };
+    say(&mut record, 1, word(1, 1), PUBLIC);
+    say(&mut record, 1, six(2), PUBLIC);
+    assert_eq!(served(&record, at(1)), None, "one of IPv4 and one of IPv6 may be the same house");
+    say(&mut record, 1, six(3), PUBLIC);
+    assert_eq!(served(&record, at(1)), Some(1));
+    assert_eq!(Record::decode(&record.encode()), Some(record));
+}
+
+#[test]
+fn a_liar_and_one_honest_visitor_are_not_the_grid() {
+    let mut record = Record::default();
+    // Whoever lies may call the origin anything.
+    for origin in 10..14 {
+        say(&mut record, 1, word(66, origin), PUBLIC);
+    }
+    say(&mut record, 1, word(1, 1), PUBLIC);
+    for reader in [Reader::default(), at(1), at(10), at(99)] {
+        assert_eq!(served(&record, reader), None);
+    }
 }
 
 #[test]
@@ -148,7 +179,140 @@ fn a_lie_of_one_changes_nothing_however_often_it_is_told() {
     }
     let now = answer(&record, at(1), PUBLIC, NOW).unwrap();
     assert!(now.verify, "readers are asked to look for themselves");
-    say(&mut record, 1, word(3, 1), PUBLIC);
+    let asked = |record: &Record| answer(record, at(1), PUBLIC, NOW).unwrap().verify;
+    // Whoever made the conflict, or made up a proof, or has just come, does not settle it.
+    let made_up = Attestation { unproven: Some(([1; 32], [2; 32])), ..word(70, 1) };
+    for unsettling in [made_up, Attestation { counts_from: NOW + 1, ..word(71, 1) }, word(1, 1), word(1, 2)] {
+        attest(&mut record, content(1), unsettling, PUBLIC, NOW);
+        assert!(asked(&record));
+    }
+    for origin in 3..20 {
+        attest(&mut record, content(1), word(2, origin), PUBLIC, NOW);
+        assert!(asked(&record), "nor one who was heard before, through whatever origin");
+    }
+    record.contents.truncate(1);
+    attest(&mut record, content(1), word(3, 1), PUBLIC, NOW);
+    assert!(!asked(&record), "one who has looked does");
+}
+
+#[test]
+fn a_few_of_one_origin_do_not_outvote_the_grid_unnoticed() {
+    let mut record = Record::default();
+    for who in 1..10 {
+        say(&mut record, 1, word(who, 1 + who % 2), PUBLIC);
+    }
+    for liar in 50..52 {
+        say(&mut record, 9, word(liar, 7), PUBLIC);
+    }
+    record.conflicts = 0;
+    let told = answer(&record, at(7), PUBLIC, NOW).unwrap();
+    assert_eq!((told.digest, told.verify), (content(9), true), "the grid decides");
+    let told = answer(&record, at(1), PUBLIC, NOW).unwrap();
+    assert_eq!((told.digest, told.verify), (content(1), false));
+    // Of a grid of one operator an origin says nothing of its own.
+    let central = Policy { central: true, ..PUBLIC };
+    assert_eq!(answer(&record, at(7), central, NOW).unwrap().digest, content(1));
+}
+
+/// What proves nothing, of principals from as many networks.
+fn garbage(who: u32, origin: u32) -> Attestation {
+    Attestation { unproven: Some(([1; 32], [2; 32])), ..word(who, origin) }
+}
+
+#[test]
+fn strangers_lock_nobody_out_with_digests_of_nothing() {
+    let locked = || {
+        let mut record = Record::default();
+        for digest in 10..14u8 {
+            for who in 0..4 {
+                let who = u32::from(digest) * 10 + who;
+                attest(&mut record, content(digest), garbage(who, who), PUBLIC, NOW);
+            }
+        }
+        assert_eq!(record.contents.len(), 4);
+        record
+    };
+    let mut record = locked();
+    assert_eq!(say(&mut record, 1, Attestation { vouch: true, ..word(1, 1) }, PUBLIC), Verdict::Published);
+    let mut record = locked();
+    let own = Attestation { trusted: true, tenant: tag(5), ..word(1, 1) };
+    assert_eq!(say(&mut record, 1, own, PUBLIC), Verdict::Published);
+    let mut record = locked();
+    say(&mut record, 1, word(1, 1), PUBLIC);
+    assert_eq!(say(&mut record, 1, word(2, 1), PUBLIC), Verdict::Published);
+    for lie in 20..200u8 {
+        attest(&mut record, content(lie), garbage(lie.into(), 1), PUBLIC, NOW);
+        assert_eq!(served(&record, at(1)), Some(1), "what is served makes no room");
+    }
+    assert!(record.contents.len() <= 4);
+
+    // Bodies of newcomers that nobody is served yet give way too, and even lies that are served to a
+    // vouching principal.
+    let mut record = Record::default();
+    for digest in 10..14u8 {
+        for who in 0..2 {
+            let who = u32::from(digest) * 10 + who;
+            say(&mut record, digest, word(who, digest.into()), PUBLIC);
+        }
+        assert_eq!(served(&record, at(digest.into())), Some(digest));
+    }
+    assert_eq!(say(&mut record, 1, word(1, 1), PUBLIC), Verdict::Conflict);
+    assert_eq!(say(&mut record, 1, Attestation { vouch: true, ..word(1, 1) }, PUBLIC), Verdict::Published);
+    assert_eq!(served(&record, at(1)), Some(1));
+}
+
+#[test]
+fn one_liar_drives_out_only_its_own_claims() {
+    let mut record = Record::default();
+    attest(&mut record, content(1), garbage(1, 1), PUBLIC, NOW);
+    for lie in 2..100u8 {
+        attest(&mut record, content(lie), garbage(66, lie.into()), PUBLIC, NOW + u64::from(lie));
+    }
+    assert!(record.contents.iter().any(|known| known.digest == content(1)));
+}
+
+#[test]
+fn what_waits_for_its_body_too_long_is_forgotten() {
+    let mut record = Record::default();
+    attest(&mut record, content(9), garbage(1, 1), PUBLIC, NOW);
+    attest(&mut record, content(1), word(2, 1), PUBLIC, NOW + super::WAITING_SECONDS - 1);
+    assert_eq!(record.contents.len(), 2);
+    attest(&mut record, content(1), word(3, 1), PUBLIC, NOW + super::WAITING_SECONDS);
+    assert_eq!(record.contents.iter().map(|known| known.digest).collect::<Vec<_>>(), [content(1)]);
+}
+
+#[test]
+fn places_taken_by_strangers_are_given_to_those_who_weigh_more() {
+    let crowded = |unproven: bool| {
+        let mut record = Record::default();
+        for who in 0..8 {
+            for origin in 0..4 {
+                let made_up = unproven.then_some(([1; 32], [2; 32]));
+                let said = Attestation { network: tag(7), unproven: made_up, ..word(who + 50, origin + 50) };
+                attest(&mut record, content(1), said, PUBLIC, NOW);
+            }
+        }
+        assert_eq!(record.contents[0].attestations.len(), 32);
+        record
+    };
+    for unproven in [false, true] {
+        let mut record = crowded(unproven);
+        let own = Attestation { trusted: true, tenant: tag(5), ..word(1, 1) };
+        assert_eq!(say(&mut record, 1, own, PUBLIC), Verdict::Published);
+        let mut record = crowded(unproven);
+        assert_eq!(
+            say(&mut record, 1, Attestation { vouch: true, ..word(1, 1) }, PUBLIC),
+            Verdict::Published
+        );
+        // Of one network one is enough; another network is heard.
+        let mut record = crowded(unproven);
+        let verdict = attest(&mut record, content(1), word(1, 1), PUBLIC, NOW);
+        assert_eq!(verdict, Verdict::Waiting { want_body: true });
+        body_arrived(&mut record, content(1), 7, |_, _| false, PUBLIC, NOW);
+        attest(&mut record, content(1), word(2, 1), PUBLIC, NOW);
+        assert_eq!(served(&record, at(1)), Some(1));
+        assert!(record.contents[0].attestations.len() <= 32);
+    }
 }
 
 #[test]
@@ -231,6 +395,7 @@ fn attestations() -> impl Strategy<Value = (u8, Attestation)> {
             tenant: tag(who % 3),
             asset_host: b && c,
             unproven: d.then_some(([1; 32], [2; 32])),
+            ipv6: who % 2 == 0,
             ..word(who, origin)
         };
         (digest, attestation)
@@ -296,10 +461,29 @@ fn a_record_of_version_1_is_still_read() {
     assert_eq!(claimed.attestations[0].unproven, Some(([5; 32], [6; 32])));
     assert!(claimed.attestations[0].trusted && claimed.attestations[0].origin.is_none());
     assert_eq!(Record::decode(&record.encode()).unwrap(), record);
-    assert_eq!(record.encode()[0], 2, "written anew in the version of now");
+    assert_eq!(record.encode()[0], 3, "written anew in the version of now");
     for at in 0..bytes.len() {
         assert_eq!(Record::decode(&bytes[..at]), None, "{at}");
     }
+}
+
+#[test]
+fn a_record_of_version_2_is_still_read() {
+    let bytes = include_bytes!("../../fixtures/service/record-v2.bin");
+    let record = Record::decode(bytes).unwrap();
+    let [known] = record.contents.as_slice() else { panic!() };
+    assert_eq!((known.digest, known.size, known.stored), (content(1), 7, true));
+    assert_eq!((known.published, known.voices), (NOW, 2));
+    let count = Count { tenant: None, origin: Some(tag(2001)), voices: 2, vouch: false, asset_host: true };
+    assert_eq!((known.counts.as_slice(), known.attestations.as_slice()), (&[count][..], &[word(3, 1)][..]));
+    assert_eq!(Record::decode(&record.encode()).as_ref(), Some(&record));
+    for at in 0..bytes.len() {
+        assert_eq!(Record::decode(&bytes[..at]), None, "{at}");
+    }
+    // What that version could not say, it did not say.
+    let mut bytes = bytes.to_vec();
+    *bytes.last_mut().unwrap() |= 16;
+    assert_eq!(Record::decode(&bytes), None);
 }
 
 #[test]
@@ -338,7 +522,8 @@ fn thirty_days_after_publication_nobody_is_named_and_the_same_is_served() {
     assert_eq!(served(&record, at(1)), None, "disputed, as before");
     // What is known of them by tenant and origin can still be struck out.
     assert!(distrust(&mut record, &|said| said.origin == Some(tag(2001))));
-    assert_eq!(served(&record, at(1)), Some(1), "it stands through another origin, and the lie is gone");
+    assert_eq!(served(&record, at(2)), Some(1), "it stands through another origin, and the lie is gone");
+    assert_eq!(served(&record, at(1)), None, "of one origin it is not known any more");
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Attempts to make the shared cache serve wrong bytes: a real node, real clients, real tokens, each client
 //! from a network of its own. `REZCACHE_LONG` runs all 10,000; a sample otherwise.
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use rezcache::asset::{AssetKey, AssetKind, Digest};
@@ -10,6 +13,7 @@ use rezcache::grid::GridId;
 use rezcache::node::{GridPolicy, Node, NodeConfig};
 use rezcache::token::{Budgets, Claims};
 use rezcache::wire::frame::{Codec, Verdict};
+use tokio::net::UdpSocket;
 
 use crate::access::{GRID, key, origin, read, share, status, texture};
 use crate::cli::rezcache;
@@ -261,5 +265,56 @@ async fn a_quorum_of_liars_is_corrected_by_readers_and_undone_by_the_operator() 
     .await
     .expect("in force within 10 s");
     assert_eq!(read(&reader, &first, REGION).await, Ok(Some(truth(1).to_vec())), "what others said stands");
+    world.node.stop().await;
+}
+
+/// A way to a node over UDP whose source address changes when told: 127.0.5.1 first, then 127.0.6.1.
+async fn moving(node: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
+    let near = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let (at, moved) = (near.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
+    let mut ways = Vec::new();
+    let last: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
+    for source in ["127.0.5.1:0", "127.0.6.1:0"] {
+        let far = Arc::new(UdpSocket::bind(source).await.unwrap());
+        far.connect(node).await.unwrap();
+        ways.push(Arc::clone(&far));
+        let (near, last) = (Arc::clone(&near), Arc::clone(&last));
+        tokio::spawn(async move {
+            let mut buffer = vec![0; 65_536];
+            while let Ok(length) = far.recv(&mut buffer).await {
+                let client = *last.lock().unwrap();
+                if let Some(client) = client {
+                    let _ = near.send_to(&buffer[..length], client).await;
+                }
+            }
+        });
+    }
+    let told = Arc::clone(&moved);
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 65_536];
+        while let Ok((length, client)) = near.recv_from(&mut buffer).await {
+            *last.lock().unwrap() = Some(client);
+            let _ = ways[usize::from(told.load(Ordering::SeqCst))].send(&buffer[..length]).await;
+        }
+    });
+    (at, moved)
+}
+
+/// Where packets say they come from is proven by the handshake alone: whoever moves on, or pretends to,
+/// brings no second network.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_moves_is_no_other_network() {
+    let world = World::new().await;
+    let first = world.client("first", "public", 5).await;
+    let (way, moved) = moving(world.node.address()).await;
+    let second = client_at(way, &world.node, Some(world.token("second", "public")));
+    let name = key(1);
+    assert_eq!(share(&first, &name, REGION, &lie(1)).await, Ok(Verdict::Waiting { want_body: false }));
+    // Its connection is made from the network of the first.
+    assert_eq!(read(&second, &name, REGION).await, Ok(None));
+    moved.store(true, Ordering::SeqCst);
+    assert_eq!(share(&second, &name, REGION, &lie(1)).await, Ok(Verdict::Waiting { want_body: false }));
+    let third = world.client("third", "public", 7).await;
+    assert_eq!(share(&third, &name, REGION, &lie(1)).await, Ok(Verdict::Published));
     world.node.stop().await;
 }
