@@ -203,6 +203,8 @@ impl Simulated {
                     assert!(first.elapsed() < PATIENCE, "a {} was put off for ever: {reason}", ask.name());
                     wait
                 }
+                // Where so many share two processors a body may well stand still; as the proxy's queue does.
+                Err(CallError::Refused { status: 408, .. }) => Duration::from_secs(1),
                 Err(error) => panic!("a {} was lost: {error}", ask.name()),
             };
             self.tally.later.fetch_add(1, Ordering::Relaxed);
