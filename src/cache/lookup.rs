@@ -146,7 +146,7 @@ impl Request {
                     return Err(Outrun);
                 }
                 let asset = Asset { digest: claim.digest, bytes };
-                self.promote(*id, *generation, claim, &asset, all_known && known.len() == 1);
+                self.promote(*id, *generation, &claim, &asset, all_known && known.len() == 1);
                 Ok(Some(asset))
             }
             Err(fault) => {
@@ -157,7 +157,7 @@ impl Request {
     }
 
     /// Puts what was read into memory, unless something newer has come meanwhile.
-    fn promote(&self, id: FileId, generation: u64, claim: Claim, asset: &Asset, alone: bool) {
+    fn promote(&self, id: FileId, generation: u64, claim: &Claim, asset: &Asset, alone: bool) {
         let queue = self.shared.queue.lock();
         // A word that was taken back while the file was read stays taken back.
         let claim = claim.without(&queue.waiting_words(&self.key));

@@ -63,8 +63,8 @@ fn line(what: &str, done: u64, total: u64, elapsed: Duration) -> String {
     let left = match done {
         0 => String::new(),
         _ => {
-            let left = elapsed.as_secs_f64() * (total - done) as f64 / done as f64;
-            format!(", {} left", super::times::ago(left.round() as u64))
+            let left = elapsed.as_millis() * u128::from(total - done) / u128::from(done) / 1000;
+            format!(", {} left", super::times::ago(u64::try_from(left).unwrap_or(u64::MAX)))
         }
     };
     format!(

@@ -96,7 +96,8 @@ async fn may_upload(proxy: &ProxySettings, data_dir: &Path, log_format: LogForma
         Consent::Unanswered => {
             let _ = writeln!(
                 io::stderr(),
-                "rezcache: nothing is uploaded to the cache server, since nobody has said yes;                  --upload yes or --upload no settles it"
+                "rezcache: nothing is uploaded to the cache server, since nobody has said yes; \
+                 --upload yes or --upload no settles it"
             );
             Ok(false)
         }

@@ -164,9 +164,9 @@ impl Credentials {
         }
     }
 
-    /// The service has refused us with this status, with or without a token `shown`. Whether we have a token now that it did not see: only
+    /// The service asks for a token, though one was `shown` or not. Whether we have a token now that it did not see: only
     /// who is asked for one introduces himself, so that services open to all are asked nothing else.
-    pub(super) async fn recover(&self, http: &HttpLink, status: u16, shown: bool) -> bool {
+    pub(super) async fn recover(&self, http: &HttpLink, shown: bool) -> bool {
         let Kind::Own(own) = &self.0 else { return false };
         match own.state() {
             State::Nobody => return false,
@@ -174,10 +174,8 @@ impl Credentials {
             // Another request was faster.
             State::Enrolled { .. } if !shown => return true,
             State::Enrolled { .. } => {
-                if status == 401 {
-                    let reason = "the service does not know this proxy any more".into();
-                    own.failed(CallError::Refused { status, reason, retry_after: None }, PAUSE[0]);
-                }
+                let reason = "the service does not know this proxy any more".into();
+                own.failed(CallError::Refused { status: 401, reason, retry_after: None }, PAUSE[0]);
                 return false;
             }
             State::New | State::Failed { .. } => {}

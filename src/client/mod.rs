@@ -263,7 +263,7 @@ impl ServiceClient {
             let call = Call::Attest { key: key.clone(), origin, digest, proof };
             match self.call(call, None).await?.0 {
                 Reply::Upload(verdict) => return Ok(verdict),
-                Reply::Refused { status: 401 | 403, .. }
+                Reply::Refused { status: 401, .. }
                     if principal.is_empty() && principal != self.principal() => {}
                 other => return Err(unexpected(other)),
             }
@@ -320,8 +320,8 @@ impl ServiceClient {
         let token = self.credentials.current()?;
         let shown = token.as_ref().map_or("", |token| token.reveal().as_str());
         let (reply, answer) = self.call_with(shown, call.clone(), body.clone()).await?;
-        let Reply::Refused { status: status @ (401 | 403), .. } = reply else { return Ok((reply, answer)) };
-        let recovered = self.credentials.recover(&self.http, status, token.is_some()).await;
+        let Reply::Refused { status: 401, .. } = reply else { return Ok((reply, answer)) };
+        let recovered = self.credentials.recover(&self.http, token.is_some()).await;
         // Why it has not, if somebody has said so, is worth more than that a token is needed.
         let again = self.credentials.current()?;
         if !recovered || is_attest {

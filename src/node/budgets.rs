@@ -436,7 +436,7 @@ impl Budgets {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use std::sync::Arc;
 
     use super::{Account, Budgets, HOUR, Limits, Meter, Over, Taken};
@@ -461,12 +461,11 @@ mod tests {
 
     /// Lets the slices arrive that were asked for.
     async fn settle(account: &Account) {
-        loop {
+        let waiting = || {
             let state = account.lock();
-            if !(state.assets.leasing || state.bytes.leasing || state.stored.leasing) {
-                return;
-            }
-            drop(state);
+            state.assets.leasing || state.bytes.leasing || state.stored.leasing
+        };
+        while waiting() {
             tokio::task::yield_now().await;
         }
     }

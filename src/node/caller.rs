@@ -87,13 +87,21 @@ impl Caller {
     }
 
     pub(super) fn may_read(&self) -> Result<(), Refusal> {
-        if self.who.rights.read { Ok(()) } else { Err(forbidden("this token may not read")) }
+        if self.who.rights.read { Ok(()) } else { Err(self.lacks("this token may not read")) }
+    }
+
+    /// Whoever has shown no token may have one, or get one.
+    fn lacks(&self, reason: &'static str) -> Refusal {
+        if self.who.token.is_empty() {
+            return Refusal::new(StatusCode::UNAUTHORIZED, "a token is needed for this");
+        }
+        forbidden(reason)
     }
 
     pub(super) fn may_write(&self, grid: &GridId) -> Result<(), Refusal> {
         match (self.who.rights.write, self.knows(grid)) {
             (true, true) => Ok(()),
-            (false, _) => Err(forbidden("this token may not write")),
+            (false, _) => Err(self.lacks("this token may not write")),
             (_, false) => Err(forbidden("this token is for other grids")),
         }
     }

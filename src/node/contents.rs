@@ -162,11 +162,9 @@ impl Contents {
         let (ring, name) = (self.ring.clone(), self.ring.blob_name(digest));
         let open =
             move |blob: Vec<u8>| sealed::open_owned(&ring, &name, blob, limit()).map(|(_, bytes)| bytes);
-        let bytes = match self.from_disk(name, Piece::Whole, open.clone()).await {
+        let bytes = match self.read_disk(name, Piece::Whole, open.clone()).await {
             Some(bytes) => bytes,
-            None => {
-                self.from_store(name, Piece::Whole, None, open).await?.map_err(|e| self.damaged(&name, e))?
-            }
+            None => self.fetch(name, Piece::Whole, None, open).await?.map_err(|e| self.damaged(&name, e))?,
         };
         let content = Arc::new(Content::new(bytes));
         self.hot.put(digest, Piece::Whole, Held::Whole(Arc::clone(&content)));
@@ -194,7 +192,7 @@ impl Contents {
             })
         };
         let on_disk = match stale {
-            None => self.from_disk(name, Piece::Head, open.clone()).await,
+            None => self.read_disk(name, Piece::Head, open.clone()).await,
             Some(_) => {
                 self.drop_files(name).await;
                 None
@@ -204,7 +202,7 @@ impl Contents {
             Some(head) => head,
             None => {
                 let range = 0..sealed::head_bytes(size);
-                let opened = self.from_store(name, Piece::Head, Some(range), open).await?;
+                let opened = self.fetch(name, Piece::Head, Some(range), open).await?;
                 opened.map_err(|error| self.damaged(&name, error))?
             }
         };
@@ -227,29 +225,24 @@ impl Contents {
             return Ok(bytes);
         }
         let name = self.ring.blob_name(digest);
-        let bytes = match self.from_disk(name, piece, opener(head, number)).await {
+        let bytes = match self.read_disk(name, piece, opener(head, number)).await {
             Some(bytes) => bytes,
-            None => self.piece_from_store(name, head, number).await?,
+            None => self.fetch_piece(name, head, number).await?,
         };
         self.hot.put(digest, piece, Held::Bytes(bytes.clone()));
         Ok(bytes)
     }
 
-    async fn piece_from_store(
-        &self,
-        name: BlobName,
-        head: &Arc<Head>,
-        number: u16,
-    ) -> Result<Bytes, Trouble> {
+    async fn fetch_piece(&self, name: BlobName, head: &Arc<Head>, number: u16) -> Result<Bytes, Trouble> {
         let place = |head: &Head| head.place(piece_range(head, number)).ok_or(Trouble::Gone);
         let piece = Piece::Body(number);
-        if let Ok(bytes) = self.from_store(name, piece, Some(place(head)?), opener(head, number)).await? {
+        if let Ok(bytes) = self.fetch(name, piece, Some(place(head)?), opener(head, number)).await? {
             return Ok(bytes);
         }
         // Somebody has written the same content anew: its chunks belong to another head.
         self.counters.count(Count::HeadsRenewed);
         let fresh = self.head(head.digest(), head.plain_bytes(), Some(head)).await?;
-        let opened = self.from_store(name, piece, Some(place(&fresh)?), opener(&fresh, number)).await?;
+        let opened = self.fetch(name, piece, Some(place(&fresh)?), opener(&fresh, number)).await?;
         opened.map_err(|error| self.damaged(&name, error))
     }
 
@@ -260,7 +253,7 @@ impl Contents {
     }
 
     /// What the disk tier has, opened; what cannot be is dropped.
-    async fn from_disk<T: Send + 'static>(
+    async fn read_disk<T: Send + 'static>(
         &self,
         name: BlobName,
         piece: Piece,
@@ -289,7 +282,7 @@ impl Contents {
     }
 
     /// What the store has, opened, and kept on the disk.
-    async fn from_store<T: Send + 'static>(
+    async fn fetch<T: Send + 'static>(
         &self,
         name: BlobName,
         piece: Piece,

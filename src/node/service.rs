@@ -1,6 +1,6 @@
 //! What a node does, whichever face it is asked through.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -528,7 +528,7 @@ impl Service {
         self.counters.add(Count::BytesIn, body.len() as u64);
         let kind = key.kind;
         let checked = tokio::task::spawn_blocking(move || unpacked(kind, digest, codec, body)).await;
-        let bytes = checked.map_err(|_| Refusal::unavailable())??;
+        let (bytes, hashed) = checked.map_err(|_| Refusal::unavailable())??;
         let hash = self.key_hash(key);
         // The body shows possession better than any proof.
         let attestation = self.attestation(caller, key, &hash, origin);
@@ -550,7 +550,6 @@ impl Service {
         let (ring, plain) = (self.contents.ring.clone(), bytes.clone());
         let try_lz4 = matches!(kind, AssetKind::Animation | AssetKind::Material);
         let sealed = tokio::task::spawn_blocking(move || {
-            let hashed = sealed::Hashed::of(&plain);
             sealed::seal(&ring, &name, &hashed, &plain, try_lz4, rand::random())
         });
         let sealed = sealed.await.map_err(|_| Refusal::unavailable())?.map_err(|_| Refusal::unavailable())?;
@@ -559,16 +558,41 @@ impl Service {
             Refusal::unavailable()
         })?;
         let content = Arc::new(Content::new(bytes));
-        let proofs = Arc::clone(&content);
+        let proofs = self.proofs(&hash, digest, &content).await?;
+        let plain = Arc::clone(&content);
         let verdict = self
             .change(key, hash, move |record, policy, now| {
-                let is_proof = |key: &[u8; 32], proof: &[u8; 32]| wire::proof(key, &proofs.bytes) == *proof;
-                let size = proofs.bytes.len() as u64;
+                // One that came since is seldom, and hashed while the catalog waits.
+                let is_proof = |key: &[u8; 32], proof: &[u8; 32]| {
+                    let known = proofs.get(key).copied();
+                    known.unwrap_or_else(|| wire::proof(key, &plain.bytes)) == *proof
+                };
+                let size = plain.bytes.len() as u64;
                 publication::body_arrived(record, digest, size, is_proof, policy, now)
             })
             .await?;
         self.contents.keep(digest, content);
         self.answer_verdict(verdict)
+    }
+
+    /// What those must have shown who attested a content before it was here, by their keys. A large content
+    /// takes a while to hash for each, which no transaction should wait for.
+    async fn proofs(
+        &self,
+        hash: &KeyHash,
+        digest: Digest,
+        content: &Arc<Content>,
+    ) -> Result<HashMap<[u8; 32], [u8; 32]>, Refusal> {
+        let rows = self.catalog.read(vec![*hash]).await.map_err(|error| self.catalog_fails(&error))?;
+        let record = rows.into_iter().flatten().next().and_then(|row| self.opened(hash, &row.record));
+        let contents = record.into_iter().flat_map(|record| record.contents);
+        let attestations =
+            contents.filter(|content| content.digest == digest).flat_map(|content| content.attestations);
+        let keys: Vec<[u8; 32]> =
+            attestations.filter_map(|attestation| Some(attestation.unproven?.0)).collect();
+        let content = Arc::clone(content);
+        let hashing = move || keys.iter().map(|key| (*key, wire::proof(key, &content.bytes))).collect();
+        tokio::task::spawn_blocking(hashing).await.map_err(|_| Refusal::unavailable())
     }
 
     /// Counts assets against the caller's budget.
@@ -915,7 +939,12 @@ fn no_proof() -> Refusal {
 }
 
 /// Unpacks a body and holds it to everything a published asset must be.
-fn unpacked(kind: AssetKind, digest: Digest, codec: Codec, body: Bytes) -> Result<Bytes, Refusal> {
+fn unpacked(
+    kind: AssetKind,
+    digest: Digest,
+    codec: Codec,
+    body: Bytes,
+) -> Result<(Bytes, sealed::Hashed), Refusal> {
     let wrong = |what| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, what);
     let bytes = match codec {
         Codec::Raw => body,
@@ -933,11 +962,13 @@ fn unpacked(kind: AssetKind, digest: Digest, codec: Codec, body: Bytes) -> Resul
     if bytes.len() as u64 > kind.max_bytes() {
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "larger than any asset of this kind"));
     }
-    if Digest::of(&bytes) != digest {
+    // Once for both: the digest here, and the groups for sealing.
+    let hashed = sealed::Hashed::of(&bytes);
+    if hashed.digest != digest {
         return Err(wrong("the body does not have this digest"));
     }
     match validate::validate(kind, &bytes) {
-        Ok(valid @ Valid { exact_end: true, .. }) if valid.is_shareable() => Ok(bytes),
+        Ok(valid @ Valid { exact_end: true, .. }) if valid.is_shareable() => Ok((bytes, hashed)),
         Ok(_) => Err(wrong("the body is not one that can be shared")),
         Err(_) => Err(wrong("the body is no valid asset of this kind")),
     }

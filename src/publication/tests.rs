@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
 use proptest::prelude::*;
 
 use super::{

@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn the_first_version_is_still_read() {
         let ring = KeyRing::new([3; 32], [4; 32]);
-        let sealed = std::fs::read("fixtures/service/record-v1.bin").unwrap();
+        let sealed = std::fs::read("fixtures/service/sealed-record-v1.bin").unwrap();
         assert_eq!(open(&ring, &[7; 32], &sealed).unwrap(), b"a record of version 1");
         assert_eq!(seal(&ring, &[7; 32], b"a record of version 1", [9; 12]).unwrap(), sealed);
     }

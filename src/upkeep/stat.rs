@@ -43,7 +43,7 @@ pub struct ContentStat {
     pub stored: bool,
     /// The key that its blob is sealed with; none when there is no blob.
     pub key: Option<u32>,
-    /// Distinct principals.
+    /// Distinct principals; those that have shrunk to a count too.
     pub attesters: usize,
     /// Distinct networks.
     pub networks: usize,
@@ -111,12 +111,18 @@ impl Stores {
                 blob: blob.to_string(),
                 stored: content.stored,
                 key,
-                attesters: distinct(list.iter().map(|attestation| attestation.attester)),
+                attesters: distinct(list.iter().map(|attestation| attestation.attester))
+                    + usize::from(content.voices),
                 networks: distinct(list.iter().map(|attestation| attestation.network)),
-                origins: distinct(list.iter().filter_map(|attestation| attestation.origin)),
+                origins: distinct(
+                    list.iter()
+                        .filter_map(|attestation| attestation.origin)
+                        .chain(content.counts.iter().filter_map(|count| count.origin)),
+                ),
                 tenants: distinct(list.iter().map(|attestation| attestation.tenant)),
                 counting: publication::confirmed_by(content, now),
-                vouched: list.iter().any(|attestation| attestation.vouch),
+                vouched: list.iter().any(|attestation| attestation.vouch)
+                    || content.counts.iter().any(|count| count.vouch),
                 for_grid: reach.grid,
                 for_origins: reach.origins,
                 for_tenants: reach.tenants,

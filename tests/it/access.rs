@@ -151,7 +151,7 @@ async fn open_access_of_a_public_node_opens_reading_only() {
     assert_eq!(share(&bot, &key, "sim.example", &bytes).await, Ok(Verdict::Published));
     let stranger = client(&node, None);
     assert_eq!(read(&stranger, &key, "sim.example").await, Ok(Some(bytes.to_vec())));
-    assert_eq!(status(share(&stranger, &key, "sim.example", &bytes).await), 403);
+    assert_eq!(status(share(&stranger, &key, "sim.example", &bytes).await), 401);
     assert_eq!(curl(&node, "/v1/node/drain", None, &["-X", "POST"]).await.0, 403);
     let (code, about) = json_of(&node, "/v1/service", None, &[]).await;
     assert_eq!(

@@ -12,7 +12,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
 /// A server that takes longer is not there.
-const CONNECT: Duration = Duration::from_secs(1);
+const CONNECT: Duration = Duration::from_secs(2);
 /// Bytes that nobody acknowledges for so long end their connection.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 /// The server ends what takes longer: a statement, a wait for a lock, a transaction whose node is gone.

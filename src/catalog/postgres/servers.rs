@@ -28,7 +28,7 @@ const WRITERS: usize = 6;
 const QUEUE: usize = 1024;
 /// How long anything waits for a connection, and a connection for its server (more than one may be tried).
 const WAIT: Duration = Duration::from_secs(2);
-const CREATE: Duration = Duration::from_millis(2500);
+const CREATE: Duration = Duration::from_secs(4);
 /// A read that has a standby to go to, or that only tries whether the primary is back, waits no longer.
 const READ_PATIENCE: Duration = Duration::from_millis(500);
 /// Anything that takes longer is given up, and its connection with it.
@@ -209,12 +209,19 @@ impl Servers {
         };
         match &self.standby {
             None => Err(CatalogError::Unavailable(told)),
-            Some(standby) => ask(standby, sql, values, PATIENCE).await.map_err(|trouble| match trouble {
-                Trouble::Gone(standby) => {
-                    CatalogError::Unavailable(format!("primary: {told}; standby: {standby}"))
+            Some(standby) => {
+                let mut answer = ask(standby, sql, values, PATIENCE).await;
+                // All nodes come to it at once when the primary goes: it may need a moment.
+                if let Err(Trouble::Gone(_)) = answer {
+                    answer = ask(standby, sql, values, PATIENCE).await;
                 }
-                other => other.into(),
-            }),
+                answer.map_err(|trouble| match trouble {
+                    Trouble::Gone(standby) => {
+                        CatalogError::Unavailable(format!("primary: {told}; standby: {standby}"))
+                    }
+                    other => other.into(),
+                })
+            }
         }
     }
 

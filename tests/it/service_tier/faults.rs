@@ -100,6 +100,7 @@ pub(super) async fn settled(proxy: &Proxy) {
     proxy.service_settled(Duration::from_secs(20)).await;
 }
 
+#[expect(clippy::print_stdout, reason = "the measured distribution is what a run of this is for")]
 fn print(name: &str, mut took: Vec<Duration>, world: &World) {
     took.sort_unstable();
     let at = |percent: usize| took[(took.len() * percent / 100).min(took.len() - 1)].as_secs_f64() * 1e3;

@@ -77,9 +77,9 @@ async fn a_proven_lie_ends_the_use_of_the_service_and_what_came_from_it_is_dropp
     })
     .await;
     // All that came from it is gone, and the grid is asked for the truth; what it says is right.
-    for n in 0..6 {
+    for (n, asset) in assets.iter().enumerate().take(6) {
         let answer = ask(n).await;
-        assets[n].check(&answer);
+        asset.check(&answer);
         // The fourth is here from the comparison.
         assert!(n == 4 || answer.tier() == "miss", "{n}: {}", answer.tier());
     }

@@ -103,7 +103,7 @@ pub(crate) async fn from_network(node: SocketAddr, network: u8) -> SocketAddr {
         let mut ways: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
         let mut buffer = vec![0; 65_536];
         while let Ok((length, near)) = socket.recv_from(&mut buffer).await {
-            if !ways.contains_key(&near) {
+            if let std::collections::hash_map::Entry::Vacant(place) = ways.entry(near) {
                 let far = Arc::new(UdpSocket::bind((source, 0)).await.unwrap());
                 far.connect(node).await.unwrap();
                 let (back, answers) = (Arc::clone(&socket), Arc::clone(&far));
@@ -113,7 +113,7 @@ pub(crate) async fn from_network(node: SocketAddr, network: u8) -> SocketAddr {
                         let _ = back.send_to(&buffer[..length], near).await;
                     }
                 });
-                ways.insert(near, far);
+                place.insert(far);
             }
             let _ = ways[&near].send(&buffer[..length]).await;
         }
