@@ -254,8 +254,12 @@ impl Simulated {
         key(AssetKind::Texture, 1 << 100 | u128::from(self.draw.next()))
     }
 
-    async fn work(&mut self, until: Instant) {
+    /// With a pause of up to `pause` milliseconds after each request.
+    async fn work(&mut self, until: Instant, pause: usize) {
         while Instant::now() < until {
+            if pause > 0 {
+                tokio::time::sleep(Duration::from_millis(self.draw.below(pause) as u64)).await;
+            }
             match self.draw.below(20) {
                 0..12 => {
                     let known = self.any_known();
@@ -360,9 +364,10 @@ fn raise_descriptor_limit() {}
 #[expect(clippy::cast_precision_loss, clippy::print_stdout, reason = "figures for people to read")]
 async fn many_proxies_at_one_node() {
     raise_descriptor_limit();
-    let (number, lasts, limit) = match long() {
-        true => (1000, Duration::from_secs(60), 1 << 30),
-        false => (150, Duration::from_secs(4), 512 << 20),
+    // A thousand without a pause are only a queue before two processors.
+    let (number, lasts, limit, pause) = match long() {
+        true => (1000, Duration::from_secs(60), 1 << 30, 3000),
+        false => (150, Duration::from_secs(4), 512 << 20, 0),
     };
     let service = Service::start();
     let shared = fill(&service).await;
@@ -396,7 +401,7 @@ async fn many_proxies_at_one_node() {
     let mut working = tokio::task::JoinSet::new();
     for mut proxy in proxies {
         working.spawn(async move {
-            proxy.work(until).await;
+            proxy.work(until, pause).await;
             proxy.client.face()
         });
     }
