@@ -161,6 +161,7 @@ struct Tally {
 }
 
 impl Tally {
+    #[expect(clippy::print_stdout, reason = "figures for people to read")]
     fn print(&self, seconds: f64) {
         let took = self.took.lock().unwrap();
         let later = self.later.load(Ordering::Relaxed);
@@ -361,7 +362,7 @@ fn raise_descriptor_limit() {
 fn raise_descriptor_limit() {}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::cast_precision_loss, clippy::print_stdout, reason = "figures for people to read")]
+#[expect(clippy::print_stdout, reason = "figures for people to read")]
 async fn many_proxies_at_one_node() {
     raise_descriptor_limit();
     // A thousand without a pause are only a queue before two processors.
