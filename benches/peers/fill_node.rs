@@ -13,11 +13,11 @@ use rezcache::wire::OriginHash;
 use rezcache::wire::frame::{Codec, Verdict};
 
 #[tokio::main]
-async fn main() {
+async fn main() -> std::process::ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [url, grid, folder] = words.as_slice() else {
         eprintln!("usage: fill_node URL GRID FOLDER");
-        std::process::exit(2);
+        return std::process::ExitCode::from(2);
     };
     let client = ServiceClient::new(url.parse().unwrap(), None).unwrap();
     let origin = OriginHash::of(&GridId::new(grid), &Origin::new("sim.example"));
@@ -33,4 +33,5 @@ async fn main() {
         }
     }
     println!("Rezcache-Origin: {origin}");
+    std::process::ExitCode::SUCCESS
 }

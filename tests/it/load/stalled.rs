@@ -227,7 +227,7 @@ async fn who_stalls_takes_no_places_and_little_memory() {
     for (n, token) in service.tokens("honest", 20).into_iter().enumerate() {
         let (client, draw) = (service.client(token), Draw(n as u64));
         let mut proxy = Simulated { client, draw, shared: Arc::clone(&shared), tally: Arc::clone(&tally) };
-        working.spawn(async move { proxy.work(until).await });
+        working.spawn(async move { proxy.work(until, 0).await });
     }
     let begin = Instant::now();
     let held = opening.join_all().await;
