@@ -66,3 +66,103 @@ start_rezcache() {
     >"$SCRATCH/rezcache.out" 2>&1 & STARTED+=($!)
   BASE=$(await "$SCRATCH/rezcache.out" 'http://127\.0\.0\.1:[0-9]+/asset/[A-Za-z0-9_-]+/[A-Za-z0-9_.-]+' $!)
 }
+
+declare -A URL
+PEERS=()
+# peer NAME URL: one that is measured; requests go below the URL.
+peer() { PEERS+=("$1"); URL[$1]=$2; }
+
+# start_nginx: nginx with the http block's further lines from standard input.
+start_nginx() {
+  mkdir -p "$SCRATCH/nginx"
+  # No tcp_nopush: it holds the last part of an answer back for up to 40 ms.
+  {
+    cat <<EOF
+daemon off;
+$([ "$(id -u)" -ne 0 ] || echo "user root;")
+worker_processes auto;
+pid $SCRATCH/nginx/pid;
+error_log stderr error;
+events { worker_connections 256; }
+http {
+  access_log off;
+  sendfile on;
+  tcp_nopush off;
+  tcp_nodelay on;
+  keepalive_requests 1000000000;
+  client_body_temp_path $SCRATCH/nginx/body;
+  proxy_temp_path $SCRATCH/nginx/temp;
+  fastcgi_temp_path $SCRATCH/nginx/fastcgi;
+  uwsgi_temp_path $SCRATCH/nginx/uwsgi;
+  scgi_temp_path $SCRATCH/nginx/scgi;
+EOF
+    cat
+    echo "}"
+  } >"$SCRATCH/nginx.conf"
+  nginx -p "$SCRATCH/nginx" -c "$SCRATCH/nginx.conf" 2>"$SCRATCH/nginx.out" & STARTED+=($!)
+}
+
+# check_peers: warms every peer, and sees that it serves the right bytes.
+check_peers() {
+  local name
+  for name in "${PEERS[@]}"; do
+    "$PYTHON" - "$SCRATCH" "${URL[$name]}" "$name" <<'EOF'
+import os, pathlib, ssl, sys, urllib.request
+folder, base, name = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+trust = ssl._create_unverified_context()
+always = dict([os.environ["MIX_HEADER"].split(": ", 1)]) if os.environ.get("MIX_HEADER") else {}
+bodies = {file.name: file.read_bytes() for file in (folder / "assets").rglob("*") if file.is_file()}
+seen = set()
+for line in (folder / "requests.tsv").read_text().splitlines():
+    target, wanted = line.split("\t")
+    whole = bodies[target[-36:]]
+    # Whole first, so that it is kept; then as the mix asks.
+    for asked in ("", wanted):
+        if (target, asked) in seen:
+            continue
+        seen.add((target, asked))
+        expected, status = whole, 200
+        if asked:
+            first, last = (int(part) for part in asked.removeprefix("bytes=").split("-"))
+            expected, status = whole[first:last + 1], 206
+        request = urllib.request.Request(f"{base}{target}", headers=always | ({"Range": asked} if asked else {}))
+        with urllib.request.urlopen(request, context=trust) as reply:
+            if (reply.status, reply.read()) != (status, expected):
+                sys.exit(f"{name} answers {reply.status} with other bytes for {target} {asked}")
+EOF
+  done
+}
+
+# run_rounds: ROUNDS rounds of SECONDS_EACH on 8 keep-alive connections, the peers in turns.
+run_rounds() {
+  local round name url prefix line
+  for round in $(seq "$ROUNDS"); do
+    for name in "${PEERS[@]}"; do
+      url=${URL[$name]}
+      prefix=$("$PYTHON" -c 'import sys, urllib.parse; print(urllib.parse.urlsplit(sys.argv[1]).path)' "$url")
+      line=$(MIX_PREFIX=$prefix MIX_REQUESTS=$SCRATCH/requests.tsv wrk -t1 -c8 -d"${SECONDS_EACH}s" -s "$HERE/mix.lua" "$url" | sed -n 's/^JSON //p')
+      echo "$name $line" >>"$SCRATCH/results"
+      echo "round $round $name $line" >&2
+    done
+  done
+}
+
+# table: the medians over the rounds; rate and p99 of each peer also in $SCRATCH/table.json.
+table() {
+  "$PYTHON" - "$SCRATCH/results" "$SCRATCH/table.json" <<'EOF'
+import collections, json, statistics, sys
+rows = collections.defaultdict(list)
+for line in open(sys.argv[1]):
+    name, _, text = line.partition(" ")
+    rows[name].append(json.loads(text))
+mid = {}
+print(f"{'':14}{'requests/s':>12}{'MB/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'errors':>8}   (medians of {len(next(iter(rows.values())))} rounds)")
+for name, rounds in rows.items():
+    rate = statistics.median(r["requests"] / r["seconds"] for r in rounds)
+    p50, p99 = (statistics.median(r[key] for r in rounds) / 1000 for key in ("p50_us", "p99_us"))
+    mid[name] = (rate, p99)
+    mb = statistics.median(r["bytes"] / r["seconds"] / 1e6 for r in rounds)
+    print(f"{name:14}{rate:12.0f}{mb:9.0f}{p50:9.3f}{p99:9.3f}{sum(r['errors'] for r in rounds):8}")
+json.dump(mid, open(sys.argv[2], "w"))
+EOF
+}

@@ -1,8 +1,9 @@
 -- wrk: sends the requests of $MIX_REQUESTS (see mix.py) below the path $MIX_PREFIX, in order, each
--- thread from its own place; or, with $MIX_UNIQUE set, whole GETs of textures nobody asked before.
+-- thread from its own place and with the header $MIX_HEADER ("Name: value"), if there is one; or, with $MIX_UNIQUE set, whole GETs of textures nobody asked before.
 -- Ends with one line of JSON.
 local prefix = os.getenv("MIX_PREFIX") or ""
 local unique = os.getenv("MIX_UNIQUE")
+local header, value = (os.getenv("MIX_HEADER") or ""):match("^([^:]+): (.*)$")
 local requests, at, threads = {}, 0, 0
 
 function setup(thread)
@@ -13,10 +14,11 @@ end
 function init()
   if unique then return end
   for line in io.lines(os.getenv("MIX_REQUESTS")) do
-    local query, range = line:match("^([^\t]*)\t(.*)$")
+    local target, range = line:match("^([^\t]*)\t(.*)$")
     local headers = {}
+    if header then headers[header] = value end
     if range ~= "" then headers["Range"] = range end
-    requests[#requests + 1] = wrk.format("GET", prefix .. "/?" .. query, headers)
+    requests[#requests + 1] = wrk.format("GET", prefix .. target, headers)
   end
   at = number * 617
 end

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Writes the load of the HTTP benches: the captured assets and a list of requests.
 
-    mix.py DIR
+    mix.py DIR [--paths]
 
-DIR/assets/UUID are the bodies; DIR/requests.tsv has one request a line, "QUERY<tab>RANGE" with an
-empty range for a whole GET. Of ten requests seven are whole, the others ask as viewers refine
+DIR/assets/UUID are the bodies; DIR/requests.tsv has one request a line, "TARGET<tab>RANGE" with an
+empty range for a whole GET. Targets are as a viewer asks, "/?texture_id=UUID"; with --paths they are
+"/texture/UUID", and the bodies lie in DIR/assets/texture/. Of ten requests seven are whole, the others ask as viewers refine
 textures (an early part, then the rest from one byte before) and as they read meshes (header, then
 a level of detail).
 
@@ -75,27 +76,29 @@ def ranges(asset) -> list[tuple[str, int]]:
     return [("", size)]
 
 
-def plan(assets, weight: float, draw: random.Random) -> tuple[list[tuple[str, str]], float]:
+def plan(assets, weight: float, draw: random.Random, queries: bool) -> tuple[list[tuple[str, str]], float]:
     chances = [len(asset.body) ** weight for asset in assets]
     lines, total = [], 0
     for index, asset in enumerate(draw.choices(assets, chances, k=5000)):
         wanted, length = ("", len(asset.body)) if index % 10 < 7 else draw.choice(ranges(asset))
-        lines.append((f"{QUERY[asset.kind]}={asset.uuid}", wanted))
+        target = f"/?{QUERY[asset.kind]}={asset.uuid}" if queries else f"/{asset.kind}/{asset.uuid}"
+        lines.append((target, wanted))
         total += length
     return lines, total / len(lines)
 
 
 def main() -> None:
-    folder = pathlib.Path(sys.argv[1])
+    folder, queries = pathlib.Path(sys.argv[1]), "--paths" not in sys.argv[2:]
     assets = all_assets()
-    (folder / "assets").mkdir(parents=True, exist_ok=True)
     for asset in assets:
-        (folder / "assets" / asset.uuid).write_bytes(asset.body)
+        file = folder / "assets" / ("" if queries else asset.kind) / asset.uuid
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(asset.body)
     for tenths in range(0, 60):
-        lines, mean = plan(assets, tenths / 10, random.Random(1))
+        lines, mean = plan(assets, tenths / 10, random.Random(1), queries)
         if mean >= GOAL:
             break
-    (folder / "requests.tsv").write_text("".join(f"{query}\t{wanted}\n" for query, wanted in lines))
+    (folder / "requests.tsv").write_text("".join(f"{target}\t{wanted}\n" for target, wanted in lines))
     print(f"{len(assets)} assets, {len(lines)} requests, mean answer {mean / 1000:.1f} kB")
 
 

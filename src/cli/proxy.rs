@@ -155,9 +155,9 @@ impl StopSignal {
     }
 }
 
-/// Two viewers keep some hundred connections, each with one of ours toward the grid; macOS starts
-/// programs with 256 descriptors.
-fn raise_descriptor_limit() {
+/// Two viewers keep some hundred connections, each with one of ours toward the grid; a node has one of each
+/// client over TCP. macOS starts programs with 256 descriptors, Linux with 1024.
+pub(super) fn raise_descriptor_limit() {
     #[cfg(unix)]
     if let Err(error) = rlimit::increase_nofile_limit(65_536) {
         tracing::debug!(%error, "the limit of open files stays as it is");

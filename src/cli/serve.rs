@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use clap::Args;
 
-use super::proxy::StopSignal;
+use super::proxy::{StopSignal, raise_descriptor_limit};
 use super::{Outcome, print};
 use crate::config::{LogFormat, ServeFlags, Settings};
 use crate::node::Node;
@@ -20,6 +20,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
     let config = serve.into_config(&data_dir);
     let loopback = config.listen.ip().is_loopback();
     let (store, plain) = (config.store.clone(), config.plain_http);
+    raise_descriptor_limit();
     let node = Node::start(config).await?;
     let stop = StopSignal::listen()?;
     let scheme = if plain { "http" } else { "https" };

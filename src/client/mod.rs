@@ -28,6 +28,13 @@ use quic::QuicLink;
 /// How long the other face is used after QUIC has failed, at first and at most.
 const QUIC_AWAY: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
 
+/// Pieces of a body that are taken from its stream in one visit.
+const CHUNKS_AT_ONCE: usize = 32;
+/// Room made for a body of a length that was only announced.
+const ON_PROMISE: usize = 1 << 20;
+/// Room made for the groups of a large body, several at once.
+const READ_AHEAD: usize = 4 * groups::GROUP_BYTES;
+
 /// Why a call brought no answer. Being told "no" is an answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -366,20 +373,26 @@ enum Body {
 }
 
 impl Body {
-    /// The next bytes as they come, at most `limit` of them; `None` at the end.
-    async fn next(&mut self, limit: usize) -> Result<Option<Bytes>, CallError> {
+    /// Adds what has come to `buffer` and says how much that is; `None` at the end.
+    async fn append(&mut self, buffer: &mut BytesMut) -> Result<Option<usize>, CallError> {
+        let before = buffer.len();
         match self {
             Self::Quic(stream) => {
-                let chunk = stream.read_chunk(limit, true).await.map_err(|_| CallError::Unreachable)?;
-                Ok(chunk.map(|chunk| chunk.bytes))
+                // A chunk is what one datagram held. Each visit to the stream takes its connection's lock,
+                // which the thread that receives wants too.
+                let mut chunks: [Bytes; CHUNKS_AT_ONCE] = Default::default();
+                let read = stream.read_chunks(&mut chunks).await.map_err(|_| CallError::Unreachable)?;
+                let Some(number) = read else { return Ok(None) };
+                chunks.iter().take(number).for_each(|chunk| buffer.extend_from_slice(chunk));
             }
-            Self::Http(body) => loop {
+            Self::Http(body) => {
                 let Some(frame) = http_body_util::BodyExt::frame(body).await else { return Ok(None) };
                 if let Ok(data) = frame.map_err(|_| CallError::Unreachable)?.into_data() {
-                    return Ok(Some(data));
+                    buffer.extend_from_slice(&data);
                 }
-            },
+            }
         }
+        Ok(Some(buffer.len() - before))
     }
 }
 
@@ -481,13 +494,17 @@ impl FoundBody {
 
     /// Reads until `buffer` holds `length` bytes.
     async fn fill(&mut self, buffer: &mut BytesMut, length: usize) -> Result<(), CallError> {
+        // In one piece, so that nothing is copied when the buffer grows; but not more on a mere promise
+        // than a body has that comes whole.
+        let ahead = if self.found.grouped { READ_AHEAD } else { 0 };
+        if buffer.capacity() < length {
+            buffer.reserve((length - buffer.len()).min(ON_PROMISE).max(ahead));
+        }
         while buffer.len() < length {
-            let bytes = self.body.next(256 << 10).await?.ok_or(CallError::Unreachable)?;
+            let more = self.body.append(buffer).await?.ok_or(CallError::Unreachable)?;
             let mut receipt = self.receipt.lock().unwrap_or_else(PoisonError::into_inner);
-            receipt.bytes += bytes.len() as u64;
+            receipt.bytes += more as u64;
             receipt.at = Instant::now();
-            drop(receipt);
-            buffer.extend_from_slice(&bytes);
         }
         if !self.found.grouped && buffer.len() > length {
             return Err(CallError::Garbled);

@@ -58,6 +58,8 @@ pub struct Entry {
     pub size: u64,
     /// When it was queued, in seconds since 1970.
     pub queued: u64,
+    /// The grid's host turned out to be in a private network, whatever it is called.
+    pub resolved_private: bool,
 }
 
 /// The bounds of a queue.
@@ -113,11 +115,13 @@ pub enum Dropped {
     Failed,
     /// The grid's owner has opted out since, or the service is not trusted any more.
     Withdrawn,
+    /// It was queued for another service, or the grid is at home and the service is not.
+    NotForService,
 }
 
 impl Dropped {
     /// Every reason, in the order of reports.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Baked,
         Self::Full,
         Self::Old,
@@ -128,6 +132,7 @@ impl Dropped {
         Self::Refused,
         Self::Failed,
         Self::Withdrawn,
+        Self::NotForService,
     ];
 }
 
@@ -181,6 +186,8 @@ struct Held {
     entry: Entry,
     attempts: u32,
     place: Place,
+    /// What was said of it while it was being sent: it does not come back.
+    doomed: Option<Dropped>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -309,15 +316,13 @@ impl UploadPlan {
         self.bytes = self.bytes.saturating_add(entry.size);
         self.names.entry(entry.key.clone()).or_default().push(number);
         self.waiting.insert((due, number));
-        self.held.insert(number, Held { entry, attempts: 0, place: Place::Waiting(due) });
+        self.held.insert(number, Held { entry, attempts: 0, place: Place::Waiting(due), doomed: None });
     }
 
     fn of_origin(&self, entry: &Entry) -> Option<Number> {
         let numbers = self.names.get(&entry.key)?;
-        numbers
-            .iter()
-            .copied()
-            .find(|number| self.held.get(number).is_some_and(|held| held.entry.origin == entry.origin))
+        let is_it = |held: &Held| held.entry.origin == entry.origin && held.doomed.is_none();
+        numbers.iter().copied().find(|number| self.held.get(number).is_some_and(is_it))
     }
 
     /// Drops the oldest until what is left may stay.
@@ -348,7 +353,21 @@ impl UploadPlan {
         }
     }
 
-    /// Whether it has been seen as a bake. The sender asks again before the body.
+    /// The grid is called otherwise from now on; what was baked there still is.
+    pub fn renamed(&mut self, before: &GridId, now: &GridId, gone: &mut Vec<(Number, Dropped)>) {
+        let ids: Vec<AssetId> =
+            self.baked.iter().filter(|(grid, _)| grid == before).map(|(_, id)| *id).collect();
+        self.baked(now, &ids, gone);
+    }
+
+    /// Why an entry that is being sent is not to be sent any more. The sender asks before whatever it
+    /// tells the service.
+    #[must_use]
+    pub fn doom(&self, number: Number) -> Option<Dropped> {
+        self.held.get(&number).and_then(|held| held.doomed)
+    }
+
+    /// Whether it has been seen as a bake.
     #[must_use]
     pub fn is_baked(&self, key: &AssetKey) -> bool {
         key.kind == AssetKind::Texture && self.baked.contains(&(key.grid.clone(), key.id))
@@ -370,7 +389,7 @@ impl UploadPlan {
         }
     }
 
-    /// Drops everything that is not being sent, or all of one grid.
+    /// Drops everything, or all of one grid. What is being sent is not sent again.
     pub fn withdraw(&mut self, grid: Option<&GridId>, gone: &mut Vec<(Number, Dropped)>) {
         let meant = |held: &Held| grid.is_none_or(|grid| held.entry.key.grid == *grid);
         let all: Vec<Number> =
@@ -380,9 +399,9 @@ impl UploadPlan {
         }
     }
 
-    /// Removes an entry, unless it is being sent: that one is removed when it has ended.
+    /// Removes an entry. One that is being sent is marked, and removed when that has ended.
     fn remove(&mut self, number: Number, reason: Dropped, gone: &mut Vec<(Number, Dropped)>) {
-        let Some(held) = self.held.get(&number).filter(|held| held.place != Place::Sending) else { return };
+        let Some(held) = self.held.get_mut(&number) else { return };
         match held.place {
             Place::Waiting(due) => drop(self.waiting.remove(&(due, number))),
             Place::Ready => {
@@ -391,7 +410,10 @@ impl UploadPlan {
                     ready.remove(&number);
                 }
             }
-            Place::Sending => {}
+            Place::Sending => {
+                held.doomed.get_or_insert(reason);
+                return;
+            }
         }
         self.forget(number);
         gone.push((number, reason));
@@ -537,16 +559,16 @@ impl UploadPlan {
                 self.shut(now + pause)
             }
         };
-        // Seen as a bake while it was being sent.
-        let baked = self.held.get(&number).is_some_and(|held| self.is_baked(&held.entry.key));
+        if let Some(reason) = self.doom(number) {
+            self.forget(number);
+            gone.push((number, reason));
+            return true;
+        }
         if let Some(held) = self.held.get_mut(&number) {
             held.place = Place::Waiting(due);
             self.waiting.insert((due, number));
         }
-        if baked {
-            self.remove(number, Dropped::Baked, gone);
-        }
-        baked
+        false
     }
 
     fn shut(&mut self, until: Instant) -> Instant {

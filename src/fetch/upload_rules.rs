@@ -1,4 +1,5 @@
-//! What may be uploaded at all. Decided when an asset has been learnt, before it is queued.
+//! What may be uploaded at all. Decided when an asset has been learnt, before it is queued; whether the
+//! service may hear of it is asked again when it is sent.
 
 use super::sharing::{is_private_host, may_share};
 use crate::asset::validate::Valid;
@@ -71,9 +72,7 @@ pub fn may_upload(valid: Valid, around: Circumstances<'_>) -> Result<(), NotUplo
         Err(NotUploaded::NotHeardNow)
     } else if !around.owner_shares {
         Err(NotUploaded::OwnerDeclines)
-    } else if !may_share(around.grid, around.service)
-        || around.grid_resolved_private && !is_private_host(around.service)
-    {
+    } else if !may_hear(around.grid, around.grid_resolved_private, around.service) {
         Err(NotUploaded::PrivateGrid)
     } else if !around.by_login && !around.grid.is_second_life() {
         Err(NotUploaded::WithoutLogin)
@@ -84,6 +83,13 @@ pub fn may_upload(valid: Valid, around: Circumstances<'_>) -> Result<(), NotUplo
     } else {
         Ok(())
     }
+}
+
+/// Whether a service at this host may hear of a grid's assets, `resolved_private` telling that the
+/// grid's host turned out to be in a private network, whatever it is called.
+#[must_use]
+pub fn may_hear(grid: &GridId, resolved_private: bool, service: &str) -> bool {
+    may_share(grid, service) && (!resolved_private || is_private_host(service))
 }
 
 #[cfg(test)]

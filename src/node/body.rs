@@ -23,7 +23,7 @@ pub(super) struct Body {
 pub(super) struct Streamed {
     pieces: mpsc::Receiver<Bytes>,
     left: u64,
-    kept: Option<Box<dyn Send>>,
+    kept: Vec<Box<dyn Send>>,
 }
 
 impl fmt::Debug for Streamed {
@@ -40,12 +40,12 @@ pub(super) struct Broken;
 impl Streamed {
     /// A stream of `left` bytes out of what is sent to the other end of `pieces`.
     pub(super) const fn new(pieces: mpsc::Receiver<Bytes>, left: u64) -> Self {
-        Self { pieces, left, kept: None }
+        Self { pieces, left, kept: Vec::new() }
     }
 
     /// Keeps something alive until the stream is done.
     pub(super) fn keep(&mut self, what: impl Send + 'static) {
-        self.kept = Some(Box::new(what));
+        self.kept.push(Box::new(what));
     }
 
     /// The next bytes; `None` at the end.

@@ -7,6 +7,7 @@ use http::StatusCode;
 
 use super::budgets::{Account, Limits};
 use super::refusal::Refusal;
+use super::shares::CallerKey;
 use crate::grid::GridId;
 use crate::token::Rights;
 
@@ -56,6 +57,11 @@ impl Caller {
     pub(super) fn new(who: Arc<Identity>, from: IpAddr) -> Self {
         let account = who.account.clone();
         Self { who, network: network_of(from), local: from.to_canonical().is_loopback(), account }
+    }
+
+    /// Who it is where an amount is shared out among callers.
+    pub(super) fn key(&self) -> CallerKey {
+        (Arc::clone(&self.who.principal), self.network)
     }
 
     /// Somebody on this very machine without a token: it may look at the node, and nothing else.

@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use super::body::Streamed;
 use super::caller::Caller;
+use super::patient::Patient;
 use super::refusal::Refusal;
 use super::service::{Answer, Service, Want};
 use super::stopped;
@@ -100,6 +101,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, face: Face, stop: watch
     if stream.set_nodelay(true).is_err() {
         return;
     }
+    let stream = Patient::new(stream);
     let service = {
         let face = face.clone();
         service_fn(move |request| {

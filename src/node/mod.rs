@@ -27,9 +27,12 @@ mod enrol;
 mod fading;
 mod hot;
 mod http;
+mod patient;
 mod quic;
 mod refusal;
+mod sending;
 mod service;
+mod shares;
 mod takedown;
 #[cfg(test)]
 mod tests;

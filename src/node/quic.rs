@@ -13,10 +13,11 @@ use tokio::sync::{Semaphore, watch};
 use super::body::Body;
 use super::caller::Caller;
 use super::refusal::Refusal;
+use super::sending::{SEND_WINDOW, patience};
 use super::service::{Answer, Service};
 use super::tls::{Identity, IdentityError};
 use super::uploads::Receiving;
-use crate::wire::frame::{Call, MAX_HEADER_BYTES, Request};
+use crate::wire::frame::{Call, MAX_HEADER_BYTES, Reply, Request};
 
 /// A proxy opens one connection; a classroom behind one address some dozens.
 const MAX_CONNECTIONS: usize = 20_000;
@@ -33,6 +34,8 @@ const IDLE: Duration = Duration::from_secs(90);
 const GOING: VarInt = VarInt::from_u32(1);
 /// Code of an answer that broke off.
 const BROKEN: VarInt = VarInt::from_u32(2);
+/// Code of an answer that its reader takes too slowly.
+const SLOW: VarInt = VarInt::from_u32(3);
 
 /// Opens the face's socket.
 ///
@@ -67,7 +70,7 @@ fn transport() -> TransportConfig {
         .datagram_receive_buffer_size(None)
         .stream_receive_window((2u32 << 20).into())
         .receive_window((16u32 << 20).into())
-        .send_window(16 << 20)
+        .send_window(SEND_WINDOW.into())
         .max_idle_timeout(IDLE.try_into().ok());
     transport
 }
@@ -219,14 +222,31 @@ async fn body(receive: &mut RecvStream, receiving: &mut Receiving) -> Result<boo
     }
 }
 
+/// Sends an answer, and waits until the peer has all of it: the connection holds it so long.
 async fn answer(send: &mut SendStream, answer: Answer) -> Result<(), Gone> {
+    let length = match &answer.reply {
+        Reply::Found(found) => found.length,
+        _ => 0,
+    };
+    match tokio::time::timeout(patience(length), deliver(send, answer)).await {
+        Ok(delivered) => delivered,
+        Err(_) => {
+            // Whoever takes nothing must not keep others from being served.
+            send.reset(SLOW)?;
+            Ok(())
+        }
+    }
+}
+
+async fn deliver(send: &mut SendStream, answer: Answer) -> Result<(), Gone> {
     let header = answer.reply.encode();
     let mut head = BytesMut::with_capacity(4 + header.len());
     head.extend_from_slice(&u32::try_from(header.len())?.to_be_bytes());
     head.extend_from_slice(&header);
     let Body { hashes, bytes, stream } = answer.body;
     send.write_all_chunks(&mut [head.freeze(), hashes, bytes]).await?;
-    if let Some(mut stream) = stream {
+    let mut stream = stream;
+    if let Some(stream) = &mut stream {
         loop {
             match stream.next().await {
                 Ok(Some(piece)) => send.write_chunk(piece).await?,
@@ -239,5 +259,8 @@ async fn answer(send: &mut SendStream, answer: Answer) -> Result<(), Gone> {
         }
     }
     send.finish()?;
+    // With the stream goes what it is charged as.
+    send.stopped().await?;
+    drop(stream);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What a node does, whichever face it is asked through.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +24,7 @@ use super::disk::DiskTier;
 use super::enrol::Enrolled;
 use super::hot::{HotTier, Known};
 use super::refusal::Refusal;
+use super::sending::{STREAM_BYTES, Sending, charged};
 use super::uploads::{Received, Receiving, Uploads};
 use crate::asset::validate::{self, Valid};
 use crate::asset::{AssetKey, AssetKind, Digest};
@@ -118,10 +119,11 @@ pub(super) struct Service {
     pub(super) contents: Arc<Contents>,
     pub(super) counters: Arc<Counters>,
     uploads: Uploads,
+    sending: Sending,
     draining: AtomicBool,
     quiet: Notify,
     started: Instant,
-    touched: Mutex<Vec<(KeyHash, u32)>>,
+    touched: Mutex<HashSet<(KeyHash, u32)>>,
     pub(super) drain_asked: Notify,
     meter: Meter,
     catalog_warned: Mutex<Option<Instant>>,
@@ -150,6 +152,7 @@ impl Service {
             abilities,
             counters,
             uploads: Uploads::new(),
+            sending: Sending::new(),
             draining: AtomicBool::new(false),
             quiet: Notify::new(),
             started: Instant::now(),
@@ -356,14 +359,19 @@ impl Service {
         self.counters.add(Count::BytesOut, found.length);
         let body = match source {
             Source::Small(content) => {
+                // A part keeps all of it in memory.
+                let taken = self.sending.charge(caller.key(), content.bytes.len() as u64)?;
                 let index = |offset| usize::try_from(offset).unwrap_or(usize::MAX).min(content.bytes.len());
                 let hashes = if found.grouped { content.group_hashes() } else { Bytes::new() };
                 let bytes = content.bytes.slice(index(range.start)..index(range.end));
-                Body { hashes, bytes, stream: None }
+                Body { hashes, bytes: charged(bytes, taken), stream: None }
             }
             Source::Large(large) => {
+                let taken = self.sending.charge(caller.key(), found.length.min(STREAM_BYTES))?;
                 let hashes = if found.grouped { large.group_hashes() } else { Bytes::new() };
-                Body { hashes, bytes: Bytes::new(), stream: Some(large.stream(range).await?) }
+                let mut stream = large.stream(range).await?;
+                stream.keep(taken);
+                Body { hashes, bytes: Bytes::new(), stream: Some(stream) }
             }
         };
         Ok(Answer { reply: Reply::Found(found), body })
@@ -534,7 +542,7 @@ impl Service {
         self.pace_write(caller)?;
         self.ask(caller, &[self.key_hash(key)])?;
         self.transfer(caller, *length)?;
-        let who = (Arc::clone(&caller.who.principal), caller.network);
+        let who = caller.key();
         self.uploads.begin(who, key.kind, *codec, *length).await
     }
 
@@ -770,6 +778,7 @@ impl Service {
                 "hot_limit": self.config.memory_bytes,
                 "records": self.contents.hot.records(),
                 "records_bytes": self.contents.hot.record_bytes(),
+                "sending_bytes": self.sending.bytes(),
             },
             "disk": self.contents.disk.as_ref().map(|disk| {
                 json!({ "hot_bytes": disk.bytes(), "hot_limit": self.config.hot_bytes })
@@ -794,6 +803,7 @@ impl Service {
             ("hot_records_bytes", self.contents.hot.record_bytes()),
             ("disk_bytes", self.contents.disk.as_ref().map_or(0, |disk| disk.bytes())),
             ("uploads_memory_bytes", self.uploads.memory_bytes()),
+            ("sending_memory_bytes", self.sending.bytes()),
             ("process_memory_bytes", usage.map_or(0, |usage| usage.memory_bytes)),
             ("process_cpu_milliseconds", usage.map_or(0, |usage| usage.cpu_ms)),
         ]))
@@ -822,7 +832,7 @@ impl Service {
         self.meter.tick();
         let uses = std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner));
         if !uses.is_empty()
-            && let Err(error) = self.catalog.touch(uses).await
+            && let Err(error) = self.catalog.touch(uses.into_iter().collect()).await
         {
             tracing::debug!(%error, "the days of last use were not written");
         }
@@ -832,7 +842,7 @@ impl Service {
         let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
         // What is lost is a day's note of use, which the next read writes again.
         if touched.len() < 10_000 {
-            touched.push((hash, day(now())));
+            touched.insert((hash, day(now())));
         }
     }
 

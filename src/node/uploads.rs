@@ -5,9 +5,7 @@
 //! validators need all of it at once. So what checking takes is bounded by [`CHECKING_KIB`], whatever how
 //! many uploads there are and however slow they come; whoever finds it taken waits.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -17,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::contents::LARGE_BYTES;
 use super::refusal::Refusal;
+use super::shares::{Budget, CallerKey, Taken, kib};
 use crate::asset::AssetKind;
 use crate::wire::frame::Codec;
 
@@ -26,8 +25,6 @@ const COMING_KIB: usize = 64 << 10;
 const SPOOL_KIB: usize = 2 << 20;
 /// Bodies that are checked, sealed and stored, all together: twice each, packed or sealed beside plain.
 const CHECKING_KIB: usize = 256 << 10;
-/// One caller's part of what is coming: a quarter.
-const CALLERS_PART: usize = 4;
 /// How long a body that has come whole waits to be checked.
 const CHECKING_PATIENCE: Duration = Duration::from_secs(30);
 /// A body that stands still for so long is given up.
@@ -36,66 +33,11 @@ const STALL: Duration = Duration::from_secs(10);
 const LEAST_RATE: u64 = 8 << 10;
 const GRACE: Duration = Duration::from_secs(15);
 
-/// Who uploads, as far as its part goes: its pseudonym, and where it comes from.
-type CallerKey = (Arc<str>, IpAddr);
-
 /// All bodies that are coming or being checked.
 pub(super) struct Uploads {
     coming: Budget,
     spool: Budget,
     checking: Arc<Semaphore>,
-}
-
-/// An amount that callers share.
-struct Budget {
-    all: Arc<Semaphore>,
-    part: usize,
-    callers: Arc<Mutex<HashMap<CallerKey, usize>>>,
-}
-
-/// A piece of a budget.
-struct Taken {
-    _all: OwnedSemaphorePermit,
-    callers: Arc<Mutex<HashMap<CallerKey, usize>>>,
-    caller: CallerKey,
-    kib: usize,
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(taken) = callers.get_mut(&self.caller) {
-            *taken = taken.saturating_sub(self.kib);
-            if *taken == 0 {
-                callers.remove(&self.caller);
-            }
-        }
-    }
-}
-
-impl Budget {
-    fn new(kib: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(kib)), part: kib / CALLERS_PART, callers: Arc::default() }
-    }
-
-    /// Takes from the budget. `None` when it, or the caller's part of it, is used up.
-    fn take(&self, caller: CallerKey, kib: u32) -> Option<Taken> {
-        let all = Arc::clone(&self.all).try_acquire_many_owned(kib).ok()?;
-        let kib = usize::try_from(kib).ok()?;
-        {
-            let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-            let taken = callers.get(&caller).copied().unwrap_or(0) + kib;
-            if taken > self.part {
-                return None;
-            }
-            callers.insert(caller.clone(), taken);
-        }
-        Some(Taken { _all: all, callers: Arc::clone(&self.callers), caller, kib })
-    }
-}
-
-fn kib(bytes: u64) -> u32 {
-    u32::try_from(bytes.div_ceil(1024).max(1)).unwrap_or(u32::MAX)
 }
 
 fn broken() -> Refusal {
@@ -113,14 +55,14 @@ impl Uploads {
 
     /// What bodies hold in memory, coming or being checked.
     pub(super) fn memory_bytes(&self) -> u64 {
-        let coming = COMING_KIB.saturating_sub(self.coming.all.available_permits());
+        let coming = self.coming.taken_kib();
         let checking = CHECKING_KIB.saturating_sub(self.checking.available_permits());
         (coming + checking) as u64 * 1024
     }
 
     /// For the load report.
     pub(super) fn report(&self) -> serde_json::Value {
-        let spool = SPOOL_KIB.saturating_sub(self.spool.all.available_permits());
+        let spool = self.spool.taken_kib();
         serde_json::json!({
             "memory_bytes": self.memory_bytes(),
             "memory_limit": (COMING_KIB + CHECKING_KIB) as u64 * 1024,
@@ -289,16 +231,15 @@ mod tests {
         while let Ok(receiving) = begin(&uploads, "greedy", LARGE_BYTES).await {
             held.push(receiving);
         }
-        assert_eq!(held.len() * 2, COMING_KIB / CALLERS_PART / 1024, "a quarter");
+        assert_eq!(held.len() * 2, COMING_KIB / 4 / 1024, "a quarter");
         assert!(begin(&uploads, "greedy", 100).await.is_err());
         assert!(begin(&uploads, "greedy", 40 << 20).await.is_ok(), "what goes to the disk has its own part");
         assert!(begin(&uploads, "other", LARGE_BYTES).await.is_ok());
         held.pop();
         assert!(begin(&uploads, "greedy", 100).await.is_ok());
         drop(held);
-        assert!(uploads.coming.callers.lock().unwrap().is_empty());
-        assert_eq!(uploads.coming.all.available_permits(), COMING_KIB);
-        assert_eq!(uploads.spool.all.available_permits(), SPOOL_KIB);
+        assert_eq!(uploads.coming.taken_kib(), 0);
+        assert_eq!(uploads.spool.taken_kib(), 0);
         // All of them together cannot take more than there is either.
         let mut all = Vec::new();
         for name in ["a", "b", "c", "d"] {
@@ -306,7 +247,7 @@ mod tests {
                 all.push(receiving);
             }
         }
-        assert_eq!(uploads.coming.all.available_permits(), 0);
+        assert_eq!(uploads.coming.taken_kib(), COMING_KIB);
         assert!(begin(&uploads, "e", 1).await.is_err());
     }
 
@@ -331,7 +272,7 @@ mod tests {
             }
         }
         assert_eq!(uploads.checking.available_permits(), CHECKING_KIB);
-        assert_eq!(uploads.spool.all.available_permits(), SPOOL_KIB);
+        assert_eq!(uploads.spool.taken_kib(), 0);
     }
 
     #[tokio::test(start_paused = true)]

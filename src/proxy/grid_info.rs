@@ -17,7 +17,8 @@ use crate::xml::escape;
 
 const MAX_INFO_BYTES: usize = 1 << 20;
 
-/// Asks the grid who it is. `None` when it could not be reached: it may answer later.
+/// Asks the grid who it is. `None` when it has not said: neither its information nor that it has none.
+/// It may say later, and with it whether its assets may be shared.
 pub(super) async fn identify(grid: &GridPort) -> Option<Identity> {
     let configured = grid.configured_identity();
     // Second Life has no such page.
@@ -36,16 +37,18 @@ pub(super) async fn identify(grid: &GridPort) -> Option<Identity> {
     };
     let response = grid.upstream.send_idempotent(request).await.ok()?;
     let (parts, body) = response.into_parts();
-    if parts.status.is_server_error() {
-        return None;
+    match parts.status {
+        StatusCode::OK => {
+            let body = replies::read_whole(body, MAX_INFO_BYTES).await.ok()?;
+            Some(learn(grid, configured, &grid_info::read_xml(&body).ok()?))
+        }
+        StatusCode::NOT_FOUND | StatusCode::GONE => Some(configured),
+        // Busy, guarded, moved: no word of the grid's on anything.
+        _ => None,
     }
-    let body = replies::read_whole(body, MAX_INFO_BYTES).await.ok()?;
-    let info = (parts.status == StatusCode::OK).then(|| grid_info::read_xml(&body).ok()).flatten();
-    Some(learn(grid, configured, info))
 }
 
-fn learn(grid: &GridPort, configured: Identity, info: Option<GridInfo>) -> Identity {
-    let Some(info) = info else { return configured };
+fn learn(grid: &GridPort, configured: Identity, info: &GridInfo) -> Identity {
     let sharing = Sharing::of(info.rezcache.as_deref());
     // A full login URI says where to log in; only the grid's wish is left to learn.
     if grid.config.uri.path().len() > 1 {

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::cache::LocalCache;
 use crate::fetch::pace::GridPace;
+use crate::fetch::upload_pace::doubled;
 use crate::grid::{GridId, Origin};
 use crate::session::CapabilityClass;
 use crate::support::metrics::{Counter, Metrics};
@@ -28,8 +29,8 @@ use crate::support::status::Status;
 
 /// How long a login may wait for the grid's `get_grid_info` before the configured URI is used.
 const GRID_INFO_PATIENCE: Duration = Duration::from_secs(5);
-/// How long until a grid that did not answer is asked again.
-const GRID_INFO_RETRY: Duration = Duration::from_secs(30);
+/// How long until a grid that did not answer is asked again, at first and at most.
+const GRID_INFO_RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 
 /// What all grids of one proxy share.
 pub(super) struct Shared {
@@ -162,23 +163,31 @@ impl GridPort {
     /// Asks the grid who it is until it answers. A grid that is away is known by its configured URI
     /// meanwhile.
     pub(super) async fn identify(&self) {
-        loop {
+        for asked in 1.. {
             let answer = tokio::time::timeout(GRID_INFO_PATIENCE, grid_info::identify(self)).await;
             if let Ok(Some(identity)) = answer {
-                // What waits since an earlier run, or since before the grid had its say.
-                if let Some(uploads) =
-                    self.shared.uploads.as_ref().filter(|_| identity.sharing != Sharing::Share)
-                {
-                    uploads.withdraw(&identity.id);
-                    uploads.withdraw(&self.configured.id);
-                }
-                let _ = self.identity.set(identity);
+                self.settle(identity);
             }
             self.asked.send_replace(true);
             if self.identity.get().is_some() {
                 return;
             }
-            tokio::time::sleep(GRID_INFO_RETRY).await;
+            tokio::time::sleep(doubled(asked, GRID_INFO_RETRY[0], GRID_INFO_RETRY[1])).await;
+        }
+    }
+
+    /// The grid has said who it is. That is known before the queue is looked through: what comes in
+    /// between is judged by it.
+    fn settle(&self, identity: Identity) {
+        let identity = self.identity.get_or_init(|| identity);
+        let Some(uploads) = &self.shared.uploads else { return };
+        if identity.id != self.configured.id {
+            uploads.renamed(&self.configured.id, &identity.id);
+        }
+        // What waits since an earlier run, or since before the grid had its say.
+        if identity.sharing != Sharing::Share {
+            uploads.withdraw(&identity.id);
+            uploads.withdraw(&self.configured.id);
         }
     }
 

@@ -102,7 +102,13 @@ fn upload(grid: &GridPort, target: &Target, valid: Valid, heard: Heard, asset: &
         trusted: uploads.is_trusted(),
     };
     match may_upload(valid, around) {
-        Ok(()) => uploads.offer(&target.key, &target.scope, asset),
+        Ok(()) => {
+            uploads.offer(&target.key, &target.scope, asset, around.grid_resolved_private);
+            // The grid's owner may have been heard since, and what was queued been taken back already.
+            if grid.identity().sharing != Sharing::Share {
+                uploads.withdraw(&target.key.grid);
+            }
+        }
         Err(reason) => grid.shared.metrics.count(uploads::refused(reason)),
     }
 }

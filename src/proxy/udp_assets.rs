@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::arrivals::ARRIVAL_LIMIT;
 use super::fetcher::{self, Head, Seat};
-use super::grid_port::{GridPort, Identity, Sharing};
+use super::grid_port::{GridPort, Sharing};
 use super::learn::{self, Heard, Target};
 use super::registry::SessionLink;
 use super::service::Alone;
@@ -32,7 +32,6 @@ const CHECK_ASIDE_BYTES: usize = 256 << 10;
 pub(super) struct UdpAssets {
     grid: Arc<GridPort>,
     link: Arc<SessionLink>,
-    identity: Identity,
     lookups: Arc<Semaphore>,
 }
 
@@ -41,21 +40,23 @@ impl UdpAssets {
         Self {
             grid: Arc::clone(grid),
             link: Arc::clone(link),
-            identity: grid.identity(),
             lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
         }
     }
 
-    fn target(&self, kind: AssetKind, id: AssetId, simulator: SocketAddrV4) -> Target {
-        let key = AssetKey { grid: self.identity.id.clone(), kind, id };
+    /// `None` when the grid's owner wants nothing kept. A grid may say so, and who it is, at any time
+    /// of a session.
+    fn target(&self, kind: AssetKind, id: AssetId, simulator: SocketAddrV4) -> Option<Target> {
+        let identity = self.grid.identity();
+        let shared = match identity.sharing {
+            Sharing::Off => return None,
+            Sharing::Local => false,
+            Sharing::Share => true,
+        };
+        let key = AssetKey { grid: identity.id, kind, id };
         let origin = Origin::new(&simulator.ip().to_string());
-        Target {
-            key,
-            scope: Scope { origin, central: self.grid.config.central },
-            shared: self.identity.sharing == Sharing::Share,
-            beginning_held: false,
-            by_login: true,
-        }
+        let scope = Scope { origin, central: self.grid.config.central };
+        Some(Target { key, scope, shared, beginning_held: false, by_login: true })
     }
 
     /// Looks an asset up. `Some` is the answer; otherwise it comes through the session's link.
@@ -66,10 +67,7 @@ impl UdpAssets {
         id: AssetId,
         simulator: SocketAddrV4,
     ) -> Option<Option<Found>> {
-        if self.identity.sharing == Sharing::Off {
-            return Some(None);
-        }
-        let target = self.target(kind, id, simulator);
+        let Some(target) = self.target(kind, id, simulator) else { return Some(None) };
         if let Some(asset) = self.grid.shared.cache.get_memory(&target.key, &target.scope) {
             return Some(Some(Found { asset, source: AssetSource::Memory }));
         }
@@ -107,19 +105,22 @@ impl UdpAssets {
         None
     }
 
-    /// These textures are bakes of avatars.
+    /// These textures are bakes of avatars, under each name that the grid has here.
     pub(super) fn baked(&self, ids: &[AssetId]) {
-        if let Some(uploads) = &self.grid.shared.uploads {
-            uploads.baked(&self.identity.id, ids);
+        let Some(uploads) = &self.grid.shared.uploads else { return };
+        // First under the one that the grid had before it was heard: should it be heard just now, the
+        // other takes them over from there.
+        let before = &self.grid.configured.id;
+        uploads.baked(before, ids);
+        let now = self.grid.identity().id;
+        if now != *before {
+            uploads.baked(&now, ids);
         }
     }
 
     /// Keeps an asset that came whole, if it is one.
     pub(super) fn learn(&self, kind: AssetKind, id: AssetId, simulator: SocketAddrV4, bytes: Bytes) {
-        if self.identity.sharing == Sharing::Off {
-            return;
-        }
-        let target = self.target(kind, id, simulator);
+        let Some(target) = self.target(kind, id, simulator) else { return };
         let total = Some(bytes.len() as u64);
         if bytes.len() > CHECK_ASIDE_BYTES {
             let grid = Arc::clone(&self.grid);
@@ -142,10 +143,7 @@ impl UdpAssets {
         total: u64,
         extents: Vec<(u64, Bytes)>,
     ) {
-        if self.identity.sharing == Sharing::Off {
-            return;
-        }
-        let mut target = self.target(kind, id, simulator);
+        let Some(mut target) = self.target(kind, id, simulator) else { return };
         target.beginning_held = extents
             .first()
             .is_some_and(|(first, bytes)| *first == 0 && policy::content_matches_kind(kind, bytes));

@@ -174,6 +174,8 @@ counters! {
     UploadsDroppedFailed = "uploads_dropped_failed",
     /// Uploads dropped: the grid's owner has opted out since, or the cache service is not trusted any more.
     UploadsDroppedWithdrawn = "uploads_dropped_withdrawn",
+    /// Uploads dropped: queued for another cache service, or of a grid at home and the service is not.
+    UploadsDroppedNotForService = "uploads_dropped_not_for_service",
     /// Damaged places in the file of the upload queue, skipped.
     UploadQueueCorrupt = "upload_queue_corrupt",
     /// Times the upload queue could not be written down.

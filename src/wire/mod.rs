@@ -6,7 +6,7 @@
 //!  header frame               version 1 | operation or outcome | its fields (frame.rs)
 //! ```
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use crate::asset::{AssetKey, Digest};
 use crate::grid::{GridId, Origin};
@@ -68,8 +68,15 @@ impl fmt::Display for DigestText {
     }
 }
 
-fn hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
-    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+/// Every answer over HTTP holds one of these: not a formatted number for each byte.
+fn hex<const N: usize>(f: &mut fmt::Formatter<'_>, bytes: &[u8; N]) -> fmt::Result {
+    const DIGITS: [char; 16] =
+        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    let digit = |value: u8| DIGITS.get(usize::from(value & 15)).copied().unwrap_or_default();
+    bytes.iter().try_for_each(|byte| {
+        f.write_char(digit(byte >> 4))?;
+        f.write_char(digit(*byte))
+    })
 }
 
 fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {

@@ -93,7 +93,7 @@ async fn rounds(count: usize, catalog: Option<String>) {
         trial.assets.len() - published,
         trial.orphans_seen
     );
-    assert!(published > count, "hardly anything was published between the kills");
+    assert!(published >= count, "hardly anything was published between the kills");
     trial.finish().await;
 }
 
@@ -119,10 +119,11 @@ impl Trial {
         clients.extend(other.as_ref().map(client_of));
         let first = self.assets.keys().next_back().map_or(0, |last| last + 1);
         let (gone, killed) = tokio::sync::watch::channel(false);
+        let (answered, mut first_answer) = tokio::sync::watch::channel(false);
         let mut tasks = tokio::task::JoinSet::new();
         for task in 0..CLIENTS {
             let client = Arc::clone(&clients[task % clients.len()]);
-            let mut killed = killed.clone();
+            let (mut killed, answered) = (killed.clone(), answered.clone());
             // The first ones are everybody's.
             let numbers =
                 (first..first + SHARED).chain((0..).map(move |n| first + SHARED + n * CLIENTS + task));
@@ -137,6 +138,9 @@ impl Trial {
                         _ = killed.wait_for(|killed| *killed) => None,
                     };
                     answers.push((number, verdict));
+                    if verdict.is_some() {
+                        answered.send_replace(true);
+                    }
                     if verdict.is_none() {
                         break;
                     }
@@ -145,6 +149,8 @@ impl Trial {
             });
         }
         let moment = Duration::from_millis(20 + self.draw.below(LOAD_MILLIS) as u64);
+        // On a busy machine a node takes longer to begin than it is then left to live.
+        within(first_answer.wait_for(|answered| *answered)).await.unwrap();
         tokio::time::sleep(moment).await;
         node.kill();
         // Its neighbour goes on for a moment.

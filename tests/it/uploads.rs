@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -224,6 +225,44 @@ async fn without_consent_nothing_is_uploaded_and_no_queue_is_made() {
     node.stop().await;
 }
 
+/// Stops the proxy and starts one on the same data that uploads to another service.
+async fn moved_to(setup: Setup, service_url: &str) -> Setup {
+    let Setup { grid, proxy, dir, .. } = setup;
+    within(proxy.stop()).await;
+    let config = ProxyConfig {
+        service: Some(service(service_url)),
+        uploads: Some(at_once()),
+        ..proxy_config(grid_config(&grid.url("/")), dir.path())
+    };
+    let proxy = Proxy::start(config).await.unwrap();
+    let at = proxy.grid_addresses()[0];
+    Setup { grid, proxy, at, dir }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_one_service_is_given_to_no_other() {
+    let first = Fake::start(verdict("202 Accepted", true), verdict("201 Created", false)).await;
+    let second = Fake::start(verdict("202 Accepted", true), verdict("201 Created", false)).await;
+    let setup = setup(&first.url(), |_| {}).await;
+    setup.proxy.pause_uploads();
+    fetch(&setup, &four()).await;
+    assert_eq!(setup.proxy.metrics().upload_queue().0, 4);
+
+    let setup = moved_to(setup, &second.url()).await;
+    assert!(setup.proxy.uploads_idle(PATIENCE).await);
+    assert_eq!(count(&setup.proxy, Counter::UploadsDroppedNotForService), 4);
+    // What comes now is the second's.
+    fetch(&setup, &[another_texture()]).await;
+    until(&setup.proxy, Counter::UploadsSent, 1).await;
+    assert_eq!((second.uploads("POST").len(), second.uploads("PUT").len()), (1, 1));
+
+    // And the first does not get it later.
+    let setup = moved_to(setup, &first.url()).await;
+    assert!(setup.proxy.uploads_idle(PATIENCE).await);
+    within(setup.proxy.stop()).await;
+    assert!(first.uploads("POST").is_empty() && first.uploads("PUT").is_empty());
+}
+
 /// What a node has counted, as its metrics say.
 async fn node_counts(service_url: &str) -> serde_json::Value {
     let (address, _) = service_url.trim_start_matches("https://").split_once('#').unwrap();
@@ -264,6 +303,7 @@ impl Fake {
         let says = Arc::new(Mutex::new((attest, put)));
         let answers = Arc::clone(&says);
         http.on("/v1/lookup", |_| Reply::ok("application/json", "{\"assets\":[]}"));
+        http.on("/v1/service", |_| Reply::ok("application/json", "{\"enroll\":false}"));
         http.otherwise(move |asked: &Asked| match asked.method.as_str() {
             "POST" => answers.lock().unwrap().0.clone(),
             "PUT" => answers.lock().unwrap().1.clone(),
@@ -467,6 +507,92 @@ async fn an_owner_who_no_longer_shares_has_the_queue_emptied() {
     assert_eq!(count(&proxy, Counter::UploadsDroppedWithdrawn), 1);
     within(proxy.stop()).await;
     assert!(fake.uploads("POST").is_empty());
+}
+
+/// Has the grid answer like this when it is asked who it is, until it is told to say who it is.
+pub(crate) fn says_later(grid: &FakeGrid, first: Reply, login: &str, word: &str) -> Arc<AtomicBool> {
+    let (speaks, later) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let info = format!("<gridinfo><login>{login}</login><rezcache>{word}</rezcache></gridinfo>");
+    let told = Arc::clone(&speaks);
+    grid.on("/get_grid_info", move |_| {
+        // The first answer is the first in any case.
+        let heard = later.swap(true, Ordering::SeqCst) && told.load(Ordering::SeqCst);
+        if heard { Reply::ok("application/xml", &info) } else { first.clone() }
+    });
+    speaks
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grid_that_has_not_said_who_it_is_is_asked_again() {
+    let hour =
+        UploadConfig { limits: Limits { wait: Duration::from_secs(3600), ..at_once().limits }, ..at_once() };
+    let mut grids = Vec::new();
+    for (first, settles) in [
+        (Reply::new("404 Not Found", &[], ""), true),
+        (Reply::new("410 Gone", &[], "<gridinfo/>"), true),
+        (Reply::new("429 Too Many Requests", &[("Retry-After", "1")], ""), false),
+        (Reply::new("403 Forbidden", &[], "<gridinfo/>"), false),
+        (Reply::new("302 Found", &[("Location", "/elsewhere")], ""), false),
+        (Reply::new("503 Service Unavailable", &[], ""), false),
+        (Reply::ok("text/html", "<!doctype html><title>hotel wifi</title><p>log in"), false),
+        (Reply::ok("application/xml", "<gridinfo><login>http://grid.ex"), false),
+        (Reply::ok("application/xml", ""), false),
+        (Reply::none(), false),
+    ] {
+        let grid = FakeGrid::start().await;
+        let speaks = says_later(&grid, first, &grid.url("/"), "local");
+        let setup = Setup::with(grid, |config| {
+            config.service = Some(service("http://127.0.0.1:9"));
+            config.uploads = Some(hour.clone());
+        })
+        .await;
+        fetch(&setup, &[texture()]).await;
+        assert_eq!(setup.proxy.metrics().upload_queue().0, 1);
+        speaks.store(true, Ordering::SeqCst);
+        grids.push((setup, settles));
+    }
+    for (setup, _) in grids.iter().filter(|(_, settles)| !settles) {
+        until(&setup.proxy, Counter::UploadsDroppedWithdrawn, 1).await;
+        assert_eq!(setup.proxy.metrics().upload_queue().0, 0);
+    }
+    // Those that have no such page were started before all of these, and have been left alone.
+    for (setup, _) in grids.iter().filter(|(_, settles)| *settles) {
+        assert_eq!(setup.grid.asked("/get_grid_info").len(), 1);
+        assert_eq!(setup.proxy.metrics().upload_queue().0, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_who_is_heard_while_an_asset_is_being_sent_keeps_the_rest_of_it() {
+    // Between the attestation and the body, and with an attestation that would be sent again.
+    for attest in [verdict("202 Accepted", true), refusal("503 Service Unavailable", Some("1"))] {
+        let answered = Gate::closed();
+        let fake = Fake::start(attest.held_by(&answered), verdict("201 Created", false)).await;
+        let grid = FakeGrid::start().await;
+        let speaks = says_later(&grid, refusal("503 Service Unavailable", None), &grid.url("/"), "off");
+        let setup = Setup::with(grid, |config| {
+            config.service = Some(service(&fake.url()));
+            config.uploads = Some(at_once());
+            config.uploads.as_mut().unwrap().limits.parallel = 1;
+        })
+        .await;
+        fetch(&setup, &[texture(), sound()]).await;
+        within(async {
+            while fake.uploads("POST").is_empty() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+        speaks.store(true, Ordering::SeqCst);
+        // The one that waits goes at once.
+        until(&setup.proxy, Counter::UploadsDroppedWithdrawn, 1).await;
+        assert_eq!(setup.proxy.metrics().upload_queue().0, 1);
+        answered.open();
+        assert!(setup.proxy.uploads_idle(PATIENCE).await);
+        assert_eq!(count(&setup.proxy, Counter::UploadsDroppedWithdrawn), 2);
+        within(setup.proxy.stop()).await;
+        assert_eq!((fake.uploads("POST").len(), fake.uploads("PUT").len()), (1, 0));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -688,5 +814,5 @@ fn every_reason_has_a_counter_of_its_own() {
         *names.entry(counter.name()).or_insert(0) += 1;
     }
     assert!(names.values().all(|times| *times == 1));
-    assert_eq!(names.keys().filter(|name| name.starts_with("uploads_dropped_")).count(), 10);
+    assert_eq!(names.keys().filter(|name| name.starts_with("uploads_dropped_")).count(), 11);
 }

@@ -18,6 +18,7 @@ fn entry(number: u128, size: u64) -> Entry {
         digest: Digest::of(&number.to_be_bytes()),
         size,
         queued: 1_000_000,
+        resolved_private: false,
     }
 }
 
@@ -104,6 +105,60 @@ fn a_bake_that_shows_itself_while_it_is_sent_is_not_sent_again() {
     assert!(rig.ended(number, Outcome::Unreachable));
     assert_eq!(rig.reasons(), [Dropped::Baked]);
     assert_eq!(rig.plan.size(), (0, 0));
+}
+
+#[test]
+fn what_is_withdrawn_while_it_is_sent_does_not_come_back() {
+    for outcome in
+        [Outcome::Busy(None), Outcome::Unreachable, Outcome::Trouble, Outcome::DiskBusy, Outcome::Unknown]
+    {
+        let mut rig = Rig::new(at_once());
+        rig.offer(entry(1, 100));
+        let (number, sent) = rig.send();
+        assert_eq!(rig.plan.doom(number), None);
+        rig.plan.withdraw(Some(&GridId::new("other.example")), &mut rig.gone);
+        assert_eq!(rig.plan.doom(number), None);
+        rig.plan.withdraw(Some(&sent.key.grid), &mut rig.gone);
+        assert_eq!((rig.plan.doom(number), rig.gone.len()), (Some(Dropped::Withdrawn), 0));
+        assert!(rig.ended(number, outcome), "{outcome:?}");
+        assert_eq!(rig.gone, [(number, Dropped::Withdrawn)]);
+        rig.now += 3600 * SECOND;
+        assert_eq!((rig.next(), rig.plan.size()), (Next::Rest, (0, 0)));
+    }
+    // What came through came through, and is not told as dropped.
+    let mut rig = Rig::new(at_once());
+    rig.offer(entry(1, 100));
+    let (number, _) = rig.send();
+    rig.plan.withdraw(None, &mut rig.gone);
+    assert!(rig.ended(number, Outcome::Done) && rig.gone.is_empty());
+}
+
+#[test]
+fn what_the_origin_has_changed_while_it_was_sent_does_not_come_back() {
+    let mut rig = Rig::new(at_once());
+    rig.offer(entry(1, 100));
+    let (first, _) = rig.send();
+    let changed = Entry { digest: Digest::of(b"other"), ..entry(1, 100) };
+    let Offered::Queued(second) = rig.offer(changed) else { panic!() };
+    // And back again: the first is on its way, but is not the one that stays.
+    let Offered::Queued(third) = rig.offer(entry(1, 100)) else { panic!() };
+    assert_eq!(rig.gone, [(second, Dropped::Changed)]);
+    assert!(rig.ended(first, Outcome::Trouble));
+    assert_eq!(rig.gone.last(), Some(&(first, Dropped::Changed)));
+    assert_eq!(rig.send().0, third);
+}
+
+#[test]
+fn a_grid_s_bakes_are_known_under_the_name_it_takes_on() {
+    let mut rig = Rig::new(at_once());
+    let (before, now) = (GridId::new("configured.example"), GridId::new("grid.example"));
+    rig.offer(entry(1, 100));
+    rig.plan.baked(&before, &[1, 3].map(|id| AssetId(Uuid::from_u128(id))), &mut rig.gone);
+    assert!(rig.gone.is_empty());
+    rig.plan.renamed(&before, &now, &mut rig.gone);
+    assert_eq!(rig.reasons(), [Dropped::Baked]);
+    assert_eq!(rig.offer(entry(3, 100)), Offered::Baked);
+    assert!(matches!(rig.offer(entry(2, 100)), Offered::Queued(_)));
 }
 
 #[test]
@@ -350,6 +405,7 @@ fn an_earlier_run_s_queue_goes_on_and_waits_anew() {
 enum Step {
     Offer(u8, u8, u16),
     Baked(u8),
+    Withdraw,
     Go(u16),
     End(Outcome),
     Expire,
@@ -370,6 +426,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0..20_u8, 0..2_u8, 1..400_u16).prop_map(|(id, origin, size)| Step::Offer(id, origin, size)),
         1 => (0..20_u8).prop_map(Step::Baked),
+        1 => Just(Step::Withdraw),
         4 => (0..2000_u16).prop_map(Step::Go),
         3 => outcome.prop_map(Step::End),
         1 => Just(Step::Expire),
@@ -388,6 +445,7 @@ proptest! {
         let mut queued = BTreeSet::new();
         let mut left = BTreeSet::new();
         let mut sending = Vec::new();
+        let mut doomed: BTreeSet<Number> = BTreeSet::new();
         let grid = GridId::new("grid.example");
         for step in steps {
             match step {
@@ -402,12 +460,14 @@ proptest! {
                 Step::Baked(id) => {
                     rig.plan.baked(&grid, &[AssetId(Uuid::from_u128(id.into()))], &mut rig.gone);
                 }
+                Step::Withdraw => rig.plan.withdraw(Some(&grid), &mut rig.gone),
                 Step::Go(tenths) => {
                     rig.now += Duration::from_millis(u64::from(tenths) * 100);
                     unix += u64::from(tenths) / 10;
                     match rig.next() {
                         Next::Send(number, entry) => {
                             prop_assert!(!rig.plan.is_baked(&entry.key));
+                            prop_assert!(!doomed.contains(&number), "sent again");
                             sending.push(number);
                         }
                         Next::Wait(later) => prop_assert!(later > rig.now),
@@ -426,6 +486,7 @@ proptest! {
                 Step::Pause(true) => rig.plan.pause(),
                 Step::Pause(false) => rig.plan.resume(),
             }
+            doomed.extend(sending.iter().filter(|number| rig.plan.doom(**number).is_some()));
             for (number, _) in rig.gone.drain(..) {
                 prop_assert!(left.insert(number), "told twice");
             }

@@ -2,12 +2,17 @@
 //! All numbers are little-endian.
 //!
 //! ```text
-//!  file     "rezupldq" | version u16, 1 | records
+//!  file     "rezupldq" | version u16, 2 | service 32 | records
 //!  record   a5 'R' 'Z' 'U' | kind u8 | length u16 | payload | first 8 bytes of BLAKE3(kind … payload)
-//!  1 queued number u64 | queued u64 | size u64 | kind u8 | central u8 | id 16 | digest 32 |
+//!  1 queued number u64 | queued u64 | size u64 | kind u8 | flags u8 | id 16 | digest 32 |
 //!           grid u8+ | origin u8+
 //!  2 gone   number u64
 //! ```
+//!
+//! `service` is BLAKE3 of the host and port of the service that the queue is for: a queue is given to no
+//! other, since whether a grid's assets may be told to a service was judged for that one, and the user's
+//! consent was for that one. Flags: 1, the grid is one operator's; 2, its host turned out to be in a
+//! private network. Version 1 named no service, so that nobody gets what is in it.
 //!
 //! The entries' bytes are in the local store, under the name and digest that the entry has. A record
 //! that is cut or damaged is skipped: reading goes on at the next beginning of a record. Records are
@@ -26,8 +31,11 @@ use crate::fetch::upload_plan::{Entry, Number};
 use crate::grid::{GridId, Origin};
 
 const MAGIC: &[u8; 8] = b"rezupldq";
-const VERSION: u16 = 1;
-const HEADER: usize = 10;
+const VERSION: u16 = 2;
+/// Magic, version, service.
+const HEADER: usize = 8 + 2 + 32;
+const CENTRAL: u8 = 1;
+const RESOLVED_PRIVATE: u8 = 2;
 const MARK: [u8; 4] = [0xA5, b'R', b'Z', b'U'];
 const QUEUED: u8 = 1;
 const GONE: u8 = 2;
@@ -65,6 +73,7 @@ impl Sink for File {
 /// The queue's file, open for appending.
 pub(super) struct Journal {
     folder: PathBuf,
+    service: Service,
     sink: Box<dyn Sink>,
     /// Bytes of whole records.
     length: u64,
@@ -79,6 +88,18 @@ pub(super) struct Found {
     pub(super) entries: Vec<(Number, Entry)>,
     /// Damaged places that were skipped.
     pub(super) corrupt: u64,
+    /// Entries that were for another service, and are no more.
+    pub(super) elsewhere: u64,
+}
+
+/// What a service is called in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Service([u8; 32]);
+
+impl Service {
+    fn at(address: &str) -> Self {
+        Self(*blake3::hash(address.as_bytes()).as_bytes())
+    }
 }
 
 /// Why there is no queue on disk.
@@ -91,9 +112,10 @@ pub(super) enum JournalError {
 }
 
 impl Journal {
-    /// Opens the queue in a folder, which is made when missing, and reads what is there. At most `most`
-    /// entries are taken, the latest ones.
-    pub(super) fn open(folder: &Path, most: usize) -> Result<(Self, Found), JournalError> {
+    /// Opens the queue in a folder, which is made when missing, and reads what is there for the service at
+    /// `address`, host and port. At most `most` entries are taken, the latest ones.
+    pub(super) fn open(folder: &Path, address: &str, most: usize) -> Result<(Self, Found), JournalError> {
+        let service = Service::at(address);
         fs::create_dir_all(folder)?;
         let lock = File::create(folder.join("lock"))?;
         let lock = match patiently_lock(&lock) {
@@ -109,16 +131,17 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
-        let (mut found, records, ours) = read(&bytes);
-        if !ours && !bytes.is_empty() {
+        let (mut found, records, whose) = read(&bytes, service);
+        if whose == Whose::Unknown && !bytes.is_empty() {
             // Of a later version, perhaps: it is left for whoever can read it.
             fs::rename(&path, folder.join(format!("{FILE_NAME}.bad")))?;
         }
         let excess = found.entries.len().saturating_sub(most);
         found.entries.drain(..excess);
+        let ours = whose == Whose::Ours;
         let length = if ours { bytes.len() as u64 } else { 0 };
         let sink = Box::new(fs::OpenOptions::new().create(true).append(true).open(&path)?);
-        let mut journal = Self { folder: folder.to_owned(), sink, length, records, _lock: lock };
+        let mut journal = Self { folder: folder.to_owned(), service, sink, length, records, _lock: lock };
         // Without what is no longer of use; a disk without room leaves the file as it was.
         let living = found.entries.iter().map(|(number, entry)| (*number, entry));
         match journal.rewrite(living) {
@@ -129,11 +152,13 @@ impl Journal {
         Ok((journal, found))
     }
 
-    /// The beginning of a file that has none.
+    /// The beginning of a file, of which nothing stays.
     fn begin(&mut self) -> io::Result<()> {
-        let header = header();
+        self.sink.cut(0)?;
+        let header = header(self.service);
         self.sink.write_all(&header)?;
         self.length = header.len() as u64;
+        self.records = 0;
         Ok(())
     }
 
@@ -165,7 +190,7 @@ impl Journal {
         &mut self,
         living: impl Iterator<Item = (Number, &'a Entry)>,
     ) -> io::Result<()> {
-        let mut bytes = header();
+        let mut bytes = header(self.service);
         let mut records = 0;
         for (number, entry) in living {
             encode_queued(number, entry, &mut bytes);
@@ -202,9 +227,10 @@ fn patiently_lock(lock: &File) -> Result<(), TryLockError> {
     }
 }
 
-fn header() -> Vec<u8> {
+fn header(service: Service) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&service.0);
     bytes
 }
 
@@ -226,16 +252,16 @@ impl Change {
                 let (queued, size) = (input.u64()?, input.u64()?);
                 let kind = input.byte()?;
                 let kind = AssetKind::ALL.into_iter().find(|known| *known as u8 == kind)?;
-                let central = match input.byte()? {
-                    0 => false,
-                    1 => true,
-                    _ => return None,
-                };
+                let flags = input.byte()?;
+                if flags & !(CENTRAL | RESOLVED_PRIVATE) != 0 {
+                    return None;
+                }
+                let (central, resolved_private) = (flags & CENTRAL != 0, flags & RESOLVED_PRIVATE != 0);
                 let id = AssetId(Uuid::from_bytes(input.array()?));
                 let digest = Digest(input.array()?);
                 let (grid, origin) = (GridId::new(input.text()?), Origin::new(input.text()?));
                 let key = AssetKey { grid, kind, id };
-                Self::Queued(number, Entry { key, origin, central, digest, size, queued })
+                Self::Queued(number, Entry { key, origin, central, digest, size, queued, resolved_private })
             }
             _ => return None,
         };
@@ -248,7 +274,9 @@ fn encode_queued(number: Number, entry: &Entry, out: &mut Vec<u8>) {
     for field in [number.0, entry.queued, entry.size] {
         payload.extend_from_slice(&field.to_le_bytes());
     }
-    payload.extend_from_slice(&[entry.key.kind as u8, u8::from(entry.central)]);
+    let central = if entry.central { CENTRAL } else { 0 };
+    let resolved_private = if entry.resolved_private { RESOLVED_PRIVATE } else { 0 };
+    payload.extend_from_slice(&[entry.key.kind as u8, central | resolved_private]);
     payload.extend_from_slice(entry.key.id.0.as_bytes());
     payload.extend_from_slice(&entry.digest.0);
     for text in [entry.key.grid.as_str(), entry.origin.as_str()] {
@@ -276,14 +304,37 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM] {
     sum
 }
 
-/// Reads a file: what is in the queue, how many records that took, and whether the file is ours.
-fn read(bytes: &[u8]) -> (Found, usize, bool) {
+/// Whose queue a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Ours,
+    /// Another service's, or nobody's in particular.
+    Elsewhere,
+    /// It is none that we can read.
+    Unknown,
+}
+
+/// Whose queue a file holds, and its records.
+fn begins(bytes: &[u8], service: Service) -> Option<(Whose, &[u8])> {
+    let (version, rest) = bytes.strip_prefix(MAGIC)?.split_first_chunk()?;
+    match u16::from_le_bytes(*version) {
+        1 => Some((Whose::Elsewhere, rest)),
+        VERSION => {
+            let (said, rest) = rest.split_first_chunk()?;
+            debug_assert_eq!(bytes.len() - rest.len(), HEADER);
+            Some((if *said == service.0 { Whose::Ours } else { Whose::Elsewhere }, rest))
+        }
+        _ => None,
+    }
+}
+
+/// Reads a file: what is in the queue for this service, how many records that took, and whose it is.
+fn read(bytes: &[u8], service: Service) -> (Found, usize, Whose) {
     let mut found = Found::default();
-    let Some(mut rest) = bytes.strip_prefix(header().as_slice()) else {
+    let Some((whose, mut rest)) = begins(bytes, service) else {
         found.corrupt = u64::from(!bytes.is_empty());
-        return (found, 0, false);
+        return (found, 0, Whose::Unknown);
     };
-    debug_assert_eq!(bytes.len() - rest.len(), HEADER);
     let mut entries = BTreeMap::new();
     let mut records = 0;
     let mut damaged = false;
@@ -304,8 +355,12 @@ fn read(bytes: &[u8]) -> (Found, usize, bool) {
         let next = after.windows(MARK.len()).position(|window| window == MARK);
         rest = next.and_then(|at| after.get(at..)).unwrap_or_default();
     }
-    found.entries = entries.into_iter().collect();
-    (found, records, true)
+    if whose == Whose::Ours {
+        found.entries = entries.into_iter().collect();
+    } else {
+        found.elsewhere = entries.len() as u64;
+    }
+    (found, records, whose)
 }
 
 /// The record that `bytes` begins with, and what follows it.

@@ -105,7 +105,8 @@ impl UploadQueue {
         metrics: Arc<Metrics>,
     ) -> Self {
         let most = config.limits.entries;
-        let opened = tokio::task::spawn_blocking(move || Journal::open(&folder, most)).await;
+        let address = service.client().address().authority();
+        let opened = tokio::task::spawn_blocking(move || Journal::open(&folder, &address, most)).await;
         let now = Instant::now();
         let mut state = State {
             plan: UploadPlan::new(config.limits, Dice::new(rand::random())),
@@ -118,6 +119,13 @@ impl UploadQueue {
         let journal = match opened {
             Ok(Ok((journal, found))) => {
                 metrics.add(Counter::UploadQueueCorrupt, found.corrupt);
+                metrics.add(dropped(Dropped::NotForService), found.elsewhere);
+                if found.elsewhere > 0 {
+                    tracing::info!(
+                        dropped = found.elsewhere,
+                        "what waited for another cache service is not given to this one"
+                    );
+                }
                 for (number, entry) in found.entries {
                     state.plan.restore(number, entry, now, &mut gone);
                 }
@@ -144,8 +152,9 @@ impl UploadQueue {
         Self { inner, driver: Mutex::new(Some(driver)) }
     }
 
-    /// Takes in an asset that has just come from the grid and that may be uploaded.
-    pub(crate) fn offer(&self, key: &AssetKey, scope: &Scope, asset: &Asset) {
+    /// Takes in an asset that has just come from the grid and that may be uploaded. The grid's host may
+    /// have turned out to be in a private network.
+    pub(crate) fn offer(&self, key: &AssetKey, scope: &Scope, asset: &Asset, resolved_private: bool) {
         let entry = Entry {
             key: key.clone(),
             origin: scope.origin.clone(),
@@ -153,6 +162,7 @@ impl UploadQueue {
             digest: asset.digest,
             size: asset.bytes.len() as u64,
             queued: unix_now(),
+            resolved_private,
         };
         let metrics = &self.inner.metrics;
         let mut state = self.inner.state();
@@ -175,6 +185,11 @@ impl UploadQueue {
     /// These textures are worn as bakes.
     pub(crate) fn baked(&self, grid: &GridId, ids: &[AssetId]) {
         self.change(|state, gone| state.plan.baked(grid, ids, gone));
+    }
+
+    /// The grid has told us its name; what was baked under the one it had before still is.
+    pub(crate) fn renamed(&self, before: &GridId, now: &GridId) {
+        self.change(|state, gone| state.plan.renamed(before, now, gone));
     }
 
     /// The grid's owner does not want its assets shared.
@@ -237,6 +252,11 @@ impl UploadQueue {
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why an entry that is being sent is not wanted any more.
+    fn doom(&self, number: Number) -> Option<Dropped> {
+        self.state().plan.doom(number)
     }
 
     /// Counts and notes what has gone, and shows how the queue stands.
@@ -321,7 +341,7 @@ async fn drive(inner: Arc<Inner>, mut journal: Option<Journal>) {
                 let inner = Arc::clone(&inner);
                 jobs.spawn(async move {
                     let mut unfinished = Unfinished { inner: &inner, number: Some(number) };
-                    let outcome = sending::send(&inner, &entry).await;
+                    let outcome = sending::send(&inner, number, &entry).await;
                     unfinished.number = None;
                     inner.ended(number, outcome);
                 });
@@ -420,9 +440,13 @@ const fn dropped(reason: Dropped) -> Counter {
         Dropped::Refused => Counter::UploadsDroppedRefused,
         Dropped::Failed => Counter::UploadsDroppedFailed,
         Dropped::Withdrawn => Counter::UploadsDroppedWithdrawn,
+        Dropped::NotForService => Counter::UploadsDroppedNotForService,
     }
 }
 
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,8 @@ use super::Inner;
 use crate::asset::{Asset, Digest};
 use crate::cache::{Lookup, Scope};
 use crate::client::{CallError, Grant, Pace};
-use crate::fetch::upload_plan::{Dropped, Entry, Outcome};
+use crate::fetch::upload_plan::{Dropped, Entry, Number, Outcome};
+use crate::fetch::upload_rules::may_hear;
 use crate::support::metrics::Counter;
 use crate::wire::OriginHash;
 use crate::wire::frame::{Codec, Verdict};
@@ -31,13 +32,21 @@ const ASIDE_BYTES: usize = 256 << 10;
 const FULL_PAUSE: Duration = Duration::from_secs(60);
 
 /// Sends an entry, and says how that ended.
-pub(super) async fn send(inner: &Arc<Inner>, entry: &Entry) -> Outcome {
+pub(super) async fn send(inner: &Arc<Inner>, number: Number, entry: &Entry) -> Outcome {
+    // The queue outlives the run that judged it.
+    let host = &inner.service.client().address().host;
+    if !may_hear(&entry.key.grid, entry.resolved_private, host) {
+        return Outcome::Drop(Dropped::NotForService);
+    }
     let asset = match held(inner, entry).await {
         Ok(asset) => asset,
         Err(outcome) => return outcome,
     };
     let origin = Some(OriginHash::of(&entry.key.grid, &entry.origin));
     wait_for_line(inner, ATTESTATION_BYTES).await;
+    if let Some(reason) = inner.doom(number) {
+        return Outcome::Drop(reason);
+    }
     let attesting = inner.service.client().attest(&entry.key, origin, entry.digest, &asset.bytes);
     let verdict = match in_time(ANSWER_PATIENCE, attesting).await {
         Ok(verdict) => verdict,
@@ -52,9 +61,9 @@ pub(super) async fn send(inner: &Arc<Inner>, entry: &Entry) -> Outcome {
 
     let (codec, body) = packed(asset.bytes).await;
     let length = body.len() as u64;
-    // It may have shown itself as somebody's bake by now.
-    if inner.state().plan.is_baked(&entry.key) {
-        return Outcome::Drop(Dropped::Baked);
+    // It may have shown itself as somebody's bake by now, or the grid's owner may have opted out.
+    if let Some(reason) = inner.doom(number) {
+        return Outcome::Drop(reason);
     }
     let rate = inner.state().bucket.rate().unwrap_or(SLOWEST_LINE).clamp(1, SLOWEST_LINE);
     let patience = ANSWER_PATIENCE + Duration::from_secs(4 * length / rate);

@@ -105,11 +105,17 @@ pub(crate) struct NodeProcess {
 impl NodeProcess {
     /// Starts the program with its store in `folder`, and its log in `log` there.
     pub(crate) fn start(folder: &Path, catalog: Option<&str>) -> Self {
+        Self::start_with(folder, &[], catalog.map(|catalog| ("REZCACHE_CATALOG", catalog)).as_slice())
+    }
+
+    /// The same with further options and settings of the environment.
+    pub(crate) fn start_with(folder: &Path, options: &[&str], settings: &[(&str, &str)]) -> Self {
         let log = folder.join("log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_rezcache"));
         command.args(["serve", "--log-format", "json", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder);
+        command.args(options);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.env("HOME", "/nonexistent").envs(catalog.map(|catalog| ("REZCACHE_CATALOG", catalog)));
+        command.env("HOME", "/nonexistent").envs(settings.iter().copied());
         let mut process = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -125,6 +131,17 @@ impl NodeProcess {
         };
         let at = ready["listening"].as_str().unwrap().parse().unwrap();
         Self { process, at, pin: ready["pin"].as_str().unwrap().to_owned() }
+    }
+
+    /// Bytes of memory that the process has, and the most it ever had. `None` where the system does not
+    /// tell as Linux does.
+    pub(crate) fn memory(&self) -> Option<(u64, u64)> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).ok()?;
+        let value = |name: &str| -> Option<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            Some(line.trim_start_matches(':').trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+        };
+        Some((value("VmRSS")?, value("VmHWM")?))
     }
 
     /// SIGKILL: no handler runs, nothing is written any more.

@@ -3,6 +3,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+const HERE: &str = "cache.example.org:8443";
+
 fn entry(number: u128) -> Entry {
     Entry {
         key: AssetKey {
@@ -15,6 +17,7 @@ fn entry(number: u128) -> Entry {
         digest: Digest::of(&number.to_be_bytes()),
         size: 1000 + u64::try_from(number).unwrap(),
         queued: 1_700_000_000,
+        resolved_private: number.is_multiple_of(3),
     }
 }
 
@@ -23,7 +26,12 @@ fn queued(number: u64) -> Change {
 }
 
 fn open(folder: &Path) -> (Journal, Found) {
-    Journal::open(folder, 100_000).unwrap()
+    Journal::open(folder, HERE, 100_000).unwrap()
+}
+
+fn read_here(bytes: &[u8]) -> (Found, usize, bool) {
+    let (found, records, whose) = read(bytes, Service::at(HERE));
+    (found, records, whose == Whose::Ours)
 }
 
 fn numbers(found: &Found) -> Vec<u64> {
@@ -48,22 +56,52 @@ fn what_was_written_is_read_back() {
 }
 
 #[test]
-fn version_1_is_read_for_ever() {
-    let written: &[u8] = include_bytes!("../../../../fixtures/uploads/queue-v1.bin");
-    let (found, records, ours) = read(written);
+fn version_2_is_read_for_ever() {
+    let written: &[u8] = include_bytes!("../../../../fixtures/uploads/queue-v2.bin");
+    let (found, records, ours) = read_here(written);
     assert!(ours);
-    assert_eq!((found.corrupt, records), (0, 4));
+    assert_eq!((found.corrupt, found.elsewhere, records), (0, 0, 4));
     assert_eq!(found.entries, [(Number(1), entry(1)), (Number(3), entry(3))]);
-    let mut again = header();
+    let mut again = header(Service::at(HERE));
     [queued(1), queued(2), queued(3), Change::Gone(Number(2))]
         .iter()
         .for_each(|change| change.encode(&mut again));
     assert_eq!(again, written, "and written so");
 }
 
+/// Opens a copy of a file for a service at this address, and says how many entries were for another.
+fn elsewhere(folder: &Path, address: &str, written: &[u8]) -> u64 {
+    fs::write(folder.join(FILE_NAME), written).unwrap();
+    let (mut journal, found) = Journal::open(folder, address, 100_000).unwrap();
+    assert_eq!((found.entries.len(), found.corrupt), (0, 0));
+    // What comes now is kept, for this service, and nothing of the other's is left in the file.
+    journal.append(&[queued(9)]).unwrap();
+    drop(journal);
+    let kept = fs::read(folder.join(FILE_NAME)).unwrap();
+    let name = AssetId(Uuid::from_u128(1)).0;
+    assert!(!kept.windows(16).any(|window| window == name.as_bytes()));
+    let (_, again) = Journal::open(folder, address, 100_000).unwrap();
+    assert_eq!((numbers(&again), again.corrupt, again.elsewhere), (vec![9], 0, 0));
+    found.elsewhere
+}
+
+#[test]
+fn a_queue_for_another_service_or_for_none_in_particular_is_given_to_nobody() {
+    let v1: &[u8] = include_bytes!("../../../../fixtures/uploads/queue-v1.bin");
+    let v2: &[u8] = include_bytes!("../../../../fixtures/uploads/queue-v2.bin");
+    for (address, written) in [(HERE, v1), ("cache.example.org:8444", v2), ("10.0.0.2:8443", v2)] {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(elsewhere(folder.path(), address, written), 2, "{address}");
+        // Nor when the file cannot be replaced by another.
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("queue.new")).unwrap();
+        assert_eq!(elsewhere(folder.path(), address, written), 2, "{address}");
+    }
+}
+
 #[test]
 fn a_write_that_never_finished_costs_only_itself() {
-    let mut whole = header();
+    let mut whole = header(Service::at(HERE));
     [queued(1), queued(2)].iter().for_each(|change| change.encode(&mut whole));
     let first_two = whole.len();
     queued(3).encode(&mut whole);
@@ -81,12 +119,12 @@ fn a_write_that_never_finished_costs_only_itself() {
 
 #[test]
 fn a_flipped_bit_costs_one_entry_and_is_counted() {
-    let mut whole = header();
+    let mut whole = header(Service::at(HERE));
     (1..=3).for_each(|number| queued(number).encode(&mut whole));
     for bit in HEADER * 8..whole.len() * 8 {
         let mut damaged = whole.clone();
         damaged[bit / 8] ^= 1 << (bit % 8);
-        let (found, _, ours) = read(&damaged);
+        let (found, _, ours) = read_here(&damaged);
         assert!(ours);
         assert_eq!(found.corrupt, 1, "bit {bit}");
         assert_eq!(found.entries.len(), 2, "bit {bit}");
@@ -96,7 +134,7 @@ fn a_flipped_bit_costs_one_entry_and_is_counted() {
 
 #[test]
 fn a_foreign_file_is_set_aside() {
-    for foreign in [&b"rezupldq\x02\0later"[..], b"x", &[0; 5000]] {
+    for foreign in [&b"rezupldq\x03\0later"[..], &b"rezupldq\x02\0cut"[..], b"x", &[0; 5000]] {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(FILE_NAME), foreign).unwrap();
         let (mut journal, found) = open(folder.path());
@@ -145,7 +183,7 @@ fn a_full_disk_leaves_what_was_there_and_takes_more_once_there_is_room() {
     journal.set_sink(Box::new(Full { file, room: 200 }));
     let error = journal.append(&[queued(2), queued(3)]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-    assert_eq!(numbers(&read(&fs::read(&path).unwrap()).0), [1]);
+    assert_eq!(numbers(&read_here(&fs::read(&path).unwrap()).0), [1]);
     // There is room again, and everything is written anew.
     let living = [(Number(1), entry(1)), (Number(3), entry(3))];
     journal.rewrite(living.iter().map(|(number, entry)| (*number, entry))).unwrap();
@@ -159,7 +197,7 @@ fn a_full_disk_leaves_what_was_there_and_takes_more_once_there_is_room() {
 fn one_process_at_a_time_has_the_queue() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, _) = open(folder.path());
-    assert!(matches!(Journal::open(folder.path(), 10), Err(JournalError::InUse)));
+    assert!(matches!(Journal::open(folder.path(), HERE, 10), Err(JournalError::InUse)));
     drop(journal);
     open(folder.path());
 }
@@ -179,7 +217,7 @@ fn the_file_does_not_grow_with_time() {
     }
     assert!(largest < 1 << 20, "{largest}");
     drop(journal);
-    let (_, found) = Journal::open(folder.path(), 10).unwrap();
+    let (_, found) = Journal::open(folder.path(), HERE, 10).unwrap();
     assert_eq!(found.corrupt, 0);
 }
 
@@ -189,7 +227,7 @@ fn more_than_may_be_there_is_left_out_oldest_first() {
     let (mut journal, _) = open(folder.path());
     journal.append(&(1..=5).map(queued).collect::<Vec<_>>()).unwrap();
     drop(journal);
-    assert_eq!(numbers(&Journal::open(folder.path(), 2).unwrap().1), [4, 5]);
+    assert_eq!(numbers(&Journal::open(folder.path(), HERE, 2).unwrap().1), [4, 5]);
 }
 
 proptest! {
@@ -198,15 +236,15 @@ proptest! {
         noise in prop::collection::vec(any::<u8>(), 0..300),
         marks in prop::collection::vec(0_usize..300, 0..6),
     ) {
-        let mut bytes = header();
+        let mut bytes = header(Service::at(HERE));
         bytes.extend_from_slice(&noise);
         for at in marks {
             if let Some(place) = bytes.get_mut(HEADER + at..HEADER + at + 4) {
                 place.copy_from_slice(&MARK);
             }
         }
-        let (found, _, ours) = read(&bytes);
+        let (found, _, ours) = read_here(&bytes);
         prop_assert!(ours && found.entries.is_empty());
-        let _ = read(&noise);
+        let _ = read_here(&noise);
     }
 }
