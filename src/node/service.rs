@@ -813,13 +813,10 @@ impl Service {
                 "hot_bytes": self.contents.hot.bytes(),
                 "hot_limit": self.config.memory_bytes,
                 "records": self.contents.hot.records(),
-<<<<<<< HEAD
                 "sending_bytes": self.sending.bytes(),
                 "records_bytes": self.contents.hot.record_bytes(),
-=======
                 "records_bytes": self.contents.hot.record_bytes(),
                 "sending_bytes": self.sending.bytes(),
->>>>>>> h-fc
             },
             "disk": self.contents.disk.as_ref().map(|disk| {
                 json!({ "hot_bytes": disk.bytes(), "hot_limit": self.config.hot_bytes })
