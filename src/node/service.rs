@@ -815,8 +815,6 @@ impl Service {
                 "records": self.contents.hot.records(),
                 "sending_bytes": self.sending.bytes(),
                 "records_bytes": self.contents.hot.record_bytes(),
-                "records_bytes": self.contents.hot.record_bytes(),
-                "sending_bytes": self.sending.bytes(),
             },
             "disk": self.contents.disk.as_ref().map(|disk| {
                 json!({ "hot_bytes": disk.bytes(), "hot_limit": self.config.hot_bytes })
