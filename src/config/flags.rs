@@ -153,8 +153,8 @@ pub struct ServeFlags {
     /// Where the sealed assets are: file:///DIR, memory: or s3://BUCKET/PREFIX [default: DATA-DIR/store]
     #[arg(long, value_name = "URL", env = "REZCACHE_STORE", hide_env_values = true)]
     pub store: Option<String>,
-    /// Where is kept what is known beside the bytes: postgres://USER:PASSWORD@HOST[,STANDBY]/DATABASE for an
-    /// array of nodes, sqlite:///FILE or memory:. Others see the command line: a password belongs into the
+    /// Where is kept what is known beside the bytes: postgres://USER:PASSWORD@HOST/DATABASE (or HOST,STANDBY)
+    /// for an array of nodes, sqlite:///FILE or memory:. Others see the command line: a password belongs into the
     /// environment or the file [default: SQLite in a directory store, else in DATA-DIR]
     #[arg(long, value_name = "URL", env = "REZCACHE_CATALOG", hide_env_values = true)]
     pub catalog: Option<String>,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::pace::Samples;
 
-/// The deadline until [`ENOUGH`] samples of the service's time to header exist.
+/// The deadline until 20 samples of the service's time to header exist.
 pub const FIRST_DEADLINE: Duration = Duration::from_millis(40);
 /// The shortest deadline.
 pub const SHORTEST_DEADLINE: Duration = Duration::from_millis(5);
