@@ -29,8 +29,8 @@ fn spawn(words: &[String]) -> Child {
         .unwrap()
 }
 
-/// What a program says until it runs; then it is ended.
-fn until_running(mut child: Child) -> (String, String) {
+/// What a program says until it runs; then it is ended by `end`.
+fn until_running(mut child: Child, end: impl FnOnce(&mut Child)) -> (String, String) {
     let mut stdout = child.stdout.take().unwrap();
     let mut said = Vec::new();
     let mut byte = [0];
@@ -39,7 +39,7 @@ fn until_running(mut child: Child) -> (String, String) {
         assert_eq!(stdout.read(&mut byte).unwrap(), 1, "it ended: {}", String::from_utf8_lossy(&said));
         said.push(byte[0]);
     }
-    child.kill().unwrap();
+    end(&mut child);
     child.wait().unwrap();
     let (mut rest, mut errors) = (String::new(), String::new());
     stdout.read_to_string(&mut rest).unwrap();
@@ -53,7 +53,12 @@ fn at_a_terminal(data: &Path, typed: &str) -> String {
     all.extend(words(data, &[]));
     let mut child = spawn(&all);
     child.stdin.as_mut().unwrap().write_all(typed.as_bytes()).unwrap();
-    until_running(child).0
+    // By what a person would type: killing the terminal alone may leave the program behind.
+    until_running(child, |child| child.stdin.as_mut().unwrap().write_all(b"\x03").unwrap()).0
+}
+
+fn killed(child: &mut Child) {
+    child.kill().unwrap();
 }
 
 const QUESTION: &str = "May rezcache share assets with the cache server http://127.0.0.1:9?";
@@ -62,7 +67,7 @@ const REFUSED: &str = "nothing is uploaded to the cache server, since nobody has
 #[test]
 fn with_nobody_to_ask_nothing_is_uploaded_and_one_line_says_so() {
     let data = tempfile::tempdir().unwrap();
-    let (said, errors) = until_running(spawn(&words(data.path(), &[])));
+    let (said, errors) = until_running(spawn(&words(data.path(), &[])), killed);
     assert_eq!(errors.matches(REFUSED).count(), 1, "{errors}");
     assert!(!said.contains("shared with the cache server"), "{said}");
     assert!(!data.path().join("uploads").exists() && !data.path().join("upload-consent").exists());
@@ -71,13 +76,13 @@ fn with_nobody_to_ask_nothing_is_uploaded_and_one_line_says_so() {
 #[test]
 fn a_flag_is_an_answer() {
     let data = tempfile::tempdir().unwrap();
-    let (said, errors) = until_running(spawn(&words(data.path(), &["--upload", "yes"])));
+    let (said, errors) = until_running(spawn(&words(data.path(), &["--upload", "yes"])), killed);
     assert!(!errors.contains(REFUSED), "{errors}");
     let token = std::fs::read_to_string(data.path().join("control-token")).unwrap();
     assert!(said.contains(&format!("/#{token}")), "{said}");
     assert!(data.path().join("uploads/queue").exists());
     // And the opposite takes back what waits.
-    let (said, errors) = until_running(spawn(&words(data.path(), &["--upload", "no"])));
+    let (said, errors) = until_running(spawn(&words(data.path(), &["--upload", "no"])), killed);
     assert!(!errors.contains(REFUSED) && !said.contains(&token), "{errors}{said}");
     assert!(!data.path().join("uploads").exists());
 }
