@@ -5,6 +5,7 @@
 mod file;
 mod flags;
 pub mod ports;
+mod run;
 mod serve;
 pub mod token;
 mod value;
@@ -14,7 +15,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use flags::{CacheServerFlags, CommonFlags, ControlFlag, ProxyFlags, ReplayFlags, ServeFlags};
+pub use flags::{CacheServerFlags, CommonFlags, ControlFlag, ProxyFlags, ReplayFlags, RunFlags, ServeFlags};
+pub use run::{DEFAULT_LOGIN_GRACE, RunSettings};
 pub use serve::{DEFAULT_SERVE_LISTEN, ServeSettings};
 pub use value::LogFormat;
 
@@ -50,6 +52,8 @@ pub struct Settings {
     pub verbose: u8,
     /// For `proxy`.
     pub proxy: ProxySettings,
+    /// For `run`, beside `proxy`.
+    pub run: RunSettings,
     /// For `replay`.
     pub replay: ReplaySettings,
     /// For `serve`.
@@ -131,6 +135,8 @@ pub struct Flags {
     pub common: CommonFlags,
     /// Of `proxy`; `control` also of `status`.
     pub proxy: ProxyFlags,
+    /// Of `run`, beside `proxy`.
+    pub run: RunFlags,
     /// Of `replay`.
     pub replay: ReplayFlags,
     /// Of `replay` too: what a file says of the shared cache is for the proxy alone.
@@ -221,6 +227,7 @@ fn resolve(
     let in_file = file.verbose.as_ref().and_then(|v| check.value(v, value::verbosity));
     let verbose = if common.verbose > 0 { common.verbose } else { in_file.unwrap_or(0) };
     let proxy = proxy(&flags.proxy, file, path.as_deref(), check);
+    let run = run::resolve(&flags.run, file, path.as_deref(), check);
     let replay = replay(&flags.replay, &flags.replay_service, file, path.as_deref(), check);
     let serve = serve::resolve(&flags.serve, &file.serve, &file.grids, path.as_deref(), check);
     let data_dir = data_dir_given.clone().or(default_data_dir);
@@ -234,6 +241,7 @@ fn resolve(
         log_format: log_format?,
         verbose,
         proxy: proxy?,
+        run: run?,
         replay: replay?,
         serve: serve?,
     })
