@@ -40,7 +40,7 @@ struct Cli {
 enum Command {
     /// Run the proxy between viewers and their grids
     Proxy(proxy::Arguments),
-    /// Start a viewer through the proxy: asks once which one and which grid, and ends with it
+    /// Start a viewer through the proxy; the first time asks which one and which grid
     Run(run::Arguments),
     /// Replay captured sessions through the real proxy and compare every byte
     Replay(replay::Arguments),

@@ -66,8 +66,8 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
     if arguments.undo {
         return undo(&data_dir);
     }
-    std::fs::create_dir_all(&data_dir)
-        .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
+    // Where there can be none, the viewer starts without us, further down.
+    let _ = std::fs::create_dir_all(&data_dir);
     let (run, log_format) = (settings.run.clone(), settings.log_format);
     let choosing = move || {
         let Arguments { command, ask, .. } = arguments;

@@ -1,5 +1,6 @@
 //! What is known of viewers: their kinds, where systems install them and keep their settings, with what
-//! each is started so that it comes to us, and how an entry gets into and out of their grid files.
+//! each is started so that it comes to us, how an entry gets into and out of their grid files, and
+//! how long the proxy is needed after one.
 //!
 //! Decides only: what is in a folder, and in the environment, is told by the caller, so that the rules for
 //! every system are tried on any of them.
@@ -13,9 +14,11 @@
 pub mod grid_file;
 mod kind;
 pub mod known_grids;
+mod linger;
 mod places;
 mod plan;
 
 pub use kind::Kind;
+pub use linger::{Linger, Stay, Use};
 pub use places::{Entry, Folders, Installed, Machine, System, program_of_bundle, settings_folders};
 pub use plan::{Plan, Target, plan};

@@ -49,7 +49,7 @@ pub(super) fn put(data_dir: &Path, path: &Path, entry: &GridEntry) -> anyhow::Re
     // A link stays one.
     let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let before = read(path)?;
-    let about = || format!("{} is left as it is", path.display());
+    let about = || format!("{} is left as it is", shown(path));
     let Some(after) = grid_file::with_entry(before.as_deref(), entry).with_context(about)? else {
         return Ok(false);
     };
@@ -82,11 +82,11 @@ pub(super) fn undo(data_dir: &Path) -> anyhow::Result<Undone> {
     let mut undone = Undone { lines: Vec::new(), failed: false };
     note.files.retain(|changed| match undo_one(changed) {
         Ok(line) => {
-            undone.lines.push(format!("{}: {line}", changed.path.display()));
+            undone.lines.push(format!("{}: {line}", shown(&changed.path)));
             false
         }
         Err(error) => {
-            undone.lines.push(format!("{}: {error:#}", changed.path.display()));
+            undone.lines.push(format!("{}: {error:#}", shown(&changed.path)));
             undone.failed = true;
             true
         }
@@ -100,6 +100,12 @@ pub(super) fn undo(data_dir: &Path) -> anyhow::Result<Undone> {
         save(data_dir, &note)?;
     }
     Ok(undone)
+}
+
+/// A path as people write it: Windows marks those that it has resolved.
+fn shown(path: &Path) -> String {
+    let text = path.display().to_string();
+    text.strip_prefix(r"\\?\").map_or_else(|| text.clone(), str::to_owned)
 }
 
 fn undo_one(changed: &Changed) -> anyhow::Result<&'static str> {

@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use tokio::time::Instant;
 
 use super::join::{self, JoinError, Joined};
@@ -15,15 +16,12 @@ use crate::config::ProxySettings;
 use crate::proxy::GridConfig;
 use crate::proxy::control::runs::ServedGrid;
 use crate::support::metrics::Counter;
-use crate::viewers::Target;
+use crate::support::status::Status;
+use crate::viewers::{Linger, Stay, Target, Use};
 
 /// How long one that is starting, or ending, may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 const AGAIN: Duration = Duration::from_millis(100);
-/// Simulators and viewers ping each other every 5 s: without any datagram for so long, nobody is there.
-const SESSION_QUIET: Duration = Duration::from_secs(12);
-/// A viewer that was started by a launcher may need no asset for long, and needs us then.
-const ASSETS_QUIET: Duration = Duration::from_secs(3600);
 const LOOK: Duration = Duration::from_millis(200);
 
 /// A proxy that serves the viewer's grid.
@@ -41,6 +39,8 @@ pub(super) async fn hold(
     grid: &GridConfig,
     may_upload: bool,
 ) -> anyhow::Result<Held> {
+    std::fs::create_dir_all(data_dir)
+        .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
     let deadline = Instant::now() + PATIENCE;
     let mut last = None;
     loop {
@@ -123,47 +123,29 @@ impl Held {
             }
         };
         let metrics = started.proxy.metrics();
-        let runs = std::sync::Arc::clone(started.proxy.runs());
-        let datagrams = || metrics.get(Counter::DatagramsForwarded);
-        let assets = || crate::support::status::Status::of(&metrics, Duration::ZERO).assets.requests;
-        let begun = Instant::now();
-        let (mut last_datagrams, mut datagram_at) = (datagrams(), begun);
-        let (mut last_assets, mut asset_at) = (assets(), None);
-        let mut session_at = None;
-        let mut told = false;
+        let runs = Arc::clone(started.proxy.runs());
+        let seen = || Use {
+            others: runs.leases(),
+            sessions: metrics.sessions_open(),
+            datagrams: metrics.get(Counter::DatagramsForwarded),
+            assets: Status::of(&metrics, Duration::ZERO).assets.requests,
+        };
+        let mut linger = Linger::new(std::time::Instant::now(), grace, seen());
+        let mut told = None;
         loop {
-            let now = Instant::now();
-            if datagrams() != last_datagrams {
-                (last_datagrams, datagram_at) = (datagrams(), now);
-            }
-            if assets() != last_assets {
-                (last_assets, asset_at) = (assets(), Some(now));
-            }
-            let session = metrics.sessions_open() > 0 && now - datagram_at < SESSION_QUIET;
-            if session {
-                session_at = Some(now);
-            }
-            let others = runs.leases();
-            let launched = grace.is_some_and(|grace| {
-                let since = session_at.unwrap_or(begun).max(asset_at.unwrap_or(begun));
-                let quiet =
-                    if asset_at.is_some() && session_at.is_none() { ASSETS_QUIET.max(grace) } else { grace };
-                !grace.is_zero() && now - since < quiet
-            });
-            if !session && others == 0 && !launched && runs.close_if_unused() {
+            let stay = linger.look(std::time::Instant::now(), seen());
+            if stay.is_none() && runs.close_if_unused() {
                 return;
             }
-            if !told {
-                told = true;
-                if others > 0 {
-                    said(
+            if stay.is_some() && told.is_none() {
+                told = stay;
+                said(&match (stay, grace) {
+                    (Some(Stay::Launched), Some(grace)) => waiting_for_login(grace),
+                    (Some(Stay::Others), _) => String::from(
                         "other viewers still use this rezcache; it ends with the last of them (Ctrl-C ends it now)",
-                    );
-                } else if session {
-                    said("waiting for the session to end (Ctrl-C ends it now)");
-                } else if let Some(grace) = grace {
-                    said(&waiting_for_login(grace));
-                }
+                    ),
+                    _ => String::from("waiting for the session to end (Ctrl-C ends it now)"),
+                });
             }
             tokio::time::sleep(LOOK).await;
         }

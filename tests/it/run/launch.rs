@@ -153,10 +153,12 @@ fn when_the_proxy_cannot_run_the_viewer_starts_without_it() {
         ("port", taken.as_str(), "cannot listen on"),
         ("ports.json", "127.0.0.1:0", "ports.json is damaged"),
         ("token", "127.0.0.1:0", "does not hold 32 hexadecimal digits"),
+        ("data", "127.0.0.1:0", "cannot make the data directory"),
     ] {
         let home = Home::new();
         match case {
             "ports.json" => drop(home.write("data/ports.json", "{")),
+            "data" => drop(home.write("data", "a file")),
             "token" => drop(home.write("data/asset-token", "x")),
             _ => {}
         }
