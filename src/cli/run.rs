@@ -164,7 +164,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
         let launched = status.success() && process.age() < LAUNCHER && plan.through_us;
         let grace = launched.then_some(run.login_grace);
         tokio::select! {
-            () = held.unused(grace, say) => {}
+            () = held.unused(grace, plan.grid_file.is_none() && !plan.environment.is_empty(), say) => {}
             () = &mut stopped => {}
         }
     }

@@ -109,15 +109,21 @@ impl Held {
     }
 
     /// After the viewer's process has ended: waits until nobody needs the proxy any more. After a launcher
-    /// (`grace`) a login, or a first asset, may still come. `said` is told once why we wait.
-    pub(super) async fn unused(&mut self, grace: Option<Duration>, mut said: impl FnMut(&str)) {
+    /// (`grace`) a login, or a first asset, may still come; `assets_only` says which. `said` is told once why
+    /// we wait.
+    pub(super) async fn unused(
+        &mut self,
+        grace: Option<Duration>,
+        assets_only: bool,
+        mut said: impl FnMut(&str),
+    ) {
         let started = match self {
             Self::Own(started, _) => started,
             // Who owns it waits for sessions; of those that are to come we have to see to it.
             Self::Joined(joined) => {
                 if let Some(grace) = grace.filter(|grace| !grace.is_zero()) {
                     said(&waiting_for_login(grace));
-                    let _ = tokio::time::timeout(grace, joined.lease.lost()).await;
+                    joined.launched(grace, assets_only).await;
                 }
                 return;
             }

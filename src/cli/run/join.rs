@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -12,11 +12,13 @@ use crate::config::ports::{self, Ports};
 use crate::config::{ProxySettings, token};
 use crate::proxy::GridConfig;
 use crate::proxy::control::runs::{GridWanted, LEASE_PROTOCOL, RunState, ServedGrid};
+use crate::viewers::{Linger, Use};
 
 /// It runs on this machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Its answers take a few kilobytes.
 const MAX_BYTES: usize = 1 << 20;
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Why a running rezcache is not of use.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +48,37 @@ pub(super) struct Joined {
     pub(super) grid: ServedGrid,
     pub(super) lease: Lease,
     pub(super) asset_token: String,
+    control_token: String,
+}
+
+impl Joined {
+    /// After a launcher: keeps the lease until its viewer has had time to log in, which makes the other
+    /// rezcache stay, or as long as one that takes only its assets is there.
+    pub(super) async fn launched(&mut self, grace: Duration, assets_only: bool) {
+        let asked = Asked { control: self.control, token: &self.control_token };
+        let assets = async || {
+            let state: Result<RunState, _> = asked.answer(reqwest::Method::GET, "state", String::new()).await;
+            Use { assets: state.map_or(0, |state| state.assets), ..Use::default() }
+        };
+        let mut linger = Linger::new(
+            Instant::now(),
+            Some(grace),
+            if assets_only { assets().await } else { Use::default() },
+        );
+        let waiting = async {
+            loop {
+                let seen = if assets_only { assets().await } else { Use::default() };
+                if linger.look(Instant::now(), seen).is_none() {
+                    return;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            () = waiting => {}
+            () = self.lease.lost() => {}
+        }
+    }
 }
 
 /// Has the rezcache with this control port serve the grid, and stay.
@@ -69,7 +102,7 @@ pub(super) async fn join(
         Some(served) => served,
         None => another(&asked, data_dir, proxy, grid).await?,
     };
-    Ok(Joined { control, grid, lease, asset_token })
+    Ok(Joined { control, grid, lease, asset_token, control_token })
 }
 
 /// Has it serve one more grid, on the port that this grid had before or keeps from now on.

@@ -26,6 +26,7 @@ use crate::grid::GridId;
 use crate::proxy::GridConfig;
 use crate::redact::Redacted;
 use crate::support::metrics::Counter;
+use crate::support::status::Status;
 
 /// What a connection is turned into that keeps us running.
 pub(crate) const LEASE_PROTOCOL: &str = "rezcache-lease";
@@ -61,6 +62,8 @@ pub(crate) struct RunState {
     pub(crate) leases: usize,
     /// Sessions that are open.
     pub(crate) sessions: u64,
+    /// Assets that were asked for so far.
+    pub(crate) assets: u64,
 }
 
 /// The question of `/run/grids`: a grid as the user described it, and the port it should have.
@@ -269,6 +272,7 @@ where
             grids: state.runs.grids(),
             leases: state.runs.leases(),
             sessions: u64::try_from(state.metrics.sessions_open()).unwrap_or(0),
+            assets: Status::of(&state.metrics, state.started.elapsed()).assets.requests,
         }),
         "grids" => match Limited::new(request_body, MAX_BODY_BYTES).collect().await {
             Ok(wanted) => serve_another(&state.runs, &wanted.to_bytes()).await,
