@@ -39,7 +39,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
     };
     let may_upload = may_upload(&proxy, &data_dir, log_format).await?;
     let Started { proxy, grids, token, control_token, owner: _owner } =
-        start(owner, proxy, &data_dir, may_upload).await?;
+        start(owner, proxy, &data_dir, may_upload, true).await?;
 
     let stop = StopSignal::listen()?;
     let mut ready = instructions::Ready::new(&grids, proxy.grid_addresses(), proxy.control_address(), &token);
@@ -70,12 +70,14 @@ pub(super) struct Started {
     pub(super) owner: Owner,
 }
 
-/// Starts the proxy, with the port that each grid had before, and tells other starts where it is.
+/// Starts the proxy, with the port that each grid had before, and tells other starts where it is. `insist`
+/// on the usual ports even where nobody has asked for them, since viewers are told of them by hand.
 pub(super) async fn start(
     owner: Owner,
-    proxy: ProxySettings,
+    mut proxy: ProxySettings,
     data_dir: &Path,
     may_upload: bool,
+    insist: bool,
 ) -> anyhow::Result<Started> {
     raise_descriptor_limit();
     let token = token::read_or_make(data_dir, token::FILE_NAME)?;
@@ -85,7 +87,13 @@ pub(super) async fn start(
     let mut memory = Ports::load(data_dir)?;
     let before = memory.clone();
     let places: Vec<_> = proxy.grids.iter().map(|grid| ports::place(&grid.uri)).collect();
-    let addresses = memory.assign(proxy.listen, proxy.control, &places, ports::is_free)?;
+    // Another user of this machine may have them.
+    proxy.control = proxy.control.map(|control| {
+        let keep = insist || proxy.control_given || ports::is_free(control);
+        if keep { control } else { SocketAddr::new(control.ip(), 0) }
+    });
+    let fixed = insist || proxy.listen_given;
+    let addresses = memory.assign(proxy.listen, fixed, proxy.control, &places, ports::is_free)?;
     let old: Vec<_> = addresses
         .iter()
         .zip(&places)

@@ -211,6 +211,9 @@ impl Start<'_> {
             let fragment = token.map_or_else(String::new, |token| format!("#{token}"));
             say(&format!("is it working, and the numbers: http://{control}/{fragment}"));
         }
+        if choice::somebody_is_there() {
+            say("leave this window open while the viewer runs; rezcache ends with it");
+        }
         Ok(plan)
     }
 

@@ -67,8 +67,12 @@ pub struct ProxySettings {
     pub grids: Vec<GridConfig>,
     /// The address of the first grid's port.
     pub listen: SocketAddr,
+    /// Whether the user has asked for that address.
+    pub listen_given: bool,
     /// The address of the control port. `None`: none.
     pub control: Option<SocketAddr>,
+    /// Whether the user has asked for that address.
+    pub control_given: bool,
     /// The most bytes the disk tier may take.
     pub cache_bytes: u64,
     /// The most bytes the memory tier may take.
@@ -255,8 +259,11 @@ fn proxy(
 ) -> Option<ProxySettings> {
     let grids = value::grids(flags, &file.grids, path, check);
     let given = Given::flag("listen", flags.listen.as_ref()).or(file.listen.as_ref());
+    let listen_given = given.0.is_some();
     let listen = given.or_default(DEFAULT_LISTEN, check, value::loopback);
-    let control = match Given::flag("control", flags.control.control.as_ref()).or(file.control.as_ref()).0 {
+    let control = Given::flag("control", flags.control.control.as_ref()).or(file.control.as_ref());
+    let control_given = control.0.is_some();
+    let control = match control.0 {
         Some(given) => check.value(&given, value::control),
         // Next to the first grid's port, as its documentation promises.
         None => listen.map(|listen| Some(SocketAddr::new(listen.ip(), listen.port().saturating_sub(1)))),
@@ -287,7 +294,9 @@ fn proxy(
     Some(ProxySettings {
         grids,
         listen: listen?,
+        listen_given,
         control: control?,
+        control_given,
         cache_bytes: cache_bytes?,
         memory_bytes: memory_bytes?,
         service: service?,

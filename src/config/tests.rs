@@ -38,6 +38,7 @@ fn an_empty_file_leaves_the_defaults() {
     let settings = Settings::load(&folder.flags("")).unwrap();
     assert_eq!(settings.proxy.listen.to_string(), "127.0.0.1:9080");
     assert_eq!(settings.proxy.control.unwrap().to_string(), "127.0.0.1:9079");
+    assert!(!settings.proxy.listen_given && !settings.proxy.control_given);
     assert_eq!(settings.proxy.cache_bytes, 10 << 30);
     assert_eq!(settings.replay.passes, 2);
 }

@@ -45,7 +45,7 @@ pub(super) async fn hold(
     let mut last = None;
     loop {
         if let Some(owner) = Owner::try_take(data_dir)? {
-            let started = proxy::start(owner, proxy.clone(), data_dir, may_upload).await?;
+            let started = proxy::start(owner, proxy.clone(), data_dir, may_upload, false).await?;
             let served = started.proxy.runs().same_place(&grid.uri);
             let served = served.ok_or_else(|| anyhow!("{} is not served", grid.name))?;
             return Ok(Held::Own(Box::new(started), served));

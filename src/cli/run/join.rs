@@ -119,7 +119,13 @@ async fn another(
     let before = memory.clone();
     let place = ports::place(&grid.uri);
     let addresses = memory
-        .assign(proxy.listen, Some(asked.control), std::slice::from_ref(&place), ports::is_free)
+        .assign(
+            proxy.listen,
+            proxy.listen_given,
+            Some(asked.control),
+            std::slice::from_ref(&place),
+            ports::is_free,
+        )
         .map_err(|error| refused(&error))?;
     let Some(listen) = addresses.first() else { return Err(JoinError::Refused("no port".into())) };
     let wanted = serde_json::to_string(&GridWanted::of(grid, *listen)).map_err(|error| refused(&error))?;
