@@ -1,5 +1,7 @@
 //! Several starts on one data directory share one proxy.
 
+use std::io::{Read as _, Write as _};
+
 use serde_json::Value;
 
 use super::{Home, ask, port_of, until};
@@ -109,7 +111,6 @@ fn when_the_owner_dies_the_other_takes_its_place_on_the_same_port() {
     drop(owner);
     until("another proxy", || {
         let mut stream = std::net::TcpStream::connect("127.8.8.2:9080").ok()?;
-        use std::io::{Read as _, Write as _};
         stream
             .write_all(
                 b"GET /rezcache/status.json HTTP/1.1\r\nHost: 127.8.8.2:9080\r\nConnection: close\r\n\r\n",
@@ -167,8 +168,17 @@ fn nobody_without_the_token_and_no_web_page_is_told_or_obeyed() {
     ] {
         assert_eq!(ask(control, line, &headers, body).0, status, "{line} {headers:?} {body}");
     }
-    let large = format!(r#"{{"name":"{}"}}"#, "x".repeat(70_000));
-    assert_eq!(ask(control, "POST /run/grids", &[&bearer], &large).0, 413);
+    // Whether the answer still comes, when so much is not read, is up to the system.
+    let large = "x".repeat(1 << 20);
+    let mut stream = std::net::TcpStream::connect(control).unwrap();
+    let head = format!(
+        "POST /run/grids HTTP/1.1\r\nHost: {control}\r\n{bearer}\r\nContent-Length: {}\r\n\r\n",
+        large.len()
+    );
+    let mut answer = String::new();
+    if stream.write_all((head + &large).as_bytes()).is_ok() && stream.read_to_string(&mut answer).is_ok() {
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    }
     assert_eq!(home.state()["grids"].as_array().unwrap().len(), 1);
     // One that is served already stays where it is; another one of its name gets a name of its own.
     let again = r#"{"name":"y","url":"http://127.0.0.1:9/","listen":"127.0.0.1:0"}"#;
