@@ -9,7 +9,7 @@
 //! Second Life viewer (Nov 2025), newview/app_settings/cmd_line.xml (`--grid` with a key name; an option that
 //! is not in it, such as `--loginuri`, ends the start) and newview/llviewernetwork.cpp (grids.xml); Alchemy,
 //! newview/llviewernetwork.cpp (the same with grids_user.xml); Cool VL and Singularity,
-//! newview/app_settings/cmd_line.xml (`--loginuri`); Radegast, Core/CommandLine (`--loginuri`).
+//! newview/app_settings/cmd_line.xml (`--loginuri`); Radegast, its `--help` (`--loginuri`).
 
 pub mod grid_file;
 mod kind;
