@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::cache::{CacheConfig, LocalCache};
+use crate::checks::{self, CheckResult, Setup};
 use crate::grid::GridId;
 use crate::redact::Redacted;
 use crate::session::reach::AddressBlock;
@@ -36,9 +37,9 @@ mod registry;
 mod replies;
 mod reverse;
 mod seed;
+pub mod self_test;
 mod service;
 mod stitched;
-mod trust;
 mod udp;
 mod udp_assets;
 mod uploads;
@@ -123,6 +124,8 @@ pub struct Proxy {
     sessions: mpsc::Receiver<()>,
     /// How long the end waits for uploads.
     finish_uploads: Duration,
+    /// What the self-test looks at.
+    self_test: Arc<Setup>,
 }
 
 /// Why the proxy did not start.
@@ -195,6 +198,8 @@ impl Proxy {
     /// When a port cannot be opened or the data directory cannot be used.
     pub async fn start(config: ProxyConfig) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::default());
+        let mut setup = self_test::setup(&config, &[], None);
+        setup.inside = true;
         std::fs::create_dir_all(&config.data_dir)
             .map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
         counters_file::restore(&config.data_dir, &metrics);
@@ -243,7 +248,12 @@ impl Proxy {
             None => None,
         };
 
+        setup.control = control.as_ref().and_then(|listener| listener.local_addr().ok());
+        for (grid, (_, port)) in setup.grids.iter_mut().zip(&ports) {
+            grid.listen = Some(port.local);
+        }
         let mut proxy = Self {
+            self_test: Arc::new(setup),
             grids: ports.iter().map(|(_, port)| port.local).collect(),
             control: control.as_ref().and_then(|listener| listener.local_addr().ok()),
             metrics: Arc::clone(&metrics),
@@ -316,6 +326,11 @@ impl Proxy {
         if let Some(service) = &self.shared.service {
             service.settled(patience).await;
         }
+    }
+
+    /// Whether all is as it should be, as seen from inside the proxy; takes some seconds.
+    pub async fn self_test(&self) -> Vec<CheckResult> {
+        checks::run(&self.self_test).await
     }
 
     /// Uploads nothing until [`Self::resume_uploads`].
