@@ -138,14 +138,8 @@ pub async fn run(setup: &Setup) -> Vec<CheckResult> {
 
 /// What can be looked at when nothing is known of what the user wants.
 async fn without_configuration(setup: &Setup) -> Vec<CheckResult> {
-    let place = setup.config_file.as_ref().map_or_else(
-        || "the options and the environment variables REZCACHE_…".to_owned(),
-        |file| file.display().to_string(),
-    );
     let problem = |problem: &String| {
-        let advice = format!(
-            "Put it right in {place}; `rezcache check-config` says whether all is well. Until then the proxy does not start."
-        );
+        let advice = "Put that right; `rezcache check-config` says whether all is well. Until then the proxy does not start.";
         CheckResult::failed("configuration", format!("{}.", problem.trim_end_matches('.')), advice)
     };
     let mut results: Vec<_> = setup.config_problems.iter().map(problem).collect();

@@ -273,11 +273,13 @@ fn judge_access(face: &Face, access: &Access, known: Known) -> CheckResult {
     let anew = "Get a new token from the operator, and name its file with --token-file.";
     match (access, known) {
         (Access::NotAsked, _) => CheckResult::skipped(ACCESS, "The cache server could not be asked."),
-        (Access::Granted, Known::Token { left }) if left < 7 * 86_400 => CheckResult::warning(
-            ACCESS,
-            format!("Your token is taken, but it runs out in {} hours.", left.max(0) / 3600),
-            anew,
-        ),
+        (Access::Granted, Known::Token { left }) if left < 7 * 86_400 => {
+            let when = match left / 3600 {
+                ..=1 => "within two hours".to_owned(),
+                hours => format!("in {hours} hours"),
+            };
+            CheckResult::warning(ACCESS, format!("Your token is taken, but it runs out {when}."), anew)
+        }
         (Access::Granted, Known::Token { .. }) => {
             CheckResult::ok(ACCESS, "The cache server takes your token.")
         }

@@ -100,6 +100,25 @@ fn status_keys() {
     golden("status-keys.txt", &text);
 }
 
+/// What `rezcache doctor --json` is made of, and the labels of its checks.
+#[test]
+fn doctor_keys_and_labels() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().to_str().expect("UTF-8");
+    let words =
+        ["doctor", "--json", "--data-dir", data, "--control", "off", "--grid", "http://nowhere.invalid/"];
+    let run = rezcache(&words);
+    let report: serde_json::Value = serde_json::from_str(&run.out).expect("JSON");
+    let (mut keys, mut labels) = (BTreeSet::new(), String::new());
+    walk("", &report, &mut keys);
+    for check in report["checks"].as_array().expect("a list") {
+        walk("checks[]", check, &mut keys);
+        let _ = writeln!(labels, "{}", check["name"].as_str().expect("a name"));
+    }
+    let keys: Vec<_> = keys.into_iter().collect();
+    golden("doctor.txt", &format!("{}\n\n{labels}", keys.join("\n")));
+}
+
 fn walk(prefix: &str, value: &serde_json::Value, keys: &mut BTreeSet<String>) {
     match value.as_object() {
         Some(object) => object.iter().for_each(|(key, inner)| walk(&format!("{prefix}.{key}"), inner, keys)),

@@ -10,6 +10,7 @@ mod cli;
 mod concurrency;
 mod decode_agreement;
 mod disk_trouble;
+mod doctor;
 mod event_queue;
 mod garage;
 mod golden;
