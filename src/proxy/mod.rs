@@ -20,6 +20,7 @@ use crate::support::metrics::{Counter, Metrics};
 
 mod arrivals;
 mod assets;
+mod chat_commands;
 pub(crate) mod control;
 mod event_queue;
 mod fetcher;
@@ -77,6 +78,8 @@ pub struct ProxyConfig {
     pub service: Option<ServiceConfig>,
     /// How what comes from the grid is given to the shared cache. `None`: not at all.
     pub uploads: Option<UploadConfig>,
+    /// Commands that the user types into chat are answered.
+    pub chat_commands: bool,
     /// Other places to dial for these authorities and simulator endpoints (`host:port`); identity,
     /// policy and headers go by the name, only the packets go elsewhere. For replays and tests.
     pub dial: DialMap,
@@ -236,6 +239,7 @@ impl Proxy {
             service: service.clone(),
             uploads,
             hold: config.disk_patience,
+            chat_commands: config.chat_commands,
             session_alive: Mutex::new(Some(session_alive)),
         });
         let mut ports = Vec::new();
