@@ -4,6 +4,7 @@ mod check_config;
 mod consent;
 mod doctor;
 mod instructions;
+mod live;
 mod progress;
 mod proxy;
 mod replay;

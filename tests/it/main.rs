@@ -20,6 +20,7 @@ mod interop;
 mod kill;
 mod kill_node;
 mod layers;
+mod live_line;
 mod load;
 mod poisoning;
 mod postgres_away;
