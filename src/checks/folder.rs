@@ -252,9 +252,12 @@ fn judge_store(store: &Path, seen: Option<&io::Result<Inspection>>, cache_bytes:
 /// `page` is whether our own proxy answers on the control port; `None` without a control port.
 fn judge_use(in_use: Option<bool>, inside: bool, page: Option<bool>, setup: &Setup) -> CheckResult {
     const NAME: &str = "data_dir_use";
-    let control = setup.control.map_or_else(|| "no control port".to_owned(), |control| control.to_string());
+    let control = setup.control.map(|control| control.to_string()).unwrap_or_default();
     match (in_use, inside || page == Some(true)) {
         (None, _) => CheckResult::skipped(NAME, "It cannot be seen whether the store is in use."),
+        (Some(true), false) if page.is_none() => {
+            CheckResult::ok(NAME, "A running proxy uses the data folder; it has no page that could be asked.")
+        }
         (Some(true), true) => {
             CheckResult::ok(NAME, "The running proxy uses the data folder, and nobody else.")
         }

@@ -90,6 +90,7 @@ async fn see(grid: &GridSetup, host: &str, own: &[SocketAddr], reading: &mut Opt
         None
     };
     let authority = grid.uri.authority().map_or(host, http::uri::Authority::as_str);
+    let authority = authority.rsplit('@').next().unwrap_or(host);
     let Some(request) = web::get(authority, "/get_grid_info") else { return Seen::Unknown };
     let stream = match web::connect(&permitted).await {
         Ok(stream) => stream,

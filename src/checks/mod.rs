@@ -1,9 +1,9 @@
 //! The self-test: is everything there that rezcache needs, and what to do where it is not. `rezcache
 //! doctor` shows it on the terminal, the proxy on its page.
 //!
-//! Each check looks at one thing and ends as a [`CheckResult`]. Looking is done here and in the files
-//! beside, within a limit of time and without changing anything; what it means is said in `judge`,
-//! which only knows what was seen.
+//! Each check looks at one thing and ends as a [`CheckResult`]. Looking takes a limited time and changes
+//! nothing; what it means is said by functions beside, called `judge…`, which know nothing but what was
+//! seen. Texts of others (a grid's, a server's) are shown only in part and without control characters.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -86,7 +86,7 @@ pub async fn run(setup: &Setup) -> Vec<CheckResult> {
         setup.grids.iter().filter_map(|grid| grid.listen).chain(setup.control).collect();
     let here = async {
         let page = running::page(setup.control).await;
-        let answers = setup.control.is_some().then_some(matches!(page, running::Page::Ours(_)));
+        let answers = setup.control.is_some().then_some(running::is_ours(&page));
         let folder = {
             let setup = setup.clone();
             tokio::task::spawn_blocking(move || folder::look(&setup, answers))

@@ -18,6 +18,8 @@ pub(super) enum Page {
     Off,
     Nobody,
     Foreign,
+    /// A rezcache whose status we cannot read: another version.
+    Another(String),
     Ours(Box<Status>),
 }
 
@@ -37,11 +39,23 @@ pub(super) async fn page(control: Option<SocketAddr>) -> Page {
     match web::get_local(control, "/status.json").await {
         Ok(answer) => match serde_json::from_slice::<Status>(&answer.body) {
             Ok(status) => Page::Ours(Box::new(status)),
-            Err(_) => Page::Foreign,
+            Err(_) => another_version(&answer.body).map_or(Page::Foreign, Page::Another),
         },
         Err(Fault::Refused | Fault::Unreachable) => Page::Nobody,
         Err(_) => Page::Foreign,
     }
+}
+
+/// The version that a status names which is not made as ours is.
+fn another_version(status: &[u8]) -> Option<String> {
+    let status: serde_json::Value = serde_json::from_slice(status).ok()?;
+    status.get("uptime_s")?.as_u64()?;
+    Some(status.get("version")?.as_str()?.to_owned())
+}
+
+/// Whether a proxy of ours is running there.
+pub(super) const fn is_ours(page: &Page) -> bool {
+    matches!(page, Page::Ours(_) | Page::Another(_))
 }
 
 pub(super) fn judge_page(page: &Page, control: Option<SocketAddr>, inside: bool) -> CheckResult {
@@ -72,17 +86,24 @@ pub(super) fn judge_page(page: &Page, control: Option<SocketAddr>, inside: bool)
                 advice,
             )
         }
-        Page::Ours(status) if status.version != env!("CARGO_PKG_VERSION") => CheckResult::warning(
-            NAME,
-            format!(
-                "The running proxy is version {}, and this is {}.",
-                plain(&status.version),
-                env!("CARGO_PKG_VERSION")
-            ),
-            "End the running proxy, and start it again.",
-        ),
+        Page::Another(version) => other_version(NAME, version),
+        Page::Ours(status) if status.version != env!("CARGO_PKG_VERSION") => {
+            other_version(NAME, &status.version)
+        }
         Page::Ours(_) => CheckResult::ok(NAME, format!("The proxy is running; its page is http://{at}/.")),
     }
+}
+
+fn other_version(name: &str, version: &str) -> CheckResult {
+    CheckResult::warning(
+        name,
+        format!(
+            "The running proxy is version {}, and this is {}.",
+            plain(version),
+            env!("CARGO_PKG_VERSION")
+        ),
+        "End the running proxy, and start it again.",
+    )
 }
 
 /// A word that somebody else said, short enough to repeat.
@@ -96,7 +117,7 @@ pub(super) async fn port(grid: &GridSetup, page: &Page, inside: bool) -> [CheckR
         let why = "Its port is chosen when the proxy starts.";
         return ["port", "login"].map(|name| CheckResult::skipped(name, why).about(&grid.name));
     };
-    let running = inside || matches!(page, Page::Ours(_));
+    let running = inside || is_ours(page);
     let seen = look(at).await;
     let owner = if seen == Port::Taken { owner(at) } else { None };
     let [port, login] = judge_port(at, seen, grid.remembered, running, owner.as_deref());
@@ -177,7 +198,9 @@ fn judge_port(
 /// Uploads, as the running proxy tells.
 pub(super) fn judge_uploads(page: &Page) -> CheckResult {
     const NAME: &str = "uploads";
-    let Page::Ours(status) = page else { return CheckResult::skipped(NAME, "No proxy is running.") };
+    let Page::Ours(status) = page else {
+        return CheckResult::skipped(NAME, "No proxy is running that could be asked.");
+    };
     let uploads = &status.uploads;
     let waiting =
         format!("{} assets ({}) wait to be shared", uploads.waiting, human_bytes(uploads.waiting_bytes));

@@ -8,6 +8,7 @@ use rezcache::node::Node;
 
 use super::{Desk, everything, run, unused};
 use crate::service::config;
+use crate::support::fake_grid::{FakeGrid, Reply};
 
 /// The real proxy; killed when dropped.
 struct Running(Child);
@@ -111,6 +112,17 @@ async fn a_control_port_where_something_else_answers() {
     let elsewhere = format!("{}/", "http://nowhere.invalid");
     let found = desk.doctor(&["--control", "--grid"], &["--control", &at, "--grid", &elsewhere]).await;
     found.says("page", Failed, "Another program answers", "--control");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_of_another_version() {
+    let desk = Desk::new().await;
+    let old = FakeGrid::start().await;
+    old.on("/status.json", |_| Reply::ok("application/json", "{\"version\":\"0.0.7\",\"uptime_s\":5}"));
+    let at = old.at.to_string();
+    let found = desk.doctor(&["--control"], &["--control", &at]).await;
+    found.says("page", Warning, "version 0.0.7", "start it again");
+    assert_eq!(found.code, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
