@@ -177,7 +177,7 @@ mod tests {
             Piece::Line("l".into()),
             Piece::End(ended),
         ] {
-            sender.try_send(piece).unwrap_or_else(|_| panic!("there is room"));
+            assert!(sender.try_send(piece).is_ok());
         }
         let mut out = Vec::new();
         draw(&pieces, &mut out);
