@@ -75,8 +75,15 @@ fn summary(settings: &Settings) -> String {
     );
     let _ = write!(
         text,
-        "serve.listen       {}\nserve.store        {}\nserve.open_access  {}\nserve.plain_http   {}\n",
-        serve.listen,
+        "serve.lan          {}{}\nserve.listen       {}\nserve.store        {}\nserve.open_access  {}\n\
+         serve.plain_http   {}\n",
+        serve.lan,
+        if serve.teacher_writes { ", teacher writes" } else { "" },
+        if serve.lan && !serve.listen_given {
+            "all private addresses".to_owned()
+        } else {
+            serve.listen.to_string()
+        },
         serve.store.as_deref().unwrap_or("in data_dir"),
         serve.open_access,
         serve.plain_http,

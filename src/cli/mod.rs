@@ -7,6 +7,7 @@ mod progress;
 mod proxy;
 mod replay;
 mod serve;
+mod serve_lan;
 mod status;
 mod store;
 mod times;

@@ -5,9 +5,10 @@ use std::io::Write as _;
 use clap::Args;
 
 use super::proxy::{StopSignal, raise_descriptor_limit};
+use super::serve_lan::Lan;
 use super::{Outcome, print};
 use crate::config::{LogFormat, ServeFlags, Settings};
-use crate::node::Node;
+use crate::node::{Node, NodeConfig};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -17,6 +18,10 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
     let Settings { serve, log_format, data_dir, .. } = settings;
+    if serve.lan {
+        let (lan, config) = Lan::prepare(serve, data_dir, log_format)?;
+        return household(lan, config).await;
+    }
     let config = serve.into_config(&data_dir);
     let loopback = config.listen.ip().is_loopback();
     let (store, plain) = (config.store.clone(), config.plain_http);
@@ -51,6 +56,23 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
         () = stop.given() => {}
         () = node.asked_to_go() => {}
     }
+    end(node).await
+}
+
+async fn household(mut lan: Lan, config: NodeConfig) -> anyhow::Result<Outcome> {
+    raise_descriptor_limit();
+    let mut node = Node::start(config).await?;
+    let stop = StopSignal::listen()?;
+    let asked_to_go = node.going();
+    tokio::select! {
+        () = stop.given() => {}
+        () = asked_to_go => {}
+        () = lan.look_after(&mut node) => {}
+    }
+    end(node).await
+}
+
+async fn end(node: Node) -> anyhow::Result<Outcome> {
     let _ = writeln!(std::io::stderr(), "finishing what runs");
     node.stop().await;
     Ok(Outcome::Done)
