@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::{Outcome, print};
 use crate::config::{LogFormat, ProxyFlags, ReplayFlags, Settings};
+use crate::proxy::LanConfig;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -39,7 +40,14 @@ fn summary(settings: &Settings) -> String {
         proxy.listen,
         proxy.cache_bytes,
         proxy.memory_bytes,
-        proxy.service.as_ref().map_or_else(|| "none".into(), |service| service.address.to_string()),
+        match (&proxy.service, &proxy.lan) {
+            (Some(service), _) => service.address.to_string(),
+            (None, Some(LanConfig { line: Some(line), .. })) => {
+                format!("{} of a join line", line.address)
+            }
+            (None, Some(_)) => "those that were joined".into(),
+            (None, None) => "none".into(),
+        },
         match proxy.upload {
             Some(true) => "yes",
             Some(false) => "no",

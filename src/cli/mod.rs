@@ -3,6 +3,7 @@
 mod check_config;
 mod consent;
 mod instructions;
+mod join;
 mod progress;
 mod proxy;
 mod replay;
@@ -47,6 +48,8 @@ enum Command {
     Store(store::Arguments),
     /// Make and revoke tokens of a shared cache
     Token(token::Arguments),
+    /// Remember the shared cache of a home or a classroom by its join line
+    Join(join::Arguments),
     /// Show what a running proxy has done
     Status(status::Arguments),
     /// Check the configuration and show what it comes to
@@ -108,7 +111,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
             flags.serve.store.clone_from(&arguments.store);
             flags.serve.catalog.clone_from(&arguments.catalog);
         }
-        Command::Token(_) => {}
+        Command::Token(_) | Command::Join(_) => {}
         Command::Status(arguments) => flags.proxy.control = arguments.control.clone(),
         Command::CheckConfig(arguments) => {
             (flags.proxy, flags.replay) = (arguments.proxy.clone(), arguments.replay.clone());
@@ -124,6 +127,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
             Command::Serve(_) => serve::run(settings).await,
             Command::Store(arguments) => store::run(arguments, settings).await,
             Command::Token(arguments) => token::run(arguments, settings).await,
+            Command::Join(arguments) => join::run(arguments, settings).await,
             Command::Status(arguments) => status::run(&arguments, &settings).await,
             Command::CheckConfig(_) => check_config::run(&settings),
         }

@@ -9,9 +9,10 @@ use clap::Args;
 
 use super::consent::{self, Consent};
 use super::{Outcome, instructions, print};
+use crate::client::joined::{self, JoinedServer};
 use crate::config::ports::{self, Ports};
 use crate::config::{LogFormat, ProxyFlags, ProxySettings, Settings, token};
-use crate::proxy::{Proxy, StartError};
+use crate::proxy::{LanConfig, Proxy, StartError};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -45,7 +46,9 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
         .map(|(address, _)| *address)
         .collect();
 
-    let may_upload = may_upload(&proxy, &data_dir, log_format).await?;
+    let mut proxy = proxy;
+    let may_upload = may_upload(&mut proxy, &data_dir, log_format).await?;
+    let household = proxy.lan.is_some();
     let config =
         proxy.into_config(&addresses, data_dir.clone(), token.clone(), control_token.clone(), may_upload);
     let grids = config.grids.clone();
@@ -59,7 +62,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
 
     let stop = StopSignal::listen()?;
     let mut ready = instructions::Ready::new(&grids, proxy.grid_addresses(), proxy.control_address(), &token);
-    if may_upload {
+    if may_upload || household {
         ready.uploads(&control_token);
     }
     // The proxy goes on when nobody reads this.
@@ -76,13 +79,38 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
 
 /// Whether to upload, asked before anything is started: a question that nobody sees would hold up
 /// viewers.
-async fn may_upload(proxy: &ProxySettings, data_dir: &Path, log_format: LogFormat) -> anyhow::Result<bool> {
-    let Some(service) = &proxy.service else { return Ok(false) };
-    let (said, folder, service) = (proxy.upload, data_dir.to_owned(), service.address.to_string());
+async fn may_upload(
+    proxy: &mut ProxySettings,
+    data_dir: &Path,
+    log_format: LogFormat,
+) -> anyhow::Result<bool> {
+    let service = match (&proxy.service, &proxy.lan) {
+        (Some(service), _) => service.address.to_string(),
+        (None, Some(LanConfig { line: Some(line), .. })) => {
+            let server = JoinedServer { line: line.clone(), upload: None };
+            if !server.takes_uploads() {
+                return Ok(false);
+            }
+            format!("rezcache://{}", line.address)
+        }
+        (None, Some(LanConfig { line: None, upload: None, .. })) => {
+            if log_format == LogFormat::Text {
+                let folder = data_dir.to_owned();
+                tokio::task::spawn_blocking(move || ask_for_joined(&folder)).await??;
+            }
+            return Ok(false);
+        }
+        (None, _) => return Ok(false),
+    };
+    let (said, folder) = (proxy.upload, data_dir.to_owned());
     // Programs read JSON, and they do not answer.
     let may_ask = log_format == LogFormat::Text;
     let asking = move || consent::find_out(said, &folder, &service, may_ask);
-    match tokio::task::spawn_blocking(asking).await? {
+    let answer = tokio::task::spawn_blocking(asking).await?;
+    if let Some(lan) = &mut proxy.lan {
+        lan.upload = Some(answer == Consent::Given);
+    }
+    match answer {
         Consent::Given => Ok(true),
         Consent::Refused => {
             let queue = data_dir.join("uploads");
@@ -102,6 +130,20 @@ async fn may_upload(proxy: &ProxySettings, data_dir: &Path, log_format: LogForma
             Ok(false)
         }
     }
+}
+
+/// Asks for each server that was joined, and for which nobody has answered yet.
+fn ask_for_joined(data_dir: &Path) -> anyhow::Result<()> {
+    for server in joined::load(data_dir)? {
+        if server.upload.is_some() || !server.takes_uploads() {
+            continue;
+        }
+        let answer = consent::ask_at_terminal(&format!("rezcache://{}", server.line.address));
+        if answer.is_some() {
+            joined::change(data_dir, &server.line.pin, |server| server.upload = answer)?;
+        }
+    }
+    Ok(())
 }
 
 /// A remembered port that something else took needs more words than any other: choosing another one

@@ -40,8 +40,10 @@ pub struct ControlFlag {
 /// Which shared cache to use.
 #[derive(Args, Clone, Debug, Default)]
 pub struct CacheServerFlags {
-    /// A shared cache to use: https://HOST[:PORT][#pin=sha256:…], or http://… in a private network
-    #[arg(long, value_name = "URL", env = "REZCACHE_CACHE_SERVER", hide_env_values = true)]
+    /// A shared cache to use: `auto` for those that were joined with `rezcache join`, wherever in your network they
+    /// are; https://HOST[:PORT][#pin=sha256:…], or http://… in a private network; or a join line (rezcache://…),
+    /// which others on this computer can then see
+    #[arg(long, value_name = "auto|URL", env = "REZCACHE_CACHE_SERVER", hide_env_values = true)]
     pub cache_server: Option<String>,
     /// The file with the token that the shared cache knows you by
     #[arg(long, value_name = "FILE", env = "REZCACHE_TOKEN_FILE", hide_env_values = true)]

@@ -18,6 +18,7 @@ mod hostile_neighbours;
 mod interop;
 mod kill;
 mod kill_node;
+mod lan;
 mod layers;
 mod load;
 mod poisoning;

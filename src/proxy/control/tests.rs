@@ -31,7 +31,8 @@ async fn start() -> Control {
         metrics: Arc::clone(&metrics),
         started: Instant::now(),
         grids: vec![("<b>my & grid".into(), "127.0.0.1:9080".parse().unwrap())],
-        uploads: None,
+        service: Arc::default(),
+        lan: Arc::new(crate::proxy::lan::Lan::new(std::env::temp_dir(), crate::proxy::lan::Mode::Later)),
         token: None,
     };
     let (stop, stopped) = oneshot::channel::<()>();

@@ -177,6 +177,7 @@ pub(crate) fn proxy_config(grid: GridConfig, data_dir: &Path) -> ProxyConfig {
         asset_token: ASSET_TOKEN.into(),
         control_token: None,
         service: None,
+        lan: None,
         uploads: None,
         dial: DialMap::default(),
     }
