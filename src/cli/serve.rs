@@ -10,7 +10,17 @@ use super::{Outcome, print};
 use crate::config::{LogFormat, ServeFlags, Settings};
 use crate::node::{Node, NodeConfig};
 
+/// What stands at the end of the help.
+const EXAMPLES: &str = "Examples:
+  rezcache serve                             for the programs of this machine
+  rezcache serve --lan                       for a home or a classroom; prints the line to join by
+  rezcache serve --lan --teacher-writes      the same with a line for pupils and one for teachers
+  rezcache serve --lan --listen 192.168.1.5:8443
+
+A join line is a secret: whoever has it, and is in your network, uses the cache.";
+
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) flags: ServeFlags,
@@ -46,7 +56,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
             if loopback {
                 text.push_str(
                     "only programs on this machine reach it; for your home or classroom: rezcache serve \
-                     --listen YOUR-PRIVATE-ADDRESS:8443 --open-access\n",
+                     --lan\n",
                 );
             }
             text

@@ -43,7 +43,7 @@ pub struct CacheServerFlags {
     /// A shared cache to use: `auto` for those that were joined with `rezcache join`, wherever in your network they
     /// are; https://HOST[:PORT][#pin=sha256:…], or http://… in a private network; or a join line (rezcache://…),
     /// which others on this computer can then see
-    #[arg(long, value_name = "auto|URL", env = "REZCACHE_CACHE_SERVER", hide_env_values = true)]
+    #[arg(long, value_name = "URL", env = "REZCACHE_CACHE_SERVER", hide_env_values = true)]
     pub cache_server: Option<String>,
     /// The file with the token that the shared cache knows you by
     #[arg(long, value_name = "FILE", env = "REZCACHE_TOKEN_FILE", hide_env_values = true)]

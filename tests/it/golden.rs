@@ -22,7 +22,7 @@ fn golden(name: &str, actual: &str) {
 
 #[test]
 fn help_of_every_subcommand() {
-    let names = ["", "proxy", "replay", "serve", "store", "token", "status", "check-config"];
+    let names = ["", "proxy", "replay", "serve", "store", "token", "join", "status", "check-config"];
     for name in names.into_iter().chain(["token keygen", "token new", "token list", "token revoke"]) {
         let mut arguments: Vec<&str> = name.split_whitespace().collect();
         arguments.push("--help");
@@ -68,7 +68,10 @@ fn every_subcommand_has_a_golden_help() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(commands, ["proxy", "replay", "serve", "store", "token", "status", "check-config", "help"]);
+    assert_eq!(
+        commands,
+        ["proxy", "replay", "serve", "store", "token", "join", "status", "check-config", "help"]
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod classroom;
 mod finding;
+mod namespaces;
 mod programs;
 
 use std::net::IpAddr;

@@ -280,7 +280,7 @@ impl Finder {
             }
             None => self.bind(pin, at).await,
         }
-        self.remember(pin, at);
+        self.remember(pin, at).await;
     }
 
     /// Puts a server that was found into use.
@@ -322,14 +322,16 @@ impl Finder {
     }
 
     /// The next start looks here first.
-    fn remember(&mut self, pin: &Pin, at: SocketAddr) {
+    async fn remember(&mut self, pin: &Pin, at: SocketAddr) {
         for server in self.servers.iter_mut().filter(|server| server.line.pin == *pin) {
             server.line.address = at;
         }
         if self.config.line.is_some() {
             return;
         }
-        if let Err(error) = joined::change(&self.lan.data_dir, pin, |server| server.line.address = at) {
+        let (folder, pin) = (self.lan.data_dir.clone(), pin.clone());
+        let noting = move || joined::change(&folder, &pin, |server| server.line.address = at);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(noting).await {
             tracing::debug!(%error, "where the server is now cannot be remembered");
         }
     }
