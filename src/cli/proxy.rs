@@ -63,7 +63,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
     let stop = StopSignal::listen()?;
     let mut ready = instructions::Ready::new(&grids, proxy.grid_addresses(), proxy.control_address(), &token);
     if may_upload || household {
-        ready.uploads(&control_token);
+        ready.uploads(&control_token, household);
     }
     // The proxy goes on when nobody reads this.
     let _ = print(&match log_format {
@@ -100,7 +100,13 @@ async fn may_upload(
             }
             return Ok(false);
         }
-        (None, _) => return Ok(false),
+        (None, Some(_)) => {
+            if proxy.upload == Some(false) {
+                forget_queue(data_dir);
+            }
+            return Ok(false);
+        }
+        (None, None) => return Ok(false),
     };
     let (said, folder) = (proxy.upload, data_dir.to_owned());
     // Programs read JSON, and they do not answer.
@@ -113,12 +119,7 @@ async fn may_upload(
     match answer {
         Consent::Given => Ok(true),
         Consent::Refused => {
-            let queue = data_dir.join("uploads");
-            if queue.exists()
-                && let Err(error) = std::fs::remove_dir_all(&queue)
-            {
-                tracing::warn!(%error, path = %queue.display(), "what waited to be uploaded cannot be removed; it stays here");
-            }
+            forget_queue(data_dir);
             Ok(false)
         }
         Consent::Unanswered => {
@@ -129,6 +130,16 @@ async fn may_upload(
             );
             Ok(false)
         }
+    }
+}
+
+/// What waits in the queue is not sent any more.
+fn forget_queue(data_dir: &Path) {
+    let queue = data_dir.join("uploads");
+    if queue.exists()
+        && let Err(error) = std::fs::remove_dir_all(&queue)
+    {
+        tracing::warn!(%error, path = %queue.display(), "what waited to be uploaded cannot be removed; it stays here");
     }
 }
 

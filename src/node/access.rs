@@ -227,7 +227,18 @@ impl Access {
         let verified =
             self.keys.verify(token, &self.audience, now).map_err(|error| unauthorized(error.to_string()))?;
         let standing = match (&verified.own, &self.residents) {
-            (Some(key), Some(residents)) => Some(residents.standing(catalog, key).await?),
+            (Some(key), Some(residents)) => {
+                let standing = residents.standing(catalog, key).await?;
+                // The catalog may know keys that were taken in when this node was set up otherwise.
+                let holds = match standing {
+                    Standing::Resident(_) => residents.is_open(),
+                    Standing::Member(_) => self.members,
+                };
+                if !holds {
+                    return Err(unauthorized("this proxy has not enrolled here"));
+                }
+                Some(standing)
+            }
             _ => None,
         };
         let claims = verified.claims;

@@ -158,6 +158,35 @@ async fn who_has_no_line_or_a_withdrawn_one_is_not_let_in_and_members_let_nobody
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_took_in_as_another_kind_of_node_does_not_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = Home::start(folder.path()).await;
+    let line = home.line();
+    let (asset, bytes) = (key(1), synthetic(1, 900));
+    let joined = member(&folder.path().join("joined"), &line);
+    share(&joined, &asset, "a", &bytes).await.unwrap();
+    let address = home.node.address();
+    home.node.stop().await;
+    // Residents enrol now; who was a member is nobody, and the residents are nobody at home.
+    let open = |config: &mut rezcache::node::NodeConfig| {
+        (config.members, config.enroll, config.listen) = (false, true, address);
+    };
+    let public = Home::with(folder.path(), open).await;
+    assert_eq!(status(&read(&joined, &asset, "a").await.unwrap_err()), 401);
+    let at: rezcache::client::address::ServerAddress =
+        format!("https://{address}#pin={}", line.pin).parse().unwrap();
+    let own = || Credentials::own(&folder.path().join("resident"), &at).unwrap();
+    let resident = ServiceClient::with_credentials(at.clone(), own()).unwrap();
+    assert_eq!(read(&resident, &asset, "a").await, Ok(None));
+    public.node.stop().await;
+    let home = Home::with(folder.path(), |config| config.listen = address).await;
+    assert_eq!(status(&read(&resident, &asset, "a").await.unwrap_err()), 401);
+    let again = member(&folder.path().join("joined"), &line);
+    assert_eq!(read(&again, &asset, "a").await, Ok(Some(bytes.to_vec())));
+    home.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_is_pasted_on_the_page_and_never_seen_again() {
     let folder = tempfile::tempdir().unwrap();
     let mut home = Home::start(folder.path()).await;
