@@ -151,7 +151,7 @@ pub struct ServeFlags {
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "REZCACHE_TEACHER_WRITES", hide_env_values = true)]
     pub teacher_writes: Option<bool>,
     /// Address of the node, the same port for QUIC and HTTPS [default: 127.0.0.1:8443; with --lan port 8443 of
-    /// all private addresses]
+    /// all private addresses; 0.0.0.0:PORT with --lan for another port of these]
     #[arg(
         id = "serve_listen",
         long = "listen",

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use super::{Home, count, fetch, proxy, standing, until};
 use crate::service::config as node_config;
 use crate::support::client::get;
-use crate::support::{texture, within};
+use crate::support::{mesh, texture, within};
 
 const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
@@ -48,6 +48,62 @@ async fn a_server_that_has_moved_is_found_again_by_its_key() {
         within(setup.proxy.stop()).await;
     }
     moved.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_homes_the_one_that_is_there_is_used_and_the_other_when_that_is_forgotten() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [away, school, club] = [
+        Home::start(folders[0].path()).await,
+        Home::start(folders[1].path()).await,
+        Home::start(folders[2].path()).await,
+    ];
+    let (away_line, school_line) = (away.line(), school.line());
+    away.node.stop().await;
+    let setup = proxy(&[(&away_line, Some(true)), (&school_line, Some(true))], |_| {}).await;
+    standing(&setup, "working").await;
+    assert_eq!(fetch(&setup, &texture()).await, "miss");
+    until(|| count(&setup, Counter::UploadsSent) == 1).await;
+    // Another process joins one, and forgets the one in use.
+    joined::add(setup.dir.path(), club.line(), Some(true)).unwrap();
+    joined::forget(setup.dir.path(), school_line.pin.short()).unwrap();
+    let control = setup.proxy.control_address().unwrap();
+    let (club_pin, school_pin) = (club.line().pin, school_line.pin.clone());
+    within(async {
+        loop {
+            let page = get(control, "/", &[]).await.text();
+            if page.contains(&format!("({})</th><td>in use", club_pin.short())) {
+                assert!(!page.contains(school_pin.short()));
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    standing(&setup, "working").await;
+    assert_eq!(fetch(&setup, &mesh()).await, "miss");
+    until(|| count(&setup, Counter::UploadsSent) == 2).await;
+    within(setup.proxy.stop()).await;
+    school.node.stop().await;
+    club.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_that_is_only_given_is_used_and_not_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = Home::start(folder.path()).await;
+    let line = home.line();
+    let setup = proxy(&[], |config| {
+        config.lan.as_mut().unwrap().line = Some(line.clone());
+        config.lan.as_mut().unwrap().upload = Some(true);
+    })
+    .await;
+    standing(&setup, "working").await;
+    assert_eq!(fetch(&setup, &texture()).await, "miss");
+    until(|| count(&setup, Counter::UploadsSent) == 1).await;
+    assert_eq!(joined::load(setup.dir.path()).unwrap(), []);
+    within(setup.proxy.stop()).await;
+    home.node.stop().await;
 }
 
 /// Asks for things that nobody has until the server is not asked any more.

@@ -31,6 +31,7 @@ impl Cable {
             ip(&format!("netns add {end}"))?;
             ip(&format!("-n {end} link set lo up"))?;
         }
+        cable.without_a_network();
         ip(&format!("link add rzc netns {here} type veth peer name rzc netns {there}"))?;
         for (end, address) in [(here, "10.77.1.1"), (there, "10.77.1.2")] {
             ip(&format!("-n {end} addr add {address}/24 dev rzc"))?;
@@ -38,6 +39,19 @@ impl Cable {
             ip(&format!("-n {end} route add 224.0.0.0/4 dev rzc"))?;
         }
         Ok(cable)
+    }
+
+    /// Where there is no network but loopback, nobody is served, and that is said.
+    fn without_a_network(&self) {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = self.rezcache(0, folder.path()).args(["serve", "--lan"]).output().unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains("in no private network"), "{said}");
+        // Announcements go nowhere here; what was asked for works all the same.
+        let mut command = self.rezcache(0, folder.path());
+        command.args(["serve", "--lan", "--listen", "127.0.0.1:0"]);
+        let (_serving, ready) = Running::start(&mut command, &folder.path().join("log"));
+        assert!(ready["join"].as_str().unwrap().starts_with("rezcache://127.0.0.1:"));
     }
 
     fn at(&self, end: usize) -> Command {
