@@ -231,6 +231,7 @@ fn main() {
             asset_token: "bench".into(),
             control_token: None,
             service: None,
+            lan: None,
             uploads: None,
             dial: DialMap::default(),
         }))

@@ -94,9 +94,9 @@ async fn may_upload(
             format!("rezcache://{}", line.address)
         }
         (None, Some(LanConfig { line: None, upload: None, .. })) => {
-            if log_format == LogFormat::Text {
-                let folder = data_dir.to_owned();
-                tokio::task::spawn_blocking(move || ask_for_joined(&folder)).await??;
+            let (folder, may_ask) = (data_dir.to_owned(), log_format == LogFormat::Text);
+            if !tokio::task::spawn_blocking(move || ask_for_joined(&folder, may_ask)).await?? {
+                say_unanswered();
             }
             return Ok(false);
         }
@@ -123,11 +123,7 @@ async fn may_upload(
             Ok(false)
         }
         Consent::Unanswered => {
-            let _ = writeln!(
-                io::stderr(),
-                "rezcache: nothing is uploaded to the cache server, since nobody has said yes; \
-                 --upload yes or --upload no settles it"
-            );
+            say_unanswered();
             Ok(false)
         }
     }
@@ -143,18 +139,29 @@ fn forget_queue(data_dir: &Path) {
     }
 }
 
-/// Asks for each server that was joined, and for which nobody has answered yet.
-fn ask_for_joined(data_dir: &Path) -> anyhow::Result<()> {
+fn say_unanswered() {
+    let _ = writeln!(
+        io::stderr(),
+        "rezcache: nothing is uploaded to the cache server, since nobody has said yes; \
+         --upload yes or --upload no settles it"
+    );
+}
+
+/// Asks for each server that was joined, and for which nobody has answered yet. Whether all are answered now.
+fn ask_for_joined(data_dir: &Path, may_ask: bool) -> anyhow::Result<bool> {
+    let mut answered = true;
     for server in joined::load(data_dir)? {
         if server.upload.is_some() || !server.takes_uploads() {
             continue;
         }
-        let answer = consent::ask_at_terminal(&format!("rezcache://{}", server.line.address));
+        let name = format!("rezcache://{}", server.line.address);
+        let answer = may_ask.then(|| consent::ask_at_terminal(&name)).flatten();
+        answered &= answer.is_some();
         if answer.is_some() {
             joined::change(data_dir, &server.line.pin, |server| server.upload = answer)?;
         }
     }
-    Ok(())
+    Ok(answered)
 }
 
 /// A remembered port that something else took needs more words than any other: choosing another one

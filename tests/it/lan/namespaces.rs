@@ -100,6 +100,7 @@ impl Drop for Running {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "a test that proves nothing must say so")]
 fn a_box_on_the_cable_is_joined_and_found_again_at_another_address() {
     let cable = match Cable::lay() {
         Ok(cable) => cable,
