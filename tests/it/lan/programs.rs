@@ -1,4 +1,4 @@
-//! The same with the real programs: what they print, keep and log.
+//! The same with the real programs, `rezcache serve --lan` and `rezcache join`: what they print, keep and log.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
