@@ -259,6 +259,23 @@ mod tests {
     }
 
     #[test]
+    fn a_place_that_was_given_up_is_tried_again_when_it_is_announced_again() {
+        let mut now = Instant::now();
+        let mut plan = joined();
+        let ip = "192.168.1.9".parse().unwrap();
+        plan.sighted(&pin(1), ip, 9000, now);
+        for _ in 0..40 {
+            if let Next::Probe(whose, address) = plan.next(None, now) {
+                plan.probed(&whose, address, false, now);
+            }
+            now += Duration::from_secs(20);
+        }
+        assert_eq!(plan.joined[0].places.len(), 0, "given up");
+        assert_eq!(plan.sighted(&pin(1), ip, 9000, now), Noted::Place);
+        assert_eq!(plan.next(None, now), Next::Probe(pin(1), at("192.168.1.9:9000")));
+    }
+
+    #[test]
     fn announcements_that_lead_elsewhere_are_ignored() {
         let now = Instant::now();
         let mut plan = joined();

@@ -122,8 +122,7 @@ pub struct Sighting {
 
 /// Hears announcements.
 pub struct Browser {
-    /// Held until the end: its thread listens.
-    _daemon: Daemon,
+    daemon: Daemon,
     events: mdns_sd::Receiver<ServiceEvent>,
     since: Instant,
     heard: u32,
@@ -146,7 +145,17 @@ impl Browser {
     pub fn start(loopback: bool) -> Result<Self, MdnsError> {
         let daemon = Daemon::start(true, loopback)?;
         let events = daemon.0.browse(SERVICE_TYPE)?;
-        Ok(Self { _daemon: daemon, events, since: Instant::now(), heard: 0 })
+        Ok(Self { daemon, events, since: Instant::now(), heard: 0 })
+    }
+
+    /// Asks the network once more, and tells again what is known: an announcement is told once only, as long
+    /// as it does not change.
+    ///
+    /// # Errors
+    /// When the library does not take it.
+    pub fn again(&mut self) -> Result<(), MdnsError> {
+        self.events = self.daemon.0.browse(SERVICE_TYPE)?;
+        Ok(())
     }
 
     /// The next announcement that is one of ours. May be given up at any time.

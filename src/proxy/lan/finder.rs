@@ -30,6 +30,9 @@ use crate::token::join::Pin;
 const ROUND: Duration = Duration::from_secs(2);
 /// When listening for announcements is tried again after it has failed or was flooded.
 const LISTEN_AGAIN: Duration = Duration::from_secs(60);
+/// How often the network is asked again while a server is looked for, and while none is. Each time all that is
+/// announced is told anew, so that a place that was given up is tried again.
+const ASK_AGAIN: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(480)];
 /// How long a server that has just been put in is left to show whether it works.
 const GRACE: Duration = Duration::from_secs(4);
 /// How long a server may be away before another one takes its place.
@@ -47,6 +50,7 @@ pub(in crate::proxy) struct Finder {
     browser: Option<Browser>,
     listen_at: Instant,
     listen_failed: bool,
+    asked: Instant,
     hold: Instant,
     away_since: Option<Instant>,
     told_reading_only: Option<Pin>,
@@ -78,6 +82,7 @@ impl Finder {
             browser: None,
             listen_at: now,
             listen_failed: false,
+            asked: now,
             hold: now,
             away_since: None,
             told_reading_only: None,
@@ -197,9 +202,20 @@ impl Finder {
 
     /// Begins to listen for announcements, when it is time.
     fn listen(&mut self, now: Instant) {
-        if self.browser.is_some() || now < self.listen_at {
+        if let Some(browser) = &mut self.browser {
+            let [looking, usual] = ASK_AGAIN;
+            if now >= self.asked + if self.away_since.is_some() { looking } else { usual } {
+                self.asked = now;
+                if browser.again().is_err() {
+                    (self.browser, self.listen_at) = (None, now + LISTEN_AGAIN);
+                }
+            }
             return;
         }
+        if now < self.listen_at {
+            return;
+        }
+        self.asked = now;
         self.listen_at = now + LISTEN_AGAIN;
         let loopback = self.servers.iter().any(|server| server.line.address.ip().is_loopback());
         match Browser::start(loopback) {

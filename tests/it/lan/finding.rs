@@ -210,16 +210,20 @@ async fn what_is_announced_is_heard_with_its_key_and_port_and_holds_no_secret() 
     let line = home.line();
     let mut browser = Browser::start(true).unwrap();
     home.announce();
-    let sighting = within(async {
-        loop {
-            match browser.next().await {
-                Heard::Sighting(sighting) if sighting.pin == line.pin => return sighting,
-                Heard::Sighting(_) => {}
-                Heard::End => panic!("flooded"),
+    // Again when it is asked again: whoever gave the place up has another try.
+    for _ in 0..2 {
+        let sighting = within(async {
+            loop {
+                match browser.next().await {
+                    Heard::Sighting(sighting) if sighting.pin == line.pin => return sighting,
+                    Heard::Sighting(_) => {}
+                    Heard::End => panic!("flooded"),
+                }
             }
-        }
-    })
-    .await;
-    assert_eq!((sighting.port, sighting.addresses), (home.node.address().port(), vec![LOOPBACK]));
+        })
+        .await;
+        assert_eq!((sighting.port, sighting.addresses), (home.node.address().port(), vec![LOOPBACK]));
+        browser.again().unwrap();
+    }
     home.node.stop().await;
 }
