@@ -232,6 +232,7 @@ fn main() {
             control_token: None,
             chat_commands: false,
             service: None,
+            lan: None,
             uploads: None,
             dial: DialMap::default(),
         }))

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::{Outcome, print};
 use crate::config::{LogFormat, ProxyFlags, ReplayFlags, Settings};
+use crate::proxy::LanConfig;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -40,7 +41,14 @@ fn summary(settings: &Settings) -> String {
         proxy.listen,
         proxy.cache_bytes,
         proxy.memory_bytes,
-        proxy.service.as_ref().map_or_else(|| "none".into(), |service| service.address.to_string()),
+        match (&proxy.service, &proxy.lan) {
+            (Some(service), _) => service.address.to_string(),
+            (None, Some(LanConfig { line: Some(line), .. })) => {
+                format!("{} of a join line", line.address)
+            }
+            (None, Some(_)) => "those that were joined".into(),
+            (None, None) => "none".into(),
+        },
         match proxy.upload {
             Some(true) => "yes",
             Some(false) => "no",
@@ -85,8 +93,15 @@ fn summary(settings: &Settings) -> String {
     );
     let _ = write!(
         text,
-        "serve.listen       {}\nserve.store        {}\nserve.open_access  {}\nserve.plain_http   {}\n",
-        serve.listen,
+        "serve.lan          {}{}\nserve.listen       {}\nserve.store        {}\nserve.open_access  {}\n\
+         serve.plain_http   {}\n",
+        serve.lan,
+        if serve.teacher_writes { ", teacher writes" } else { "" },
+        if serve.lan && !serve.listen_given {
+            "all private addresses".to_owned()
+        } else {
+            serve.listen.to_string()
+        },
         serve.store.as_deref().unwrap_or("in data_dir"),
         serve.open_access,
         serve.plain_http,

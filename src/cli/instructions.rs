@@ -20,6 +20,9 @@ pub(super) struct Ready {
     /// Address of the same page where uploads can be paused.
     #[serde(skip_serializing_if = "Option::is_none")]
     uploads: Option<String>,
+    /// The shared cache is one at home.
+    #[serde(skip)]
+    household: bool,
     grids: Vec<Grid>,
 }
 
@@ -51,11 +54,12 @@ impl Ready {
                 .then(|| format!("http://{listen}/asset/{token}/{}", grid.name)),
         };
         let grids = grids.iter().zip(addresses).map(grid).collect();
-        Self { version: env!("CARGO_PKG_VERSION"), control, uploads: None, grids }
+        Self { version: env!("CARGO_PKG_VERSION"), control, uploads: None, household: false, grids }
     }
 
-    /// Uploads are on, and may be paused by who knows this token.
-    pub(super) fn uploads(&mut self, token: &str) {
+    /// Uploads are on, and may be paused by who knows this token; at home shared caches are joined there too.
+    pub(super) fn uploads(&mut self, token: &str, household: bool) {
+        self.household = household;
         self.uploads = self.control.map(|control| format!("http://{control}/#{token}"));
     }
 }
@@ -73,7 +77,11 @@ impl fmt::Display for Ready {
             writeln!(f, "Is it working, and the numbers: http://{control}/")?;
         }
         if let Some(uploads) = &self.uploads {
-            writeln!(f, "Public assets are shared with the cache server; pause that at {uploads}")?;
+            let what = match self.household {
+                true => "Join a shared cache at home, and pause what you give to it, at",
+                false => "Public assets are shared with the cache server; pause that at",
+            };
+            writeln!(f, "{what} {uploads}")?;
         }
         for grid in &self.grids {
             write!(f, "\n{grid}")?;

@@ -4,6 +4,7 @@ mod check_config;
 mod consent;
 mod doctor;
 mod instructions;
+mod join;
 mod live;
 mod owner;
 mod progress;
@@ -11,6 +12,7 @@ mod proxy;
 mod replay;
 mod run;
 mod serve;
+mod serve_lan;
 mod status;
 mod store;
 mod times;
@@ -52,6 +54,8 @@ enum Command {
     Store(store::Arguments),
     /// Make and revoke tokens of a shared cache
     Token(token::Arguments),
+    /// Remember the shared cache of a home or a classroom by its join line
+    Join(join::Arguments),
     /// Show what a running proxy has done
     Status(status::Arguments),
     /// Find out what does not work, and what to do about it
@@ -122,7 +126,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
             flags.serve.store.clone_from(&arguments.store);
             flags.serve.catalog.clone_from(&arguments.catalog);
         }
-        Command::Token(_) => {}
+        Command::Token(_) | Command::Join(_) => {}
         Command::Status(arguments) => flags.proxy.control = arguments.control.clone(),
         Command::Doctor(arguments) => flags.proxy = arguments.flags.clone(),
         Command::CheckConfig(arguments) => {
@@ -148,6 +152,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
             Command::Serve(_) => serve::run(settings).await,
             Command::Store(arguments) => store::run(arguments, settings).await,
             Command::Token(arguments) => token::run(arguments, settings).await,
+            Command::Join(arguments) => join::run(arguments, settings).await,
             Command::Status(arguments) => status::run(&arguments, &settings).await,
             Command::CheckConfig(_) => check_config::run(&settings),
         }

@@ -11,9 +11,10 @@ use super::consent::{self, Consent};
 use super::live::Live;
 use super::owner::{self, Owner};
 use super::{Outcome, instructions, print};
+use crate::client::joined::{self, JoinedServer};
 use crate::config::ports::{self, Ports};
 use crate::config::{LogFormat, ProxyFlags, ProxySettings, Settings, token};
-use crate::proxy::{GridConfig, Proxy, StartError};
+use crate::proxy::{GridConfig, LanConfig, Proxy, StartError};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -38,14 +39,16 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
             data_dir.display()
         );
     };
-    let may_upload = may_upload(&proxy, &data_dir, log_format).await?;
+    let mut proxy = proxy;
+    let may_upload = may_upload(&mut proxy, &data_dir, log_format).await?;
+    let household = proxy.lan.is_some();
     let Started { proxy, grids, token, control_token, owner: _owner } =
         start(owner, proxy, &data_dir, may_upload, true).await?;
 
     let stop = StopSignal::listen()?;
     let mut ready = instructions::Ready::new(&grids, proxy.grid_addresses(), proxy.control_address(), &token);
-    if may_upload {
-        ready.uploads(&control_token);
+    if may_upload || household {
+        ready.uploads(&control_token, household);
     }
     // The proxy goes on when nobody reads this.
     let _ = print(&match log_format {
@@ -123,35 +126,88 @@ pub(super) async fn start(
 /// Whether to upload, asked before anything is started: a question that nobody sees would hold up
 /// viewers.
 pub(super) async fn may_upload(
-    proxy: &ProxySettings,
+    proxy: &mut ProxySettings,
     data_dir: &Path,
     log_format: LogFormat,
 ) -> anyhow::Result<bool> {
-    let Some(service) = &proxy.service else { return Ok(false) };
-    let (said, folder, service) = (proxy.upload, data_dir.to_owned(), service.address.to_string());
+    let service = match (&proxy.service, &proxy.lan) {
+        (Some(service), _) => service.address.to_string(),
+        (None, Some(LanConfig { line: Some(line), .. })) => {
+            let server = JoinedServer { line: line.clone(), upload: None };
+            if !server.takes_uploads() {
+                return Ok(false);
+            }
+            format!("rezcache://{}", line.address)
+        }
+        (None, Some(LanConfig { line: None, upload: None, .. })) => {
+            let (folder, may_ask) = (data_dir.to_owned(), log_format == LogFormat::Text);
+            if !tokio::task::spawn_blocking(move || ask_for_joined(&folder, may_ask)).await?? {
+                say_unanswered();
+            }
+            return Ok(false);
+        }
+        (None, Some(_)) => {
+            if proxy.upload == Some(false) {
+                forget_queue(data_dir);
+            }
+            return Ok(false);
+        }
+        (None, None) => return Ok(false),
+    };
+    let (said, folder) = (proxy.upload, data_dir.to_owned());
     // Programs read JSON, and they do not answer.
     let may_ask = log_format == LogFormat::Text;
     let asking = move || consent::find_out(said, &folder, &service, may_ask);
-    match tokio::task::spawn_blocking(asking).await? {
+    let answer = tokio::task::spawn_blocking(asking).await?;
+    if let Some(lan) = &mut proxy.lan {
+        lan.upload = Some(answer == Consent::Given);
+    }
+    match answer {
         Consent::Given => Ok(true),
         Consent::Refused => {
-            let queue = data_dir.join("uploads");
-            if queue.exists()
-                && let Err(error) = std::fs::remove_dir_all(&queue)
-            {
-                tracing::warn!(%error, path = %queue.display(), "what waited to be uploaded cannot be removed; it stays here");
-            }
+            forget_queue(data_dir);
             Ok(false)
         }
         Consent::Unanswered => {
-            let _ = writeln!(
-                io::stderr(),
-                "rezcache: nothing is uploaded to the cache server, since nobody has said yes; \
-                 --upload yes or --upload no settles it"
-            );
+            say_unanswered();
             Ok(false)
         }
     }
+}
+
+/// What waits in the queue is not sent any more.
+fn forget_queue(data_dir: &Path) {
+    let queue = data_dir.join("uploads");
+    if queue.exists()
+        && let Err(error) = std::fs::remove_dir_all(&queue)
+    {
+        tracing::warn!(%error, path = %queue.display(), "what waited to be uploaded cannot be removed; it stays here");
+    }
+}
+
+fn say_unanswered() {
+    let _ = writeln!(
+        io::stderr(),
+        "rezcache: nothing is uploaded to the cache server, since nobody has said yes; \
+         --upload yes or --upload no settles it"
+    );
+}
+
+/// Asks for each server that was joined, and for which nobody has answered yet. Whether all are answered now.
+fn ask_for_joined(data_dir: &Path, may_ask: bool) -> anyhow::Result<bool> {
+    let mut answered = true;
+    for server in joined::load(data_dir)? {
+        if server.upload.is_some() || !server.takes_uploads() {
+            continue;
+        }
+        let name = format!("rezcache://{}", server.line.address);
+        let answer = may_ask.then(|| consent::ask_at_terminal(&name)).flatten();
+        answered &= answer.is_some();
+        if answer.is_some() {
+            joined::change(data_dir, &server.line.pin, |server| server.upload = answer)?;
+        }
+    }
+    Ok(answered)
 }
 
 /// A remembered port that something else took needs more words than any other: choosing another one

@@ -80,7 +80,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
         }
         chosen => chosen?,
     };
-    let Chosen { viewer, proxy, memory } = chosen;
+    let Chosen { viewer, mut proxy, memory } = chosen;
     if let Some(memory) = memory {
         match memory.save(&data_dir) {
             Ok(()) => say("remembered; `rezcache run --ask` asks again"),
@@ -92,7 +92,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
     let Some(grid) = proxy.grids.first().cloned() else {
         anyhow::bail!("no grid is named");
     };
-    let may_upload = may_upload(&proxy, &data_dir, log_format).await?;
+    let may_upload = may_upload(&mut proxy, &data_dir, log_format).await?;
 
     let stop = StopSignal::listen()?;
     let mut stopped = pin!(stop.given());

@@ -102,6 +102,10 @@ fn table(status: &Status) -> String {
     if let Some(sentence) = status.service_sentence() {
         let _ = writeln!(text, "service    {sentence}");
     }
+    if let Some(lan) = &status.lan {
+        let _ =
+            writeln!(text, "at home    {} joined, {} others announce themselves", lan.joined, lan.unknown);
+    }
     let uploads = &status.uploads;
     let limit = if uploads.limit == 0 {
         "no limit".to_owned()

@@ -14,6 +14,7 @@ use crate::wire::{self, OriginHash, groups};
 pub mod address;
 pub mod credentials;
 mod http;
+pub mod joined;
 mod paced;
 mod quic;
 pub(crate) mod tls;
@@ -379,6 +380,17 @@ impl ServiceClient {
         let (reply, body) = self.http.call(token, call, body()).await?;
         Ok((reply, Body::Http(body)))
     }
+}
+
+/// How long a knock may take.
+const KNOCK_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Whether the service with one of the address's keys is there. No token is shown, and with a pin nothing
+/// is said before the service has proven its key.
+pub async fn is_there(address: &ServerAddress) -> bool {
+    let Ok(http) = HttpLink::new(address) else { return false };
+    let asked = tokio::time::timeout(KNOCK_PATIENCE, http.json("/v1/service", None, None)).await;
+    matches!(asked, Ok(Ok(about)) if about.get("audience").is_some())
 }
 
 fn unexpected(reply: Reply) -> CallError {

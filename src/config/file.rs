@@ -45,6 +45,8 @@ pub(super) struct RunValues {
 /// The `[serve]` table.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ServeValues {
+    pub(super) lan: Option<Value>,
+    pub(super) teacher_writes: Option<Value>,
     pub(super) listen: Option<Value>,
     pub(super) store: Option<Value>,
     pub(super) catalog: Option<Value>,
@@ -129,6 +131,8 @@ pub(super) fn read(path: &Path, text: &str, check: &mut Checker) -> FileValues {
     }
     if let Some(mut serve) = root.section("serve", check) {
         values.serve = ServeValues {
+            lan: serve.scalar("lan", check),
+            teacher_writes: serve.scalar("teacher_writes", check),
             listen: serve.scalar("listen", check),
             store: serve.scalar("store", check),
             catalog: serve.scalar("catalog", check),

@@ -40,7 +40,9 @@ pub struct ControlFlag {
 /// Which shared cache to use.
 #[derive(Args, Clone, Debug, Default)]
 pub struct CacheServerFlags {
-    /// A shared cache to use: https://HOST[:PORT][#pin=sha256:…], or http://… in a private network
+    /// A shared cache to use: `auto` for those that were joined with `rezcache join`, wherever in your network they
+    /// are; https://HOST[:PORT][#pin=sha256:…], or http://… in a private network; or a join line (rezcache://…),
+    /// which others on this computer can then see
     #[arg(long, value_name = "URL", env = "REZCACHE_CACHE_SERVER", hide_env_values = true)]
     pub cache_server: Option<String>,
     /// The file with the token that the shared cache knows you by
@@ -164,7 +166,15 @@ pub struct ReplayFlags {
 /// Flags of `serve`.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ServeFlags {
-    /// Address of the node, the same port for QUIC and HTTPS [default: 127.0.0.1:8443]
+    /// Serve a home or a classroom: on this machine's private addresses only, found by the others in the
+    /// network by itself, and used by whoever has the join line that is printed
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "REZCACHE_LAN", hide_env_values = true)]
+    pub lan: Option<bool>,
+    /// With --lan: print two join lines, one for pupils, who read only, and one for who also writes
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "REZCACHE_TEACHER_WRITES", hide_env_values = true)]
+    pub teacher_writes: Option<bool>,
+    /// Address of the node, the same port for QUIC and HTTPS [default: 127.0.0.1:8443; with --lan port 8443 of
+    /// all private addresses; 0.0.0.0:PORT with --lan for another port of these]
     #[arg(
         id = "serve_listen",
         long = "listen",

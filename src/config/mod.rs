@@ -20,11 +20,13 @@ pub use run::{DEFAULT_LOGIN_GRACE, RunSettings};
 pub use serve::{DEFAULT_SERVE_LISTEN, ServeSettings};
 pub use value::LogFormat;
 
-use crate::proxy::{DISK_PATIENCE, GridConfig, ProxyConfig, SPOT_CHECK, ServiceConfig, UploadConfig};
+use crate::proxy::{
+    DISK_PATIENCE, GridConfig, LanConfig, ProxyConfig, SPOT_CHECK, ServiceConfig, UploadConfig,
+};
 use crate::redact::Redacted;
 use crate::replay::LinkSpec;
 use file::FileValues;
-use value::{Checker, Given};
+use value::{CacheServer, Checker, Given};
 
 /// Where grids are served unless the user says otherwise; further grids take the following ports.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:9080";
@@ -77,8 +79,10 @@ pub struct ProxySettings {
     pub cache_bytes: u64,
     /// The most bytes the memory tier may take.
     pub memory_bytes: u64,
-    /// The shared cache to use.
+    /// The shared cache to use, where one is named.
     pub service: Option<ServiceConfig>,
+    /// The household's shared caches to look for.
+    pub lan: Option<LanConfig>,
     /// Whether the user lets us upload; `None`: has not been asked.
     pub upload: Option<bool>,
     /// The most that uploads take of the line, in bytes a second. `None`: no limit.
@@ -100,6 +104,7 @@ impl ProxySettings {
         may_upload: bool,
     ) -> ProxyConfig {
         let mut grids = self.grids;
+        let household = self.lan.is_some();
         for (grid, address) in grids.iter_mut().zip(listen) {
             grid.listen = *address;
         }
@@ -113,7 +118,9 @@ impl ProxySettings {
             asset_token,
             control_token: Some(Redacted::new(control_token)),
             service: self.service,
-            uploads: may_upload.then(|| UploadConfig { rate: self.upload_rate, ..UploadConfig::default() }),
+            lan: self.lan,
+            uploads: (may_upload || household)
+                .then(|| UploadConfig { rate: self.upload_rate, ..UploadConfig::default() }),
             chat_commands: self.chat_commands,
             dial: crate::proxy::DialMap::default(),
         }
@@ -277,7 +284,11 @@ fn proxy(
     let memory_bytes = Given::flag("memory-size", flags.memory_size.as_ref())
         .or(file.memory_size.as_ref())
         .or_default(DEFAULT_MEMORY_SIZE, check, value::size);
-    let service = service(&flags.service, file, path, check);
+    let (service, lan) = match service(&flags.service, file, path, check)? {
+        Some(Service::At(service)) => (Some(service), None),
+        Some(Service::Lan(lan)) => (None, Some(lan)),
+        None => (None, None),
+    };
     let upload = match Given::flag("upload", flags.upload.as_ref()).or(file.upload.as_ref()).0 {
         Some(given) => check.value(&given, value::yes_or_no).map(Some),
         None => Some(None),
@@ -306,20 +317,28 @@ fn proxy(
         control_given,
         cache_bytes: cache_bytes?,
         memory_bytes: memory_bytes?,
-        service: service?,
+        service,
+        lan: lan.map(|lan| LanConfig { upload: upload.unwrap_or_default(), ..lan }),
         upload: upload?,
         upload_rate: upload_rate?,
         chat_commands: chat_commands?,
     })
 }
 
-/// The shared cache that flags or file name, with its token.
+/// The shared cache that flags or file name.
+enum Service {
+    /// One at an address, with its token.
+    At(ServiceConfig),
+    /// A household's.
+    Lan(LanConfig),
+}
+
 fn service(
     flags: &CacheServerFlags,
     file: &FileValues,
     path: Option<&Path>,
     check: &mut Checker,
-) -> Option<Option<ServiceConfig>> {
+) -> Option<Option<Service>> {
     let token_file =
         flags.token_file.clone().or_else(|| file.token_file.as_ref().map(|value| value.path(path)));
     let given = Given::flag("cache-server", flags.cache_server.as_ref()).or(file.cache_server.as_ref());
@@ -330,10 +349,25 @@ fn service(
         }
         return Some(None);
     };
-    let address = check.value(&given, value::cache_server);
+    let address = match check.value(&given, value::cache_server)? {
+        CacheServer::At(address) => address,
+        household => {
+            if flags.token_file.is_some() {
+                check.add(true, "--token-file is of no use here: a join line has its own token".into());
+                return None;
+            }
+            let line = match household {
+                CacheServer::Joined(line) => Some(line),
+                CacheServer::Auto | CacheServer::At(_) => None,
+            };
+            let lan =
+                LanConfig { line, upload: None, spot_check: SPOT_CHECK, least_deadline: Duration::ZERO };
+            return Some(Some(Service::Lan(lan)));
+        }
+    };
     // A token is for one server: that of the file is not shown to another one that a flag names.
     let elsewhere = flags.token_file.is_none()
-        && file.cache_server.as_ref().is_none_or(|known| known.text.parse().ok() != address);
+        && file.cache_server.as_ref().is_none_or(|known| known.text.parse().as_ref() != Ok(&address));
     let token_file = token_file.filter(|_| !elsewhere);
     let token = match token_file.map(|file| value::token_file(&file)) {
         Some(Err(wrong)) => {
@@ -343,14 +377,20 @@ fn service(
         Some(Ok(token)) => Some(token),
         None => None,
     };
-    let address = address?;
     if token.is_some() && !address.tls && !address.is_loopback() {
         let wrong =
             format!("{address} is plain http, which would show your token to anyone on the way; use https");
         check.add(flags.cache_server.is_some(), wrong);
         return None;
     }
-    Some(Some(ServiceConfig { address, token, spot_check: SPOT_CHECK, least_deadline: Duration::ZERO }))
+    let least_deadline = Duration::ZERO;
+    Some(Some(Service::At(ServiceConfig {
+        address,
+        token,
+        join: None,
+        spot_check: SPOT_CHECK,
+        least_deadline,
+    })))
 }
 
 fn replay(
@@ -369,6 +409,17 @@ fn replay(
         Some(given) => check.value(&given, value::link).map(Some),
         None => Some(None),
     };
+    let service = match service(service_flags, &FileValues::default(), None, check)? {
+        Some(Service::At(service)) => Some(service),
+        Some(Service::Lan(LanConfig { line: Some(line), .. })) => {
+            Some(ServiceConfig::joined(&line, SPOT_CHECK))
+        }
+        Some(Service::Lan(_)) => {
+            check.add(true, "a replay needs the address of a cache server, or a join line".into());
+            None
+        }
+        None => None,
+    };
     let realtime = match flags.realtime {
         Some(realtime) => Some(realtime),
         None => Given(file.realtime.clone()).or_default("false", check, value::boolean),
@@ -378,7 +429,7 @@ fn replay(
         save: flags.save.clone().or_else(|| file.save.as_ref().map(|v| v.path(path))),
         link: link?,
         realtime: realtime?,
-        service: service(service_flags, &FileValues::default(), None, check)?,
+        service,
     })
 }
 

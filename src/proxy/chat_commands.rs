@@ -28,7 +28,7 @@ impl ChatDesk {
 
     /// Does what is asked for, and says so.
     pub(super) fn answer(&self, shared: &Shared, command: ChatCommand) -> String {
-        match (command, &shared.uploads) {
+        match (command, shared.service.uploads()) {
             (ChatCommand::Status, _) => {
                 status(&Status::of(&shared.metrics, shared.started.elapsed()), self.before)
             }

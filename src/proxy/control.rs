@@ -23,12 +23,15 @@ use tokio::task::JoinSet;
 pub(crate) mod runs;
 
 use super::guard;
+use super::lan::Lan;
 use super::page;
-use super::uploads::UploadQueue;
+use super::service::Slot;
 use crate::redact::Redacted;
 use crate::support::metrics::{Counter, Metrics};
 use crate::support::prometheus;
 use crate::support::status::Status;
+
+mod join;
 
 /// Without a timer hyper would hold a half-sent head, and an idle connection, for ever.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,8 +45,10 @@ pub(crate) struct ControlState {
     pub(crate) metrics: Arc<Metrics>,
     /// When this run began.
     pub(crate) started: Instant,
-    /// What may be paused and limited.
-    pub(crate) uploads: Option<Arc<UploadQueue>>,
+    /// The shared cache, whose uploads may be paused and limited.
+    pub(super) service: Arc<Slot>,
+    /// The shared caches at home.
+    pub(crate) lan: Arc<Lan>,
     /// What whoever does so must know.
     pub(crate) token: Option<Redacted<String>>,
     /// What other starts of rezcache ask for.
@@ -85,8 +90,11 @@ async fn serve_connection(stream: TcpStream, state: Arc<ControlState>) {
     let service = service_fn(|request: Request<Incoming>| {
         let state = Arc::clone(&state);
         async move {
+            if request.uri().path() == join::PATH {
+                return Ok::<_, Infallible>(join::answer(request, local, &state).await);
+            }
             let other = runs::answer(request, local, &state).await;
-            Ok::<_, Infallible>(other.unwrap_or_else(|request| answer(request, local, &state)))
+            Ok(other.unwrap_or_else(|request| answer(request, local, &state)))
         }
     });
     let served = http1::Builder::new()
@@ -109,9 +117,7 @@ fn answer<B>(request: Request<B>, local: SocketAddr, state: &ControlState) -> Re
         None => guard::check(&parts, local, false),
     };
     if let Err(refusal) = checked {
-        state.metrics.count(Counter::RequestsRefused);
-        tracing::debug!(reason = refusal.label(), "a request to the control port was refused");
-        return text(refusal.status(), &refusal.to_string());
+        return refused(state, refusal);
     }
     if let Some(action) = action {
         return act(state, &parts, action);
@@ -128,7 +134,13 @@ fn answer<B>(request: Request<B>, local: SocketAddr, state: &ControlState) -> Re
             let mut response = body(
                 StatusCode::OK,
                 "text/html; charset=utf-8",
-                page::render(&status(), &state.served(), state.uploads.is_some(), &nonce),
+                page::render(
+                    &status(),
+                    &state.served(),
+                    state.service.uploads().is_some(),
+                    &state.lan,
+                    &nonce,
+                ),
             );
             if let Ok(policy) = HeaderValue::from_str(&policy) {
                 response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
@@ -153,7 +165,7 @@ fn answer<B>(request: Request<B>, local: SocketAddr, state: &ControlState) -> Re
 
 /// Pauses, resumes and limits uploads, for who knows the token.
 fn act(state: &ControlState, parts: &Parts, action: &str) -> Response<Full<Bytes>> {
-    let (Some(uploads), Some(token)) = (&state.uploads, &state.token) else {
+    let (Some(uploads), Some(_)) = (state.service.uploads(), &state.token) else {
         return text(StatusCode::NOT_FOUND, "nothing is uploaded");
     };
     if parts.method != Method::POST {
@@ -161,16 +173,8 @@ fn act(state: &ControlState, parts: &Parts, action: &str) -> Response<Full<Bytes
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
         return response;
     }
-    let shown =
-        parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    // Compared as hashes, so that the time taken tells nothing of the token.
-    let known = blake3::hash(token.reveal().as_bytes());
-    if shown.is_none_or(|shown| blake3::hash(shown.as_bytes()) != known) {
-        state.metrics.count(Counter::RequestsRefused);
-        return text(
-            StatusCode::UNAUTHORIZED,
-            "send the header `Authorization: Bearer TOKEN` with what the file control-token in the data directory holds",
-        );
+    if !shows_token(state, parts) {
+        return unknown_token(state);
     }
     match action {
         "pause" => uploads.pause(),
@@ -194,6 +198,29 @@ fn act(state: &ControlState, parts: &Parts, action: &str) -> Response<Full<Bytes
         }
     }
     text(StatusCode::OK, "done")
+}
+
+/// Whether whoever sent this knows the control token.
+fn shows_token(state: &ControlState, parts: &Parts) -> bool {
+    let shown =
+        parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    // Compared as hashes, so that the time taken tells nothing of the token.
+    let hash = |text: &str| blake3::hash(text.as_bytes());
+    shown.zip(state.token.as_ref()).is_some_and(|(shown, known)| hash(shown) == hash(known.reveal()))
+}
+
+fn unknown_token(state: &ControlState) -> Response<Full<Bytes>> {
+    state.metrics.count(Counter::RequestsRefused);
+    text(
+        StatusCode::UNAUTHORIZED,
+        "send the header `Authorization: Bearer TOKEN` with what the file control-token in the data directory holds",
+    )
+}
+
+fn refused(state: &ControlState, refusal: guard::Refusal) -> Response<Full<Bytes>> {
+    state.metrics.count(Counter::RequestsRefused);
+    tracing::debug!(reason = refusal.label(), "a request to the control port was refused");
+    text(refusal.status(), &refusal.to_string())
 }
 
 fn text(status: StatusCode, line: &str) -> Response<Full<Bytes>> {

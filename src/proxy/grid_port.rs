@@ -13,8 +13,7 @@ use super::arrivals::Arrivals;
 use super::next_urls::NextUrls;
 use super::reach::{GridReach, OwnListeners};
 use super::registry::{AliasToken, Registry};
-use super::service::ServiceTier;
-use super::uploads::UploadQueue;
+use super::service::Slot;
 use super::upstream::{Body, Upstream};
 use super::{
     Dial, GridConfig, assets, event_queue, fetcher, grid_info, guard, login, replies, reverse, seed,
@@ -36,8 +35,6 @@ const GRID_INFO_RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_s
 pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) cache: LocalCache,
-    /// Where what is learnt goes on to the cache service. `None`: nowhere.
-    pub(super) uploads: Option<Arc<UploadQueue>>,
     pub(super) own: Arc<OwnListeners>,
     pub(super) dial: Arc<Dial>,
     pub(super) asset_token: String,
@@ -45,8 +42,8 @@ pub(super) struct Shared {
     /// All grids' ports, those that were opened later too.
     pub(super) grids: RwLock<Vec<Weak<GridPort>>>,
     pub(super) stop: watch::Receiver<bool>,
-    /// The shared cache, when one is used.
-    pub(super) service: Option<Arc<ServiceTier>>,
+    /// The shared cache, when one is used, and where what is learnt goes on to it.
+    pub(super) service: Arc<Slot>,
     /// How long a request over LLUDP is held while the asset is looked for.
     pub(super) hold: Duration,
     /// Commands that the user types into chat are answered.
@@ -182,8 +179,14 @@ impl GridPort {
     /// The grid has said who it is. That is known before the queue is looked through: what comes in
     /// between is judged by it.
     fn settle(&self, identity: Identity) {
-        let identity = self.identity.get_or_init(|| identity);
-        let Some(uploads) = &self.shared.uploads else { return };
+        let _ = self.identity.set(identity);
+        self.tell_uploads();
+    }
+
+    /// Lets the upload queue know what the grid has said of itself.
+    pub(super) fn tell_uploads(&self) {
+        let Some(identity) = self.identity.get() else { return };
+        let Some(uploads) = self.shared.service.uploads() else { return };
         if identity.id != self.configured.id {
             uploads.renamed(&self.configured.id, &identity.id);
         }

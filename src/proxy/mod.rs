@@ -28,6 +28,7 @@ mod grid_info;
 mod grid_port;
 pub(crate) mod guard;
 mod headers;
+mod lan;
 mod learn;
 mod listener;
 mod login;
@@ -48,8 +49,9 @@ mod upstream;
 
 use control::runs::{Opening, Runs, ServedGrid};
 use grid_port::{AssetHost, GridPort, Identity, Shared};
+pub use lan::LanConfig;
 use reach::{GridReach, OwnListeners, Transport};
-use service::ServiceTier;
+use service::{Bound, ServiceTier, Slot};
 pub use service::{SPOT_CHECK, ServiceConfig};
 pub use uploads::UploadConfig;
 use uploads::UploadQueue;
@@ -77,7 +79,10 @@ pub struct ProxyConfig {
     pub control_token: Option<Redacted<String>>,
     /// The shared cache to use, if any.
     pub service: Option<ServiceConfig>,
-    /// How what comes from the grid is given to the shared cache. `None`: not at all.
+    /// The servers of a household to look for, where no `service` is named.
+    pub lan: Option<LanConfig>,
+    /// How what comes from the grid is given to the shared cache. `None`: not at all. A household's servers
+    /// are given what [`LanConfig`] says.
     pub uploads: Option<UploadConfig>,
     /// Commands that the user types into chat are answered.
     pub chat_commands: bool,
@@ -226,6 +231,15 @@ impl Proxy {
             }
             _ => None,
         };
+        let uploading = config.uploads.clone().unwrap_or_default();
+        let slot = Arc::new(Slot::default());
+        slot.put(Bound { tier: service.clone(), uploads, care: None });
+        let mode = if config.lan.as_ref().is_some_and(|lan| lan.line.is_none()) {
+            lan::Mode::Auto
+        } else {
+            lan::Mode::Later
+        };
+        let at_home = Arc::new(lan::Lan::new(config.data_dir.clone(), mode));
         let finish_uploads = config.uploads.map_or(Duration::ZERO, |uploads| uploads.finish);
         let (stop, stopping) = watch::channel(false);
         let (session_alive, sessions) = mpsc::channel(1);
@@ -238,8 +252,7 @@ impl Proxy {
             started: Instant::now(),
             grids: RwLock::default(),
             stop: stopping.clone(),
-            service: service.clone(),
-            uploads,
+            service: slot,
             hold: config.disk_patience,
             chat_commands: config.chat_commands,
             session_alive: Mutex::new(Some(session_alive)),
@@ -275,7 +288,8 @@ impl Proxy {
                 metrics: Arc::clone(&metrics),
                 started: Instant::now(),
                 runs: Arc::clone(&runs),
-                uploads: proxy.shared.uploads.clone(),
+                service: Arc::clone(&proxy.shared.service),
+                lan: Arc::clone(&at_home),
                 token: config.control_token,
             };
             proxy.tasks.spawn(control::serve(listener, state, stopped(stopping.clone())));
@@ -289,6 +303,16 @@ impl Proxy {
             proxy.tasks.spawn(async move {
                 tokio::select! {
                     () = service.look_after() => {}
+                    _ = stopping_too.wait_for(|stopping| *stopping) => {}
+                }
+            });
+        }
+        if let Some(lan) = config.lan {
+            let finder = lan::Finder::new(at_home, Arc::clone(&proxy.shared), lan, uploading);
+            let mut stopping_too = stopping.clone();
+            proxy.tasks.spawn(async move {
+                tokio::select! {
+                    () = finder.run() => {}
                     _ = stopping_too.wait_for(|stopping| *stopping) => {}
                 }
             });
@@ -323,7 +347,7 @@ impl Proxy {
     /// Waits until the cache service has answered for the first time, at most for `patience`. Without a
     /// service there is nothing to wait for.
     pub async fn service_settled(&self, patience: Duration) {
-        if let Some(service) = &self.shared.service {
+        if let Some(service) = self.shared.service.tier() {
             service.settled(patience).await;
         }
     }
@@ -335,28 +359,28 @@ impl Proxy {
 
     /// Uploads nothing until [`Self::resume_uploads`].
     pub fn pause_uploads(&self) {
-        if let Some(uploads) = &self.shared.uploads {
+        if let Some(uploads) = self.shared.service.uploads() {
             uploads.pause();
         }
     }
 
     /// Goes on uploading.
     pub fn resume_uploads(&self) {
-        if let Some(uploads) = &self.shared.uploads {
+        if let Some(uploads) = self.shared.service.uploads() {
             uploads.resume();
         }
     }
 
     /// Caps uploads at so many bytes a second; `None` takes the cap off.
     pub fn limit_uploads(&self, rate: Option<u64>) {
-        if let Some(uploads) = &self.shared.uploads {
+        if let Some(uploads) = self.shared.service.uploads() {
             uploads.set_limit(rate);
         }
     }
 
     /// Waits until nothing waits to be uploaded, at most for `patience`; whether that is so.
     pub async fn uploads_idle(&self, patience: Duration) -> bool {
-        match &self.shared.uploads {
+        match self.shared.service.uploads() {
             Some(uploads) => uploads.idle(patience).await,
             None => true,
         }
@@ -375,9 +399,12 @@ impl Proxy {
         if tokio::time::timeout(STOP_PATIENCE, all).await.is_err() {
             self.tasks.shutdown().await;
         }
-        if let Some(uploads) = &self.shared.uploads {
+        if let Some(uploads) = self.shared.service.uploads() {
             uploads.idle(self.finish_uploads).await;
             uploads.stop().await;
+        }
+        if let Some(care) = self.shared.service.put(Bound::default()).care {
+            care.abort();
         }
         self.shared.cache.clone().close().await;
     }

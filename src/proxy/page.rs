@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use super::lan::{self, Lan};
 use crate::asset::AssetSource;
 use crate::support::status::{Assets, Status, human_bytes, percent};
 
@@ -19,7 +20,13 @@ th:first-child,td:first-child{text-align:left}\
 caption{text-align:left;padding:.25rem 0}";
 
 /// The whole page. `nonce` is the one that the response's policy allows for our style.
-pub(super) fn render(status: &Status, grids: &[(String, SocketAddr)], uploads: bool, nonce: &str) -> String {
+pub(super) fn render(
+    status: &Status,
+    grids: &[(String, SocketAddr)],
+    uploads: bool,
+    lan: &Lan,
+    nonce: &str,
+) -> String {
     let mut html = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width\"><title>rezcache</title>\
@@ -46,6 +53,7 @@ pub(super) fn render(status: &Status, grids: &[(String, SocketAddr)], uploads: b
     if uploads {
         actions(&mut html, status, nonce);
     }
+    lan::page::section(&mut html, lan, nonce);
     ports(&mut html, grids);
     html.push_str(
         "<p>For scripts: <a href=\"/status.json\">status.json</a>, <a href=\"/metrics\">metrics</a>. \
@@ -106,7 +114,7 @@ fn numbers(html: &mut String, status: &Status) {
 /// page's address.
 const SCRIPT: &str = "\
 const token=location.hash.slice(1);\
-for(const button of document.querySelectorAll('button')){\
+for(const button of document.querySelectorAll('button[data-post]')){\
 button.disabled=!token;\
 button.onclick=async()=>{\
 const answer=await fetch(button.dataset.post,{method:'POST',headers:{Authorization:'Bearer '+token}});\

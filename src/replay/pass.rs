@@ -374,6 +374,7 @@ fn proxy_config(
             least_deadline: Duration::from_secs(10),
             ..service
         }),
+        lan: None,
         uploads: options.service.is_some().then(|| UploadConfig {
             // Waiting times are skipped: bakes are known by then, since uploads begin when all was seen.
             limits: Limits { wait: Duration::ZERO, patience: Duration::ZERO, ..Limits::default() },

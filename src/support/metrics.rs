@@ -180,6 +180,18 @@ counters! {
     UploadQueueCorrupt = "upload_queue_corrupt",
     /// Times the upload queue could not be written down.
     UploadQueueUnwritten = "upload_queue_unwritten",
+    /// Announcements that say where a shared cache in the local network is.
+    LanSightings = "lan_sightings",
+    /// Announcements that say nothing new, lead out of the local network, or are too many.
+    LanSightingsIgnored = "lan_sightings_ignored",
+    /// Times it was tried whether a joined shared cache is where it may be.
+    LanProbes = "lan_probes",
+    /// The same in vain: nobody there, or somebody else.
+    LanProbesFailed = "lan_probes_failed",
+    /// Times that a joined shared cache was found at another address.
+    LanMoves = "lan_moves",
+    /// Times that listening for announcements failed.
+    MdnsFailures = "mdns_failures",
 }
 
 /// All counters of one process. Share it in an `Arc`.
@@ -197,6 +209,16 @@ pub struct Metrics {
     upload_limit: AtomicU64,
     uploads_paused: AtomicBool,
     service: Mutex<Option<ServiceState>>,
+    lan: Mutex<Option<LanState>>,
+}
+
+/// The shared caches at home. Where they are is nobody's business who reads a status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LanState {
+    /// Those that were joined.
+    pub joined: u64,
+    /// Others that announce themselves in the network now.
+    pub unknown: u64,
 }
 
 /// How the cache service stands, for those that have one.
@@ -282,6 +304,17 @@ impl Metrics {
     pub fn set_store_size(&self, objects: u64, bytes: u64) {
         self.store_objects.store(objects, Ordering::Relaxed);
         self.store_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Sets how many shared caches at home were joined, and how many others announce themselves.
+    pub fn set_lan(&self, joined: u64, unknown: u64) {
+        *self.lan.lock().unwrap_or_else(PoisonError::into_inner) = Some(LanState { joined, unknown });
+    }
+
+    /// The shared caches at home; `None` where they are not looked for.
+    #[must_use]
+    pub fn lan(&self) -> Option<LanState> {
+        *self.lan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sets how the cache service stands.

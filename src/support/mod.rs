@@ -2,6 +2,8 @@
 
 pub mod addresses;
 pub mod counters_file;
+pub mod interfaces;
+pub mod mdns;
 pub mod metrics;
 pub mod pin;
 pub mod private_file;

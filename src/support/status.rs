@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::metrics::{Counter, Metrics, Served, ServiceState};
+use super::metrics::{Counter, LanState, Metrics, Served, ServiceState};
 use crate::asset::{AssetKind, AssetSource};
 
 /// The whole answer. Counters include earlier runs on the same data directory.
@@ -32,6 +32,9 @@ pub struct Status {
     /// The cache service; absent without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceState>,
+    /// The shared caches at home; absent where they are not looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lan: Option<LanState>,
     /// The upload queue.
     pub uploads: Uploads,
     /// Every counter by its name.
@@ -174,6 +177,7 @@ impl Status {
             },
             store: Store { objects, bytes, write_failures: counted(Counter::StoreWriteFailures) },
             service: metrics.service(),
+            lan: metrics.lan(),
             uploads: Uploads::of(metrics),
             counters: snapshot.counters,
         }

@@ -271,3 +271,14 @@ pub fn unverified_expiry(token: &str) -> Option<u64> {
     let body = decoded(token.split('.').nth(1)?)?;
     serde_json::from_slice::<Expiry>(&body).ok().map(|body| body.exp)
 }
+
+/// What a token allows, for its holder, who trusts it anyway.
+#[must_use]
+pub fn unverified_rights(token: &str) -> Option<Rights> {
+    #[derive(Deserialize)]
+    struct Allowed {
+        rights: String,
+    }
+    let body = decoded(token.split('.').nth(1)?)?;
+    serde_json::from_slice::<Allowed>(&body).ok()?.rights.parse().ok()
+}

@@ -22,7 +22,8 @@ fn golden(name: &str, actual: &str) {
 
 #[test]
 fn help_of_every_subcommand() {
-    let names = ["", "proxy", "run", "replay", "serve", "store", "token", "status", "doctor", "check-config"];
+    let names =
+        ["", "proxy", "run", "replay", "serve", "store", "token", "join", "status", "doctor", "check-config"];
     for name in names.into_iter().chain(["token keygen", "token new", "token list", "token revoke"]) {
         let mut arguments: Vec<&str> = name.split_whitespace().collect();
         arguments.push("--help");
@@ -70,7 +71,19 @@ fn every_subcommand_has_a_golden_help() {
         .collect();
     assert_eq!(
         commands,
-        ["proxy", "run", "replay", "serve", "store", "token", "status", "doctor", "check-config", "help"]
+        [
+            "proxy",
+            "run",
+            "replay",
+            "serve",
+            "store",
+            "token",
+            "join",
+            "status",
+            "doctor",
+            "check-config",
+            "help"
+        ]
     );
 }
 

@@ -20,6 +20,7 @@ mod hostile_neighbours;
 mod interop;
 mod kill;
 mod kill_node;
+mod lan;
 mod layers;
 mod live_line;
 mod load;

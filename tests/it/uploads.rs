@@ -34,6 +34,7 @@ pub(crate) fn service(url: &str) -> ServiceConfig {
     ServiceConfig {
         address: url.parse().unwrap(),
         token: None,
+        join: None,
         spot_check: 0,
         least_deadline: Duration::from_secs(5),
     }

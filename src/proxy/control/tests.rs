@@ -38,7 +38,8 @@ async fn start() -> Control {
         metrics: Arc::clone(&metrics),
         started: Instant::now(),
         runs,
-        uploads: None,
+        service: Arc::default(),
+        lan: Arc::new(crate::proxy::lan::Lan::new(std::env::temp_dir(), crate::proxy::lan::Mode::Later)),
         token: None,
     };
     let (stop, stopped) = oneshot::channel::<()>();

@@ -178,6 +178,7 @@ pub(crate) fn proxy_config(grid: GridConfig, data_dir: &Path) -> ProxyConfig {
         control_token: None,
         chat_commands: false,
         service: None,
+        lan: None,
         uploads: None,
         dial: DialMap::default(),
     }
