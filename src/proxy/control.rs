@@ -123,7 +123,13 @@ fn answer<B>(request: Request<B>, local: SocketAddr, state: &ControlState) -> Re
             let mut response = body(
                 StatusCode::OK,
                 "text/html; charset=utf-8",
-                page::render(&status(), &state.grids, state.service.uploads().is_some(), &state.lan, &nonce),
+                page::render(
+                    &status(),
+                    &state.grids,
+                    state.service.uploads().is_some(),
+                    (&state.lan, state.token.is_some()),
+                    &nonce,
+                ),
             );
             if let Ok(policy) = HeaderValue::from_str(&policy) {
                 response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
