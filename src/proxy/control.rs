@@ -138,7 +138,7 @@ fn answer<B>(request: Request<B>, local: SocketAddr, state: &ControlState) -> Re
                     &status(),
                     &state.served(),
                     state.service.uploads().is_some(),
-                    &state.lan,
+                    (&state.lan, state.token.is_some()),
                     &nonce,
                 ),
             );

@@ -24,7 +24,7 @@ pub(super) fn render(
     status: &Status,
     grids: &[(String, SocketAddr)],
     uploads: bool,
-    lan: &Lan,
+    (lan, joins): (&Lan, bool),
     nonce: &str,
 ) -> String {
     let mut html = format!(
@@ -53,7 +53,7 @@ pub(super) fn render(
     if uploads {
         actions(&mut html, status, nonce);
     }
-    lan::page::section(&mut html, lan, nonce);
+    lan::page::section(&mut html, lan, joins, nonce);
     ports(&mut html, grids);
     html.push_str(
         "<p>For scripts: <a href=\"/status.json\">status.json</a>, <a href=\"/metrics\">metrics</a>. \

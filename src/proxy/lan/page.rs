@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use super::Lan;
 
-/// The section. Its form posts to `/join` by script, with the token of the page's address.
-pub(crate) fn section(html: &mut String, lan: &Lan, nonce: &str) {
+/// The section, with a form where anybody `joins` here. Its form posts to `/join` by script, with the token of the page's address.
+pub(crate) fn section(html: &mut String, lan: &Lan, joins: bool, nonce: &str) {
     let view = lan.view();
     html.push_str("<h2>Shared caches at home</h2>\n");
     if !view.joined.is_empty() {
@@ -33,6 +33,9 @@ pub(crate) fn section(html: &mut String, lan: &Lan, nonce: &str) {
             server.address,
             server.pin.short()
         );
+    }
+    if !joins {
+        return;
     }
     let when = if lan.is_auto() {
         ""
