@@ -19,6 +19,7 @@ use crate::support::metrics::{Counter, Metrics};
 
 mod arrivals;
 mod assets;
+mod chronicle;
 pub(crate) mod control;
 mod event_queue;
 mod fetcher;
@@ -41,9 +42,11 @@ mod stitched;
 mod trust;
 mod udp;
 mod udp_assets;
+mod underway;
 mod uploads;
 mod upstream;
 
+use chronicle::Chronicle;
 use grid_port::{AssetHost, GridPort, Identity, Shared};
 use reach::{GridReach, OwnListeners, Transport};
 use service::ServiceTier;
@@ -199,6 +202,8 @@ impl Proxy {
             .map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
         counters_file::restore(&config.data_dir, &metrics);
         let cache = open_cache(&config, &metrics);
+        let chronicle =
+            Arc::new(Chronicle::open(config.data_dir.clone(), Arc::clone(&metrics), cache.clone()));
 
         let service = match config.service {
             Some(service) => {
@@ -222,6 +227,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             metrics: Arc::clone(&metrics),
             cache,
+            chronicle,
             own: Arc::new(OwnListeners::default()),
             dial: Arc::new(Dial::new(config.dial)),
             asset_token: config.asset_token,
@@ -288,6 +294,8 @@ impl Proxy {
                 }
             });
         }
+        let chronicle = Arc::clone(&proxy.shared.chronicle);
+        proxy.tasks.spawn(chronicle.keep(stopped(stopping.clone())));
         proxy.tasks.spawn(counters_file::keep(config.data_dir, metrics, stopped(stopping)));
         Ok(proxy)
     }

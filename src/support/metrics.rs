@@ -92,6 +92,22 @@ counters! {
     StoreBusy = "store_busy",
     /// Stored assets evicted.
     StoreEvictions = "store_evictions",
+    /// Milliseconds of waiting that hits over HTTP have saved: the grid's usual time less ours, by estimate.
+    TimeSavedMs = "time_saved_ms",
+    /// Milliseconds by which hits over HTTP took longer than the grid usually does.
+    TimeLostMs = "time_lost_ms",
+    /// Actions taken on the page, or by scripts with its token.
+    ControlActions = "control_actions",
+    /// Actions that were not taken: without the token, from another site, or not understood.
+    ControlActionsRefused = "control_actions_refused",
+    /// Listeners to the page's events that were turned away because there were too many.
+    PageListenersRefused = "page_listeners_refused",
+    /// Times that what the page remembers could not be written down.
+    PageFilesUnwritten = "page_files_unwritten",
+    /// Scenes that came to rest.
+    ScenesCompleted = "scenes_completed",
+    /// Assets that were warmed up ahead of a visit.
+    AssetsPrewarmed = "assets_prewarmed",
     /// Bodies that completed but are not of the kind they were asked as, or not whole.
     AssetsInvalid = "assets_invalid",
     /// Asset bytes read from the cache service.

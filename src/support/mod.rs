@@ -2,6 +2,8 @@
 
 pub mod addresses;
 pub mod counters_file;
+pub mod history;
+pub mod json_file;
 pub mod metrics;
 pub mod pin;
 pub mod private_file;

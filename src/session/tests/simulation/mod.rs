@@ -316,7 +316,12 @@ impl World {
                 Output::Baked(ids) => {
                     assert!(ids.iter().all(|id| self.baked.contains(&id.0)), "no other texture is a bake");
                 }
-                Output::Swallowed | Output::Patched | Output::Unlearnt | Output::Served { .. } => {}
+                Output::Swallowed
+                | Output::Patched
+                | Output::Unlearnt
+                | Output::Arrived { .. }
+                | Output::Named { .. }
+                | Output::Served { .. } => {}
             }
         }
     }
