@@ -146,6 +146,8 @@ pub struct CacheStats {
     pub memory_objects: u64,
     /// Bytes they take, overhead included.
     pub memory_bytes: u64,
+    /// The cap of `memory_bytes`.
+    pub memory_limit: u64,
     /// Partly held assets in memory.
     pub partial_objects: u64,
     /// Bytes they take, overhead included.
@@ -198,6 +200,7 @@ struct Shared {
     queue: Queue,
     disk: Option<Disk>,
     gate: Gate,
+    memory_cap: u64,
     disk_cap: AtomicU64,
     queue_cap: u64,
     scanned: AtomicBool,
@@ -270,6 +273,7 @@ impl LocalCache {
             queue: Queue::default(),
             disk,
             gate: Gate::new(config.reads, config.read_deadline),
+            memory_cap: config.memory_bytes - for_parts,
             disk_cap: AtomicU64::new(config.disk_bytes),
             queue_cap: config.queue_bytes,
             scanned: AtomicBool::new(false),
@@ -469,6 +473,7 @@ impl LocalCache {
         CacheStats {
             memory_objects,
             memory_bytes,
+            memory_limit: shared.memory_cap,
             partial_objects,
             partial_bytes,
             disk_objects,

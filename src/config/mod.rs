@@ -18,7 +18,9 @@ pub use flags::{CacheServerFlags, CommonFlags, ControlFlag, ProxyFlags, ReplayFl
 pub use serve::{DEFAULT_SERVE_LISTEN, ServeSettings};
 pub use value::LogFormat;
 
-use crate::proxy::{DISK_PATIENCE, GridConfig, ProxyConfig, SPOT_CHECK, ServiceConfig, UploadConfig};
+use crate::proxy::{
+    DISK_PATIENCE, GridConfig, PageConfig, ProxyConfig, SPOT_CHECK, ServiceConfig, UploadConfig,
+};
 use crate::redact::Redacted;
 use crate::replay::LinkSpec;
 use file::FileValues;
@@ -67,6 +69,8 @@ pub struct ProxySettings {
     pub control: Option<SocketAddr>,
     /// The most bytes the disk tier may take.
     pub cache_bytes: u64,
+    /// Whether that was said, and is not only usual.
+    pub cache_size_given: bool,
     /// The most bytes the memory tier may take.
     pub memory_bytes: u64,
     /// The shared cache to use.
@@ -104,6 +108,7 @@ impl ProxySettings {
             control_token: Some(Redacted::new(control_token)),
             service: self.service,
             uploads: may_upload.then(|| UploadConfig { rate: self.upload_rate, ..UploadConfig::default() }),
+            page: PageConfig { size_fixed: self.cache_size_given, self_test: None },
             dial: crate::proxy::DialMap::default(),
         }
     }
@@ -253,6 +258,7 @@ fn proxy(
         // Next to the first grid's port, as its documentation promises.
         None => listen.map(|listen| Some(SocketAddr::new(listen.ip(), listen.port().saturating_sub(1)))),
     };
+    let cache_size_given = flags.cache_size.is_some() || file.cache_size.is_some();
     let cache_bytes = Given::flag("cache-size", flags.cache_size.as_ref())
         .or(file.cache_size.as_ref())
         .or_default(DEFAULT_CACHE_SIZE, check, value::size);
@@ -281,6 +287,7 @@ fn proxy(
         listen: listen?,
         control: control?,
         cache_bytes: cache_bytes?,
+        cache_size_given,
         memory_bytes: memory_bytes?,
         service: service?,
         upload: upload?,

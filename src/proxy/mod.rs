@@ -32,6 +32,7 @@ mod listener;
 mod login;
 mod next_urls;
 mod page;
+mod prewarm;
 mod reach;
 mod registry;
 mod replies;
@@ -47,7 +48,10 @@ mod uploads;
 mod upstream;
 
 use chronicle::Chronicle;
+use control::ControlState;
+pub use control::{PageConfig, SelfTest};
 use grid_port::{AssetHost, GridPort, Identity, Shared};
+use prewarm::Prewarm;
 use reach::{GridReach, OwnListeners, Transport};
 use service::ServiceTier;
 pub use service::{SPOT_CHECK, ServiceConfig};
@@ -79,6 +83,8 @@ pub struct ProxyConfig {
     pub service: Option<ServiceConfig>,
     /// How what comes from the grid is given to the shared cache. `None`: not at all.
     pub uploads: Option<UploadConfig>,
+    /// How the page of the control port behaves.
+    pub page: PageConfig,
     /// Other places to dial for these authorities and simulator endpoints (`host:port`); identity,
     /// policy and headers go by the name, only the packets go elsewhere. For replays and tests.
     pub dial: DialMap,
@@ -204,6 +210,11 @@ impl Proxy {
         let cache = open_cache(&config, &metrics);
         let chronicle =
             Arc::new(Chronicle::open(config.data_dir.clone(), Arc::clone(&metrics), cache.clone()));
+        // What the user has just said goes before what was once set on the page.
+        if let Some(bytes) = chronicle.settings().cache_bytes.filter(|_| !config.page.size_fixed) {
+            cache.set_disk_bytes(bytes);
+            chronicle.show_sizes();
+        }
 
         let service = match config.service {
             Some(service) => {
@@ -261,13 +272,13 @@ impl Proxy {
         };
         if let Some(listener) = control {
             let names = ports.iter().map(|(_, port)| (port.config.name.clone(), port.local)).collect();
-            let state = control::ControlState {
-                metrics: Arc::clone(&metrics),
-                started: Instant::now(),
-                grids: names,
-                uploads: proxy.shared.uploads.clone(),
-                token: config.control_token,
-            };
+            let shared = &proxy.shared;
+            let (cache, chronicle) = (shared.cache.clone(), Arc::clone(&shared.chronicle));
+            let mut state = ControlState::new(Arc::clone(&metrics), cache, chronicle, names);
+            state.prewarm = Some(Arc::new(Prewarm::new(Arc::clone(shared))));
+            state.uploads.clone_from(&shared.uploads);
+            state.token = config.control_token;
+            state.page = config.page;
             proxy.tasks.spawn(control::serve(listener, state, stopped(stopping.clone())));
         }
         for (listener, port) in ports {

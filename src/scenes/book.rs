@@ -100,6 +100,12 @@ impl Region {
         self.keys.len()
     }
 
+    /// The same without its assets, for a look at everything else.
+    #[must_use]
+    pub fn without_keys(&self) -> Self {
+        Self { name: self.name.clone(), origins: self.origins.clone(), keys: HashMap::new(), ..*self }
+    }
+
     /// Those assets, in an order that stays.
     #[must_use]
     pub fn keys(&self, grid: &GridId) -> Vec<AssetKey> {

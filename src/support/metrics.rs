@@ -208,6 +208,10 @@ pub struct Metrics {
     sessions_open: AtomicI64,
     store_bytes: AtomicU64,
     store_objects: AtomicU64,
+    store_limit: AtomicU64,
+    store_pinned: AtomicU64,
+    regions_known: AtomicU64,
+    regions_pinned: AtomicU64,
     upload_entries: AtomicU64,
     upload_waiting_bytes: AtomicU64,
     upload_limit: AtomicU64,
@@ -335,6 +339,30 @@ impl Metrics {
     #[must_use]
     pub fn upload_control(&self) -> (bool, u64) {
         (self.uploads_paused.load(Ordering::Relaxed), self.upload_limit.load(Ordering::Relaxed))
+    }
+
+    /// Sets how much the disk tier may take, and how much of it is pinned.
+    pub fn set_store_bounds(&self, limit: u64, pinned: u64) {
+        self.store_limit.store(limit, Ordering::Relaxed);
+        self.store_pinned.store(pinned, Ordering::Relaxed);
+    }
+
+    /// How much the disk tier may take, and how much of it is pinned, in bytes.
+    #[must_use]
+    pub fn store_bounds(&self) -> (u64, u64) {
+        (self.store_limit.load(Ordering::Relaxed), self.store_pinned.load(Ordering::Relaxed))
+    }
+
+    /// Sets how many regions are known, and how many of them are pinned.
+    pub fn set_regions(&self, known: u64, pinned: u64) {
+        self.regions_known.store(known, Ordering::Relaxed);
+        self.regions_pinned.store(pinned, Ordering::Relaxed);
+    }
+
+    /// How many regions are known, and how many of them are pinned.
+    #[must_use]
+    pub fn regions(&self) -> (u64, u64) {
+        (self.regions_known.load(Ordering::Relaxed), self.regions_pinned.load(Ordering::Relaxed))
     }
 
     /// The size of the disk tier: objects and bytes.

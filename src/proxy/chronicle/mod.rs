@@ -76,6 +76,7 @@ impl Chronicle {
         };
         chronicle.advance(unix_now());
         chronicle.pin_what_changed();
+        chronicle.show_sizes();
         chronicle
     }
 
@@ -188,9 +189,27 @@ impl Chronicle {
     }
 
     fn tick(&self) {
-        self.scenes().tick(Instant::now());
+        let completed = {
+            let mut scenes = self.scenes();
+            let before = scenes.completed();
+            scenes.tick(Instant::now());
+            scenes.completed() - before
+        };
+        self.metrics.add(Counter::ScenesCompleted, completed);
         self.advance(unix_now());
         self.pin_what_changed();
+        self.show_sizes();
+    }
+
+    /// Tells the status how the store and the regions stand.
+    pub(crate) fn show_sizes(&self) {
+        let store = self.cache.stats();
+        self.metrics.set_store_bounds(store.disk_limit, store.pinned_bytes);
+        let (known, pinned) = self.with_book(|book| {
+            let pinned = book.iter().filter(|(_, region)| region.pinned).count();
+            (book.iter().count() as u64, pinned as u64)
+        });
+        self.metrics.set_regions(known, pinned);
     }
 
     /// Writes down what has changed.

@@ -178,6 +178,7 @@ pub(crate) fn proxy_config(grid: GridConfig, data_dir: &Path) -> ProxyConfig {
         control_token: None,
         service: None,
         uploads: None,
+        page: rezcache::proxy::PageConfig::default(),
         dial: DialMap::default(),
     }
 }
