@@ -59,9 +59,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
 
     let stop = StopSignal::listen()?;
     let mut ready = instructions::Ready::new(&grids, proxy.grid_addresses(), proxy.control_address(), &token);
-    if may_upload {
-        ready.uploads(&control_token);
-    }
+    ready.page(&control_token, may_upload);
     // The proxy goes on when nobody reads this.
     let _ = print(&match log_format {
         LogFormat::Text => ready.to_string(),

@@ -14,6 +14,7 @@ mod text;
 mod verdict;
 pub(super) mod view;
 
+#[cfg(test)]
 pub(super) use text::uptime;
 use text::{escape, moment};
 use view::View;
