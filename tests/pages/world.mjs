@@ -5,7 +5,7 @@
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import dgram from 'node:dgram';
-import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -186,10 +186,9 @@ export class World {
       '--data-dir', `${this.folder}/node`, '--log-format', 'json']);
     this.node = node.child;
     const ready = await node.ready;
-    const { mkdirSync } = await import('node:fs');
     mkdirSync(this.data, { recursive: true });
     if (history) writeFileSync(path.join(this.data, 'history.json'), JSON.stringify(history));
-    const proxy = started(this.program, ['proxy', '--grid', `Test Grid=${this.grid.url}/`, '--listen', '127.0.0.1:0',
+    const proxy = started(this.program, ['proxy', '--grid', `Test-Grid=${this.grid.url}/`, '--listen', '127.0.0.1:0',
       '--control', '127.0.0.1:0', '--data-dir', this.data, '--cache-server',
       `https://${ready.listening}#pin=${ready.pin}`, '--upload', 'yes', '--log-format', 'json']);
     this.child = proxy.child;

@@ -281,8 +281,18 @@ fn regions(view: &View) -> String {
 }
 
 fn one_region(html: &mut String, view: &View, region: &RegionView) {
-    let rate =
-        if region.asked > 0 { percent(region.hits as f64 / region.asked as f64) } else { "–".into() };
+    let asked = if region.asked == 0 {
+        "Nothing was asked for here yet.".to_owned()
+    } else {
+        format!(
+            "{}, {} answered without the grid; {}, {} of them ({}) on disk.",
+            counted(region.asked, "request"),
+            percent(region.hits as f64 / region.asked as f64),
+            counted(region.assets, "different asset"),
+            number(region.held.0),
+            human_bytes(region.held.1)
+        )
+    };
     let mut marks = String::new();
     if region.here {
         marks.push_str(" <span class=\"mark\">you are here</span>");
@@ -300,18 +310,12 @@ fn one_region(html: &mut String, view: &View, region: &RegionView) {
     let (x, y) = region.place;
     let _ = write!(
         html,
-        "<li><p><span class=\"place\">{}</span>{marks}<br><span class=\"quiet\">{} ({x}, {y}), since {}, last \
-         entered {}</span></p><p>{}, {} answered without the grid; {}, {} ({}) on disk.{scenes}</p>\
-         <p class=\"buttons\">{}{}</p></li>",
+        "<li><p><span class=\"place\">{}</span>{marks}<br><span class=\"quiet\">{}, at {x}/{y}; known since {}, last \
+         entered {}</span></p><p>{asked}{scenes}</p><p class=\"buttons\">{}{}</p></li>",
         escape(&region.name.to_string()),
         escape(&region.grid),
         moment(region.first, view.now),
         moment(region.last, view.now),
-        counted(region.asked, "request"),
-        rate,
-        counted(region.assets, "different asset"),
-        number(region.held.0),
-        human_bytes(region.held.1),
         if region.pinned {
             button_for(view, "/regions/unpin", region, "Unpin")
         } else {

@@ -1,8 +1,10 @@
 //! Is it working? One sentence, and what to do where it is not. The first thing that is wrong is told, the
 //! worst first.
 
+use super::text::number;
 use super::view::View;
 use crate::support::metrics::Counter;
+use crate::support::status::{human_bytes, percent};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +33,7 @@ impl Level {
         match self {
             Self::Good => "It works",
             Self::Waiting => "Ready",
-            Self::Warning => "It works, but",
+            Self::Warning => "It works, but something needs a look",
             Self::Bad => "Something is wrong",
         }
     }
@@ -114,12 +116,22 @@ pub(super) fn verdict(view: &View) -> Verdict {
         return say(
             Level::Waiting,
             if status.assets.requests == 0 {
-                "Running; no viewer has asked for an asset yet."
+                "No viewer has asked for an asset yet."
             } else {
-                "Running; no viewer has asked for an asset since rezcache was started."
+                "No viewer has asked for an asset since rezcache was started."
             },
             "Start your viewer with one of the addresses under “Viewers” below, and log in.",
         );
     }
-    say(Level::Good, status.sentence(), "")
+    let (requests, hits, saved, when) = match view.today {
+        today if today.requests > 0 => (today.requests, today.hits, today.bytes_saved, "today"),
+        _ => (status.assets.requests, status.assets.hits, status.assets.bytes_saved, "in all"),
+    };
+    let sentence = format!(
+        "{} of {} asset requests were answered without the grid {when}, and {} did not have to come from it.",
+        percent(hits as f64 / requests.max(1) as f64),
+        number(requests),
+        human_bytes(saved)
+    );
+    say(Level::Good, sentence, "")
 }
