@@ -230,6 +230,7 @@ fn main() {
             disk_patience: rezcache::proxy::DISK_PATIENCE,
             asset_token: "bench".into(),
             control_token: None,
+            chat_commands: false,
             service: None,
             uploads: None,
             dial: DialMap::default(),

@@ -29,6 +29,7 @@ mod evict;
 mod files;
 mod format;
 mod index;
+pub mod inspect;
 mod lookup;
 mod memory;
 mod partial;

@@ -1,18 +1,32 @@
 //! The self-test: is everything there that rezcache needs, and what to do where it is not. `rezcache
 //! doctor` shows it on the terminal, the proxy on its page.
 //!
-//! Each check looks at one thing and ends as a [`CheckResult`]. Looking is done here and in the files
-//! beside, within a limit of time and without changing anything; what it means is said in `judge`,
-//! which only knows what was seen.
+//! Each check looks at one thing and ends as a [`CheckResult`]. Looking takes a limited time and changes
+//! nothing; what it means is said by functions beside, called `judge…`, which know nothing but what was
+//! seen. Texts of others (a grid's, a server's) are shown only in part and without control characters.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use crate::client::address::ServerAddress;
 use crate::redact::Redacted;
 use crate::session::reach::AddressBlock;
+
+mod clock;
+mod folder;
+mod grid;
+mod machine;
+mod running;
+mod service;
+mod web;
+
+/// What takes longer than this is given up, and said so.
+const LIMIT: Duration = Duration::from_secs(14);
 
 /// What is to be looked at.
 #[derive(Clone, Debug)]
@@ -63,10 +77,116 @@ pub struct ServiceSetup {
     pub token: Option<Redacted<String>>,
 }
 
-/// Looks at everything, in less than 15 seconds.
+/// Looks at everything, in less than 15 seconds, and changes nothing.
 pub async fn run(setup: &Setup) -> Vec<CheckResult> {
-    let _ = setup;
-    Vec::new()
+    if !setup.config_problems.is_empty() {
+        return without_configuration(setup).await;
+    }
+    let own: Vec<SocketAddr> =
+        setup.grids.iter().filter_map(|grid| grid.listen).chain(setup.control).collect();
+    let here = async {
+        let page = running::page(setup.control).await;
+        let answers = setup.control.is_some().then_some(running::is_ours(&page));
+        let folder = {
+            let setup = setup.clone();
+            tokio::task::spawn_blocking(move || folder::look(&setup, answers))
+        };
+        let ports = join_all(setup.grids.iter().map(|grid| running::port(grid, &page, setup.inside)));
+        let (folder, ports) = tokio::join!(folder, ports);
+        let mut results = folder.unwrap_or_default();
+        results.extend(setup.ports_problem.iter().map(|problem| {
+            let advice = "Restore the file ports.json in the data folder, or delete it: then every grid gets a new port, and \
+                          viewers ask for its password once more.";
+            CheckResult::failed("ports", format!("Which port each grid has is not known: {problem}."), advice)
+        }));
+        results.extend(ports.into_iter().flatten());
+        results.push(running::judge_page(&page, setup.control, setup.inside));
+        results.push(running::judge_uploads(&page));
+        results
+    };
+    let grids = join_all(setup.grids.iter().map(|grid| async {
+        let late = ["grid_name", "grid_connection", "grid_info"];
+        let late = || (in_time_not(&late, Some(&grid.name)), None);
+        within(grid::look(grid, &own), late).await
+    }));
+    let service = async {
+        match &setup.service {
+            Some(service) => {
+                let late = || (in_time_not(&["service_https"], None), None);
+                within(service::look(service, &setup.data_dir, now()), late).await
+            }
+            None => (service::none(), None),
+        }
+    };
+    let late = || in_time_not(&["data_dir"], None);
+    let (here, grids, (service, service_clock), udp, localhost) =
+        tokio::join!(within(here, late), grids, service, machine::udp(), machine::localhost());
+
+    let mut results = vec![configuration(setup)];
+    results.extend(here);
+    results.extend([udp, localhost, machine::environment(), machine::files()]);
+    let mut readings = Vec::new();
+    for (found, reading) in grids {
+        results.extend(found);
+        readings.extend(reading);
+    }
+    results.extend(service);
+    readings.extend(service_clock);
+    results.push(clock::judge(&readings));
+    results
+}
+
+/// What can be looked at when nothing is known of what the user wants.
+async fn without_configuration(setup: &Setup) -> Vec<CheckResult> {
+    let problem = |problem: &String| {
+        let advice = "Put that right; `rezcache check-config` says whether all is well. Until then the proxy does not start.";
+        CheckResult::failed("configuration", format!("{}.", problem.trim_end_matches('.')), advice)
+    };
+    let mut results: Vec<_> = setup.config_problems.iter().map(problem).collect();
+    let why = "The configuration must be put right first.";
+    results.extend(
+        ["data_dir", "page", "grid_name", "service_name"].map(|name| CheckResult::skipped(name, why)),
+    );
+    let (udp, localhost) = tokio::join!(machine::udp(), machine::localhost());
+    results.extend([udp, localhost, machine::environment(), machine::files()]);
+    results
+}
+
+fn configuration(setup: &Setup) -> CheckResult {
+    let from = setup.config_file.as_ref().map_or_else(
+        || "There is no configuration file, and none is needed".to_owned(),
+        |file| format!("The configuration {} is in order", file.display()),
+    );
+    if setup.grids.is_empty() {
+        let advice = "Give the options that you start the proxy with here too, such as --grid ADDRESS, or write the grid into \
+                      the configuration file.";
+        return CheckResult::warning(
+            "configuration",
+            format!("{from}; but no grid is named, so none was looked at."),
+            advice,
+        );
+    }
+    CheckResult::ok("configuration", format!("{from}."))
+}
+
+async fn within<T>(work: impl Future<Output = T>, late: impl FnOnce() -> T) -> T {
+    match tokio::time::timeout(LIMIT, work).await {
+        Ok(done) => done,
+        Err(_) => late(),
+    }
+}
+
+fn in_time_not(names: &[&str], about: Option<&str>) -> Vec<CheckResult> {
+    let advice = "This computer, its disk or its network is very slow now. Run the test once more; if it stays so, restart the computer.";
+    let result = |name: &&str| {
+        let result = CheckResult::failed(name, "Looking at this took too long, and was given up.", advice);
+        CheckResult { about: about.map(str::to_owned), ..result }
+    };
+    names.iter().map(result).collect()
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// How a check ended.

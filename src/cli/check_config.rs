@@ -33,7 +33,8 @@ fn summary(settings: &Settings) -> String {
     let mut text = format!(
         "ok\nfile         {}\ndata_dir     {}\nlog_format   {format}\nverbose      {verbose}\n\
          proxy.listen       {}\nproxy.control      {control}\nproxy.cache_size   {}\nproxy.memory_size  {}\n\
-         proxy.cache_server {}\nproxy.upload       {}\nproxy.upload_limit {}\n",
+         proxy.cache_server {}\nproxy.upload       {}\nproxy.upload_limit {}\n\
+         proxy.chat_commands {}\n",
         path(file.as_deref()),
         data_dir.display(),
         proxy.listen,
@@ -46,6 +47,7 @@ fn summary(settings: &Settings) -> String {
             None => "the first run asks",
         },
         proxy.upload_rate.map_or_else(|| "none".into(), |rate| format!("{} bit/s", rate.saturating_mul(8))),
+        proxy.chat_commands,
     );
     for grid in &proxy.grids {
         let assets = grid.asset_host.as_ref().map_or_else(|| "none".into(), ToString::to_string);

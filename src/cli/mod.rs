@@ -2,7 +2,9 @@
 
 mod check_config;
 mod consent;
+mod doctor;
 mod instructions;
+mod live;
 mod progress;
 mod proxy;
 mod replay;
@@ -48,6 +50,8 @@ enum Command {
     Token(token::Arguments),
     /// Show what a running proxy has done
     Status(status::Arguments),
+    /// Find out what does not work, and what to do about it
+    Doctor(doctor::Arguments),
     /// Check the configuration and show what it comes to
     CheckConfig(check_config::Arguments),
 }
@@ -109,15 +113,24 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         }
         Command::Token(_) => {}
         Command::Status(arguments) => flags.proxy.control = arguments.control.clone(),
+        Command::Doctor(arguments) => flags.proxy = arguments.flags.clone(),
         Command::CheckConfig(arguments) => {
             (flags.proxy, flags.replay) = (arguments.proxy.clone(), arguments.replay.clone());
         }
     }
-    let settings = Settings::load(&flags)?;
-    telemetry::start(settings.log_format, settings.verbose, usual);
+    let settings = Settings::load(&flags);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
+        let settings = match (settings, &command) {
+            // A damaged file is one of the things that it finds.
+            (Err(problems), Command::Doctor(arguments)) if !problems.are_usage() => {
+                return doctor::run(arguments, Err(problems)).await;
+            }
+            (settings, _) => settings?,
+        };
+        telemetry::start(settings.log_format, settings.verbose, usual);
         match command {
+            Command::Doctor(arguments) => doctor::run(&arguments, Ok(settings)).await,
             Command::Proxy(_) => proxy::run(settings).await,
             Command::Replay(arguments) => replay::run(arguments, settings).await,
             Command::Serve(_) => serve::run(settings).await,

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::consent::{self, Consent};
+use super::live::Live;
 use super::{Outcome, instructions, print};
 use crate::config::ports::{self, Ports};
 use crate::config::{LogFormat, ProxyFlags, ProxySettings, Settings, token};
@@ -66,7 +67,9 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
         LogFormat::Json => serde_json::to_string(&ready)? + "\n",
     });
 
+    let live = Live::start(proxy.metrics(), log_format);
     stop.given().await;
+    drop(live);
     tracing::info!("stopping");
     proxy.stop().await;
     Ok(Outcome::Done)

@@ -16,7 +16,7 @@ pub mod credentials;
 mod http;
 mod paced;
 mod quic;
-mod tls;
+pub(crate) mod tls;
 
 use address::ServerAddress;
 use credentials::Credentials;
@@ -85,6 +85,34 @@ impl CallError {
         !matches!(self, Self::Refused { .. } | Self::Busy { .. })
     }
 }
+
+/// What a connection over QUIC comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuicAnswer {
+    /// It is there.
+    Works,
+    /// The system gives us no UDP socket.
+    NoEndpoint,
+    /// Nothing came back, as where UDP is blocked.
+    Silent,
+    /// Something answers QUIC, in another language than ours.
+    OtherLanguage,
+    /// Its certificate is not believed.
+    Untrusted,
+    /// Anything else.
+    Failed,
+}
+
+/// Tries QUIC at one of the service's addresses, and says what comes of it.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub async fn probe_quic(service: &ServerAddress, at: std::net::SocketAddr) -> Result<QuicAnswer, CallError> {
+    Ok(QuicLink::new(service.clone())?.probe(at).await)
+}
+
+/// The file in the data directory that says which services were proven to give wrong bytes, one a line.
+pub const PROVEN_WRONG: &str = "service-proven-wrong";
 
 /// Which face answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use crate::support::pin;
 ///
 /// # Errors
 /// When the TLS library refuses its own defaults.
-pub(super) fn config(pins: &[String]) -> Result<ClientConfig, Error> {
+pub(crate) fn config(pins: &[String]) -> Result<ClientConfig, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])?;

@@ -23,6 +23,7 @@ pub(super) struct FileValues {
     pub(super) upload_limit: Option<Value>,
     pub(super) cache_size: Option<Value>,
     pub(super) memory_size: Option<Value>,
+    pub(super) chat_commands: Option<Value>,
     pub(super) grids: Vec<GridValues>,
     pub(super) passes: Option<Value>,
     pub(super) save: Option<Value>,
@@ -97,6 +98,7 @@ pub(super) fn read(path: &Path, text: &str, check: &mut Checker) -> FileValues {
         values.upload_limit = proxy.scalar("upload_limit", check);
         values.cache_size = proxy.scalar("cache_size", check);
         values.memory_size = proxy.scalar("memory_size", check);
+        values.chat_commands = proxy.scalar("chat_commands", check);
         proxy.finish(check);
     }
     if let Some(mut replay) = root.section("replay", check) {

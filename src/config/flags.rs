@@ -119,6 +119,10 @@ pub struct ProxyFlags {
         hide_env_values = true
     )]
     pub central: Vec<String>,
+    /// Answer what you type into the viewer's chat as `/7777 rez status`: only you see it, and the grid hears
+    /// nothing of it
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "REZCACHE_CHAT_COMMANDS", hide_env_values = true)]
+    pub chat_commands: Option<bool>,
 }
 
 /// Flags of `replay`.

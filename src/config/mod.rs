@@ -79,6 +79,8 @@ pub struct ProxySettings {
     pub upload: Option<bool>,
     /// The most that uploads take of the line, in bytes a second. `None`: no limit.
     pub upload_rate: Option<u64>,
+    /// Whether commands that the user types into chat are answered.
+    pub chat_commands: bool,
 }
 
 impl ProxySettings {
@@ -108,7 +110,12 @@ impl ProxySettings {
             control_token: Some(Redacted::new(control_token)),
             service: self.service,
             uploads: may_upload.then(|| UploadConfig { rate: self.upload_rate, ..UploadConfig::default() }),
-            page: PageConfig { size_fixed: self.cache_size_given, self_test: None },
+            page: PageConfig {
+                size_fixed: self.cache_size_given,
+                with_self_test: true,
+                ..PageConfig::default()
+            },
+            chat_commands: self.chat_commands,
             dial: crate::proxy::DialMap::default(),
         }
     }
@@ -273,6 +280,10 @@ fn proxy(
     let upload_rate = Given::flag("upload-limit", flags.upload_limit.as_ref())
         .or(file.upload_limit.as_ref())
         .or_default(DEFAULT_UPLOAD_LIMIT, check, value::rate);
+    let chat_commands = match flags.chat_commands {
+        Some(chat_commands) => Some(chat_commands),
+        None => Given(file.chat_commands.clone()).or_default("false", check, value::boolean),
+    };
     if let (Some(listen), Some(Some(control))) = (listen, control)
         && listen == control
         && listen.port() != 0
@@ -292,6 +303,7 @@ fn proxy(
         service: service?,
         upload: upload?,
         upload_rate: upload_rate?,
+        chat_commands: chat_commands?,
     })
 }
 

@@ -53,6 +53,8 @@ pub(super) struct Shared {
     pub(super) service: Option<Arc<ServiceTier>>,
     /// How long a request over LLUDP is held while the asset is looked for.
     pub(super) hold: Duration,
+    /// Commands that the user types into chat are answered.
+    pub(super) chat_commands: bool,
     /// Every session keeps a copy while it runs, and so does whoever is about to learn something.
     pub(super) session_alive: Mutex<Option<mpsc::Sender<()>>>,
 }

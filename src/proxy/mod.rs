@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::cache::{CacheConfig, LocalCache};
+use crate::checks::{self, CheckResult, Setup};
 use crate::grid::GridId;
 use crate::redact::Redacted;
 use crate::session::reach::AddressBlock;
@@ -19,6 +20,7 @@ use crate::support::metrics::{Counter, Metrics};
 
 mod arrivals;
 mod assets;
+mod chat_commands;
 mod chronicle;
 pub(crate) mod control;
 mod event_queue;
@@ -38,9 +40,9 @@ mod registry;
 mod replies;
 mod reverse;
 mod seed;
+pub mod self_test;
 mod service;
 mod stitched;
-mod trust;
 mod udp;
 mod udp_assets;
 mod underway;
@@ -83,6 +85,8 @@ pub struct ProxyConfig {
     pub service: Option<ServiceConfig>,
     /// How what comes from the grid is given to the shared cache. `None`: not at all.
     pub uploads: Option<UploadConfig>,
+    /// Commands that the user types into chat are answered.
+    pub chat_commands: bool,
     /// How the page of the control port behaves.
     pub page: PageConfig,
     /// Other places to dial for these authorities and simulator endpoints (`host:port`); identity,
@@ -132,6 +136,8 @@ pub struct Proxy {
     sessions: mpsc::Receiver<()>,
     /// How long the end waits for uploads.
     finish_uploads: Duration,
+    /// What the self-test looks at.
+    self_test: Arc<Setup>,
 }
 
 /// Why the proxy did not start.
@@ -204,6 +210,8 @@ impl Proxy {
     /// When a port cannot be opened or the data directory cannot be used.
     pub async fn start(config: ProxyConfig) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::default());
+        let mut setup = self_test::setup(&config, &[], None);
+        setup.inside = true;
         std::fs::create_dir_all(&config.data_dir)
             .map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
         counters_file::restore(&config.data_dir, &metrics);
@@ -248,6 +256,7 @@ impl Proxy {
             service: service.clone(),
             uploads,
             hold: config.disk_patience,
+            chat_commands: config.chat_commands,
             session_alive: Mutex::new(Some(session_alive)),
         });
         let mut ports = Vec::new();
@@ -260,7 +269,12 @@ impl Proxy {
             None => None,
         };
 
+        setup.control = control.as_ref().and_then(|listener| listener.local_addr().ok());
+        for (grid, (_, port)) in setup.grids.iter_mut().zip(&ports) {
+            grid.listen = Some(port.local);
+        }
         let mut proxy = Self {
+            self_test: Arc::new(setup),
             grids: ports.iter().map(|(_, port)| port.local).collect(),
             control: control.as_ref().and_then(|listener| listener.local_addr().ok()),
             metrics: Arc::clone(&metrics),
@@ -279,6 +293,14 @@ impl Proxy {
             state.uploads.clone_from(&shared.uploads);
             state.token = config.control_token;
             state.page = config.page;
+            if state.page.with_self_test {
+                let setup = Arc::clone(&proxy.self_test);
+                let test = SelfTest::new(move || {
+                    let setup = Arc::clone(&setup);
+                    async move { checks::run(&setup).await }
+                });
+                state.page.self_test.get_or_insert(test);
+            }
             proxy.tasks.spawn(control::serve(listener, state, stopped(stopping.clone())));
         }
         for (listener, port) in ports {
@@ -335,6 +357,11 @@ impl Proxy {
         if let Some(service) = &self.shared.service {
             service.settled(patience).await;
         }
+    }
+
+    /// Whether all is as it should be, as seen from inside the proxy; takes some seconds.
+    pub async fn self_test(&self) -> Vec<CheckResult> {
+        checks::run(&self.self_test).await
     }
 
     /// Uploads nothing until [`Self::resume_uploads`].

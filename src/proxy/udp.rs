@@ -19,6 +19,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior, Sleep};
 
+use super::chat_commands::ChatDesk;
 use super::event_queue::EventQueue;
 use super::grid_port::GridPort;
 use super::reach::Transport;
@@ -134,6 +135,7 @@ pub(super) fn open_session(
         hold: grid.shared.hold,
         // Second Life's simulators share the viewer's library; OpenSimulator counts 32 bits.
         wraps_at_24_bits: grid.identity().id.is_second_life(),
+        chat_commands: grid.shared.chat_commands,
     };
     let mut opener = ShellOpener { grid: Arc::clone(grid), link, opened: Vec::new(), tokens: Vec::new() };
     let opened = bind(Ipv4Addr::UNSPECIFIED).ok().and_then(|socket| {
@@ -158,6 +160,7 @@ pub(super) fn open_session(
         opener,
         tick,
         assets,
+        chat: ChatDesk::open(&grid.shared),
         alarm: Box::pin(tokio::time::sleep(Duration::ZERO)),
         alarm_at: None,
         _alive: alive,
@@ -202,6 +205,7 @@ struct SessionTask {
     buffer: Vec<u8>,
     tick: Interval,
     assets: UdpAssets,
+    chat: ChatDesk,
     /// Rings when the session wants to be woken.
     alarm: Pin<Box<Sleep>>,
     alarm_at: Option<Instant>,
@@ -352,6 +356,10 @@ impl SessionTask {
                 }
                 Output::Partial { kind, id, simulator, total, extents } => {
                     self.assets.learn_parts(kind, id, simulator, total, extents);
+                }
+                Output::Command { simulator, command } => {
+                    let answer = self.chat.answer(&self.opener.grid.shared, command);
+                    self.session.say(Instant::now(), simulator, &answer);
                 }
                 Output::Baked(ids) => self.assets.baked(&ids),
                 Output::Swallowed => metrics.count(Counter::DatagramsSwallowed),

@@ -367,6 +367,7 @@ fn proxy_config(
         // Nobody comes by the asset URL in a replay.
         asset_token: uuid::Uuid::from_bytes(rand::random()).simple().to_string(),
         control_token: None,
+        chat_commands: false,
         service: options.service.clone().map(|service| ServiceConfig {
             // Nothing is compared, and nothing is judged by how busy this machine is.
             spot_check: 0,

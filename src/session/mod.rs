@@ -3,7 +3,7 @@
 //!
 //! Sans-I/O. The contract: feed one input ([`Session::from_viewer`], [`Session::from_simulator`],
 //! [`Session::rewrite_seed_reply`], [`Session::rewrite_event_reply`], [`Session::found`],
-//! [`Session::wake`] or [`Session::tick`]) with the present time, do what it returns, then what
+//! [`Session::say`], [`Session::wake`] or [`Session::tick`]) with the present time, do what it returns, then what
 //! [`Session::poll_output`] says until it says nothing more, then feed the next. Call `wake` when the
 //! time of [`Session::next_wake`] has come, `tick` about once a second, and [`Session::finish`] last.
 //! A loopback port or a random URL token is made by the shell through [`Opener`], asked at most once
@@ -22,6 +22,7 @@ use crate::lludp::circuit::{AgentMovementComplete, RegionHandshake, UseCircuitCo
 use crate::lludp::{MessageBody, MessageNumber, Packet, PacketFlags, UdpAssetRequest, asset_requests};
 
 mod assembly;
+pub mod chat;
 pub mod circuit;
 pub mod delivery;
 pub mod downloads;
@@ -163,6 +164,7 @@ impl Common {
             baked: &self.baked,
             hold: self.config.hold,
             identity: self.identity,
+            chat_commands: self.config.chat_commands,
         }
     }
 
@@ -526,6 +528,14 @@ impl Session {
                 }
             }
         }
+        self.common.wake_for(now, &region.traffic);
+    }
+
+    /// The answer to [`Output::Command`]: a line that the viewer is shown, and nobody else.
+    pub fn say(&mut self, now: Instant, simulator: SocketAddrV4, text: &str) {
+        let Some(region) = self.table.simulators.get_mut(&simulator) else { return };
+        let mut around = self.common.around(now, simulator, region.circuit.viewer());
+        region.traffic.say(&mut around, text);
         self.common.wake_for(now, &region.traffic);
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::chat::ChatCommand;
 use crate::asset::{Asset, AssetId, AssetKind, AssetSource};
 use crate::grid::RegionHandle;
 
@@ -15,6 +16,8 @@ pub struct SessionConfig {
     pub hold: Duration,
     /// The simulators count packets modulo 2^24, as Second Life's do.
     pub wraps_at_24_bits: bool,
+    /// Commands in chat are answered from here; without it chat is not looked at.
+    pub chat_commands: bool,
 }
 
 /// What the shell is to do besides sending a datagram on.
@@ -90,6 +93,13 @@ pub enum Output {
         region: RegionHandle,
         /// The name as it came: anything, up to 255 bytes.
         name: Vec<u8>,
+    },
+    /// The user asks for something in chat; the answer goes to [`Session::say`](super::Session::say).
+    Command {
+        /// On whose circuit.
+        simulator: SocketAddrV4,
+        /// What.
+        command: ChatCommand,
     },
     /// A request that was held needs not go on.
     Swallowed,

@@ -6,7 +6,8 @@ use super::*;
 
 mod simulation;
 
-const CONFIG: SessionConfig = SessionConfig { hold: Duration::from_millis(40), wraps_at_24_bits: false };
+const CONFIG: SessionConfig =
+    SessionConfig { hold: Duration::from_millis(40), wraps_at_24_bits: false, chat_commands: false };
 pub(super) const LOGIN: &str = include_str!("../../fixtures/login/hippo-reply.xml");
 pub(super) const NEIGHBOUR: &str = include_str!("../../fixtures/llsd/hippo-enable-and-establish.xml");
 const TELEPORT: &str = include_str!("../../fixtures/llsd/hippo-teleport-finish.xml");

@@ -10,3 +10,4 @@ pub mod private_file;
 pub mod process;
 pub mod prometheus;
 pub mod status;
+pub(crate) mod trust;

@@ -22,7 +22,7 @@ fn golden(name: &str, actual: &str) {
 
 #[test]
 fn help_of_every_subcommand() {
-    let names = ["", "proxy", "replay", "serve", "store", "token", "status", "check-config"];
+    let names = ["", "proxy", "replay", "serve", "store", "token", "status", "doctor", "check-config"];
     for name in names.into_iter().chain(["token keygen", "token new", "token list", "token revoke"]) {
         let mut arguments: Vec<&str> = name.split_whitespace().collect();
         arguments.push("--help");
@@ -68,7 +68,10 @@ fn every_subcommand_has_a_golden_help() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(commands, ["proxy", "replay", "serve", "store", "token", "status", "check-config", "help"]);
+    assert_eq!(
+        commands,
+        ["proxy", "replay", "serve", "store", "token", "status", "doctor", "check-config", "help"]
+    );
 }
 
 #[test]
@@ -95,6 +98,25 @@ fn status_keys() {
         let _ = writeln!(text, "{key}");
     }
     golden("status-keys.txt", &text);
+}
+
+/// What `rezcache doctor --json` is made of, and the labels of its checks.
+#[test]
+fn doctor_keys_and_labels() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().to_str().expect("UTF-8");
+    let words =
+        ["doctor", "--json", "--data-dir", data, "--control", "off", "--grid", "http://nowhere.invalid/"];
+    let run = rezcache(&words);
+    let report: serde_json::Value = serde_json::from_str(&run.out).expect("JSON");
+    let (mut keys, mut labels) = (BTreeSet::new(), String::new());
+    walk("", &report, &mut keys);
+    for check in report["checks"].as_array().expect("a list") {
+        walk("checks[]", check, &mut keys);
+        let _ = writeln!(labels, "{}", check["name"].as_str().expect("a name"));
+    }
+    let keys: Vec<_> = keys.into_iter().collect();
+    golden("doctor.txt", &format!("{}\n\n{labels}", keys.join("\n")));
 }
 
 fn walk(prefix: &str, value: &serde_json::Value, keys: &mut BTreeSet<String>) {

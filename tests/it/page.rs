@@ -322,7 +322,7 @@ async fn the_size_is_changed_at_once_and_remembered_unless_it_is_given() {
     let Setup { grid, proxy, dir, .. } = setup;
     within(proxy.stop()).await;
     let mut config = proxy_config(grid_config(&grid.url("/")), dir.path());
-    config.page = PageConfig { size_fixed: true, self_test: None };
+    config.page = PageConfig { size_fixed: true, ..PageConfig::default() };
     with_token(&mut config);
     let proxy = rezcache::proxy::Proxy::start(config).await.unwrap();
     let control = proxy.control_address().unwrap();

@@ -40,6 +40,8 @@ pub(crate) struct Chronicle {
     /// What the user is to know about our files.
     notes: Mutex<Vec<String>>,
     next_visitor: AtomicU64,
+    /// Asset requests in a row that no grid has answered.
+    unanswered: AtomicU64,
     files: Files,
     metrics: Arc<Metrics>,
     cache: LocalCache,
@@ -70,6 +72,7 @@ impl Chronicle {
             settings: Mutex::new(read.settings),
             notes: Mutex::new(read.notes),
             next_visitor: AtomicU64::new(1),
+            unanswered: AtomicU64::new(0),
             files,
             metrics,
             cache,
@@ -130,6 +133,20 @@ impl Chronicle {
     /// An answer has been delivered, or has broken off.
     pub(crate) fn ended(&self, open: Open, hit: bool) {
         self.scenes().ended(Instant::now(), open, hit);
+    }
+
+    /// A grid has answered a request for an asset, or has not.
+    pub(crate) fn grid_answered(&self, answered: bool) {
+        if answered {
+            self.unanswered.store(0, Ordering::Relaxed);
+        } else {
+            self.unanswered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many requests for assets no grid has answered since the last that one did.
+    pub(crate) fn unanswered(&self) -> u64 {
+        self.unanswered.load(Ordering::Relaxed)
     }
 
     /// How a grid has been answering, in this run or in earlier ones.

@@ -19,12 +19,9 @@ use crate::proxy::prewarm::Prewarm;
 use crate::proxy::uploads::UploadQueue;
 use crate::redact::Redacted;
 use crate::scenes::{Region, RegionKey};
-use crate::support::history::Span;
 use crate::support::metrics::{Counter, Metrics};
 use crate::support::status::Status;
 
-/// Minutes that count as lately.
-const LATELY: u64 = 5;
 /// Regions that the page lists, beside those that are pinned or entered.
 const LISTED: usize = 12;
 /// How long the size of a region's assets on disk is taken for the same.
@@ -61,7 +58,9 @@ pub struct PageConfig {
     /// A flag, an environment variable or the configuration file says how large the store is; what was set on
     /// the page in an earlier run does not count then.
     pub size_fixed: bool,
-    /// What the button "Run the self-test" does. `None`: there is no such button.
+    /// There is a button for the self-test of [`crate::checks`].
+    pub with_self_test: bool,
+    /// What that button does instead, for tests.
     pub self_test: Option<SelfTest>,
 }
 
@@ -221,7 +220,7 @@ impl ControlState {
             status: self.status(),
             before: self.before,
             today: history.today(now),
-            lately: history.sum(Span::Minute, LATELY, now),
+            unanswered: self.chronicle.unanswered(),
             history,
             here,
             completed,

@@ -6,6 +6,9 @@ use super::view::View;
 use crate::support::metrics::Counter;
 use crate::support::status::{human_bytes, percent};
 
+/// So many requests in a row that the grid does not answer are no accident.
+const UNANSWERED: u64 = 3;
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Level {
@@ -55,8 +58,7 @@ fn say(level: Level, sentence: impl Into<String>, advice: &str) -> Verdict {
 /// How it stands.
 pub(super) fn verdict(view: &View) -> Verdict {
     let status = &view.status;
-    let from_grid = view.lately.requests.saturating_sub(view.lately.hits);
-    if view.lately.failures >= 3 && view.lately.failures > from_grid {
+    if view.unanswered >= UNANSWERED {
         return say(
             Level::Bad,
             "The grid does not answer, so what is not on this machine cannot be had at the moment.",

@@ -20,8 +20,8 @@ pub(in crate::proxy) struct View {
     /// The same when this run began: what has been counted since is this run's.
     pub(in crate::proxy) before: Before,
     pub(in crate::proxy) today: Counted,
-    /// Of the last few minutes.
-    pub(in crate::proxy) lately: Counted,
+    /// Asset requests in a row that the grid has not answered.
+    pub(in crate::proxy) unanswered: u64,
     pub(in crate::proxy) history: History,
     /// Where each login is, and what that region is called.
     pub(in crate::proxy) here: Vec<(Now, RegionName)>,

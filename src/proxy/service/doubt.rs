@@ -16,12 +16,12 @@ use std::thread::JoinHandle;
 
 use crate::asset::{Asset, AssetId, AssetKey, AssetKind, Digest};
 use crate::cache::{LocalCache, Scope};
+use crate::client::PROVEN_WRONG as MARKER;
 use crate::client::address::ServerAddress;
 use crate::grid::{GridId, Origin};
 use crate::proxy::learn::Target;
 
 const LEARNT: &str = "from-service";
-const MARKER: &str = "service-proven-wrong";
 /// Entries that wait to be written; an asset whose entry does not fit is not kept.
 const QUEUE: usize = 4096;
 /// A file that has grown to this says only that anything may have come from the service.

@@ -176,6 +176,7 @@ pub(crate) fn proxy_config(grid: GridConfig, data_dir: &Path) -> ProxyConfig {
         disk_patience: Duration::from_secs(10),
         asset_token: ASSET_TOKEN.into(),
         control_token: None,
+        chat_commands: false,
         service: None,
         uploads: None,
         page: rezcache::proxy::PageConfig::default(),
