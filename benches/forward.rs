@@ -233,6 +233,7 @@ fn main() {
             chat_commands: false,
             service: None,
             uploads: None,
+            page: rezcache::proxy::PageConfig::default(),
             dial: DialMap::default(),
         }))
         .expect("the proxy starts");

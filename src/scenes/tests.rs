@@ -9,7 +9,7 @@ use super::*;
 use crate::grid::GridId;
 
 fn region(number: u64) -> RegionKey {
-    RegionKey { grid: GridId::new("grid.example"), handle: number << 40 | 1000 * 256 }
+    RegionKey { grid: GridId::new("grid.example"), handle: (number << 40) | (1000 * 256) }
 }
 
 fn id(number: u128) -> AssetId {

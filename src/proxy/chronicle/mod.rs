@@ -28,6 +28,8 @@ pub(crate) use files::Settings;
 const TICK: Duration = Duration::from_secs(1);
 /// How often it is all written down, if it has changed; a crash loses no more than this.
 const SAVE_INTERVAL: Duration = Duration::from_secs(60);
+/// How often what is new in pinned regions is pinned, in seconds.
+const PIN_SECONDS: u64 = 10;
 /// Grids whose pace is remembered.
 const MAX_PACES: usize = 64;
 
@@ -213,8 +215,12 @@ impl Chronicle {
             scenes.completed() - before
         };
         self.metrics.add(Counter::ScenesCompleted, completed);
-        self.advance(unix_now());
-        self.pin_what_changed();
+        let now = unix_now();
+        self.advance(now);
+        // New assets of a pinned region: the store goes through its files for that.
+        if now.is_multiple_of(PIN_SECONDS) {
+            self.pin_what_changed();
+        }
         self.show_sizes();
     }
 

@@ -64,6 +64,9 @@ pub struct PageConfig {
     pub self_test: Option<SelfTest>,
 }
 
+/// When the size of a region's assets on disk was looked up; how many they are, and their bytes.
+type Size = (Instant, (u64, u64));
+
 /// The last self-test.
 #[derive(Debug, Default)]
 struct Tests {
@@ -96,7 +99,7 @@ pub(crate) struct ControlState {
     /// How the page behaves.
     pub(crate) page: PageConfig,
     tests: Arc<Mutex<Tests>>,
-    sizes: Mutex<HashMap<String, (Instant, (u64, u64))>>,
+    sizes: Mutex<HashMap<String, Size>>,
     /// Somebody acted: listeners are told at once.
     pub(super) acted: Notify,
 }

@@ -44,10 +44,10 @@ pub(super) fn render(view: &View, said: Option<&Said>, nonce: &str) -> String {
         said.map_or("", |said| said.text),
     );
     for section in sections::all(view) {
-        let _ = write!(
+        let _ = writeln!(
             html,
             "<section aria-labelledby=\"about-{0}\"><h2 id=\"about-{0}\">{1}</h2><div id=\"{0}\">{2}</div>\
-             </section>\n",
+             </section>",
             section.id, section.title, section.html
         );
     }

@@ -171,9 +171,9 @@ fn scene(view: &View) -> String {
     if !before.is_empty() {
         html.push_str(
             "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"The last scenes\"><table><caption>The \
-             last scenes</caption><thead><tr><th scope=\"col\">Region</th><th scope=\"col\">Arrived</th><th \
-             scope=\"col\">Completed in</th><th scope=\"col\">Requests</th><th scope=\"col\">Hit rate</th></tr>\
-             </thead><tbody>",
+             last scenes</caption><thead><tr><th scope=\"col\">Region</th><th scope=\"col\">Completed \
+             in</th><th scope=\"col\">Hit rate</th><th scope=\"col\">Requests</th><th scope=\"col\">Arrived</th>\
+             </tr></thead><tbody>",
         );
         for scene in before {
             let ms = u64::try_from(scene.took.as_millis()).unwrap_or(u64::MAX);
@@ -182,10 +182,10 @@ fn scene(view: &View) -> String {
                 html,
                 "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
                 escape(&scene.name.to_string()),
-                moment(scene.arrived_unix, view.now),
                 duration(ms),
-                number(scene.asked),
                 percent(rate),
+                number(scene.asked),
+                moment(scene.arrived_unix, view.now),
             );
         }
         html.push_str("</tbody></table></div>");
