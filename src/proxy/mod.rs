@@ -295,8 +295,11 @@ impl Proxy {
             state.page = config.page;
             if state.page.with_self_test {
                 let setup = Arc::clone(&proxy.self_test);
+                let cache = proxy.shared.cache.clone();
                 let test = SelfTest::new(move || {
-                    let setup = Arc::clone(&setup);
+                    // The size may have been changed on the page.
+                    let cache_bytes = cache.stats().disk_limit;
+                    let setup = Setup { cache_bytes, ..Setup::clone(&setup) };
                     async move { checks::run(&setup).await }
                 });
                 state.page.self_test.get_or_insert(test);

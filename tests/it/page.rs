@@ -36,6 +36,9 @@ const ACTIONS: [(&str, &str); 11] = [
 ];
 const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
 
+/// Method, headers, body, and the status that it ends in.
+type Attempt<'a> = (&'a str, Vec<(&'a str, &'a str)>, String, u16);
+
 fn with_token(config: &mut ProxyConfig) {
     config.control_token = Some(Redacted::new(TOKEN.into()));
 }
@@ -191,7 +194,7 @@ async fn nothing_changes_without_the_token_by_another_method_or_from_elsewhere()
         let fields = fields.replace("REGION", &region);
         let short = &TOKEN[..31];
         let body = |token: &str| format!("token={token}&{fields}");
-        let refused: Vec<(&str, Vec<(&str, &str)>, String, u16)> = vec![
+        let refused: Vec<Attempt<'_>> = vec![
             ("GET", known(), String::new(), 405),
             ("PUT", known(), fields.clone(), 405),
             ("POST", vec![FORM, ("Origin", &own)], fields.clone(), 401),

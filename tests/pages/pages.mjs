@@ -220,6 +220,7 @@ async function run() {
   const avatar = world.avatars[0];
   await Promise.all(lost.map((asset) => fetch(`${avatar.assets}/${asset.query}`.replace('//?', '/?')).then((it) => it.text())));
   await page.getByText('Something is wrong. The grid does not answer').waitFor();
+  await page.evaluate(() => scrollTo(0, 0));
   await page.screenshot({ path: path.join(folder, 'away-desktop-light.png') });
   await close(page);
 }

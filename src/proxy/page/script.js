@@ -27,8 +27,15 @@
   }
   if (!take()) { key = kept(); }
   if (location.search && history.replaceState) { history.replaceState(null, '', location.pathname); }
-  function lock() { root.className = key ? 'unlocked' : ''; }
-  function say(text) { if (said) { said.textContent = text; } }
+  function lock() { root.className = key ? 'js unlocked' : 'js'; }
+  /* Where one is on the page, for as long as it takes to read. */
+  var saying;
+  function say(text) {
+    if (!said) { return; }
+    said.textContent = text;
+    clearTimeout(saying);
+    saying = setTimeout(function () { said.textContent = ''; }, 12000);
+  }
 
   function send(path, fields, withKey, done) {
     var request = new XMLHttpRequest();
