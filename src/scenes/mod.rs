@@ -302,13 +302,17 @@ impl Scenes {
         self.completed
     }
 
-    /// Forgets every region, but not who is where.
+    /// Forgets every region, but not who is where, and what it is called there.
     pub fn forget_regions(&mut self, unix: u64) {
         self.recent.clear();
-        self.book.clear();
         let occupied: Vec<_> = self.visitors.values().map(|scene| scene.region.clone()).collect();
-        for region in &occupied {
+        // What the region around somebody is called is said once.
+        let names: Vec<_> =
+            occupied.iter().map(|key| self.book.get(key).map(|region| region.name.clone())).collect();
+        self.book.clear();
+        for (region, name) in occupied.iter().zip(names) {
             self.book.visit(region, unix, &occupied);
+            self.book.name(region, &name.unwrap_or_default());
         }
     }
 }

@@ -238,7 +238,9 @@ fn pins_are_bounded_and_told_when_they_change() {
     clock.arrive(1);
     clock.ask(4711);
     assert_eq!(clock.scenes.book_mut().take_pins().unwrap().len(), MAX_PINNED);
+    clock.scenes.named(ME, RegionHandle(region(1).handle), &RegionName::new("Here"));
     clock.scenes.forget_regions(5);
+    assert_eq!(clock.scenes.book().get(&region(1)).unwrap().name.as_str(), "Here");
     assert_eq!(clock.scenes.book_mut().take_pins().unwrap(), []);
     assert_eq!(clock.scenes.book().iter().count(), 1, "the one that somebody is in");
 }
