@@ -2,7 +2,9 @@
 //! show one line that is drawn over and over; the two never mix.
 
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
@@ -29,23 +31,91 @@ pub fn start(format: LogFormat, verbose: u8, usual: LevelFilter) {
     };
 }
 
-/// What the last line of the terminal shows now; empty for nothing.
-static LINE: Mutex<String> = Mutex::new(String::new());
+/// Pieces that wait for the terminal. What comes beyond, while somebody keeps it from writing, is dropped.
+const WAITING: usize = 1024;
+/// How long the end waits for a terminal that somebody keeps from writing.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Draws `line` in place of what the last line of standard error shows; an empty one leaves nothing there.
-/// It must fit into the terminal's width.
-pub fn draw_line(line: &str) {
-    let mut shown = LINE.lock().unwrap_or_else(PoisonError::into_inner);
-    if *shown == line {
-        return;
+/// What is to appear on the terminal.
+enum Piece {
+    Log(Vec<u8>),
+    Line(String),
+    End(SyncSender<()>),
+}
+
+/// Where log lines go while a line is drawn below them.
+static SCREEN: Mutex<Option<SyncSender<Piece>>> = Mutex::new(None);
+
+fn screen() -> MutexGuard<'static, Option<SyncSender<Piece>>> {
+    SCREEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Draws the last line of standard error until it is dropped; then nothing of it is left.
+///
+/// A thread of its own writes, logs too: a terminal in which somebody has marked text, or pressed Ctrl-S,
+/// takes nothing, and must not hold up viewers.
+#[derive(Debug)]
+pub struct Drawing(());
+
+impl Drawing {
+    /// Begins. `None` when there is one already, or no thread is to be had.
+    #[must_use]
+    pub fn begin() -> Option<Self> {
+        let mut screen = screen();
+        if screen.is_some() {
+            return None;
+        }
+        let (sender, pieces) = sync_channel(WAITING);
+        let work = move || draw(&pieces, &mut io::stderr());
+        std::thread::Builder::new().name("rezcache-terminal".into()).spawn(work).ok()?;
+        *screen = Some(sender);
+        Some(Self(()))
     }
-    let mut out = redrawn(&shown, line);
-    if line.is_empty() {
-        out.push('\r');
+
+    /// Shows this in place of what was shown. It must fit into the terminal's width.
+    pub fn line(&self, line: String) {
+        if let Some(screen) = &*screen() {
+            let _ = screen.try_send(Piece::Line(line));
+        }
     }
-    line.clone_into(&mut shown);
-    // Nobody may be reading.
-    let _ = io::stderr().write_all(out.as_bytes());
+}
+
+impl Drop for Drawing {
+    fn drop(&mut self) {
+        // Later logs are written at once again, and after those that wait.
+        let mut screen = screen();
+        let Some(sender) = screen.take() else { return };
+        let (ended, end) = sync_channel(1);
+        if sender.try_send(Piece::End(ended)).is_ok() {
+            let _ = end.recv_timeout(END_PATIENCE);
+        }
+    }
+}
+
+/// Writes what comes, until the end: logs above the line, which makes room for them.
+fn draw(pieces: &Receiver<Piece>, out: &mut impl Write) {
+    let mut shown = String::new();
+    for piece in pieces {
+        let text = match piece {
+            Piece::Log(log) if shown.is_empty() => log,
+            Piece::Log(log) => [blank(&shown).as_bytes(), &log, shown.as_bytes()].concat(),
+            Piece::Line(line) if line == shown => continue,
+            Piece::Line(line) => {
+                let text = redrawn(&shown, &line);
+                shown = line;
+                text.into_bytes()
+            }
+            Piece::End(ended) => {
+                if !shown.is_empty() {
+                    let _ = out.write_all(blank(&shown).as_bytes());
+                }
+                let _ = ended.try_send(());
+                return;
+            }
+        };
+        // Nobody may be reading.
+        let _ = out.write_all(&text);
+    }
 }
 
 /// What turns one line into another. Spaces rather than escapes, which not every terminal knows.
@@ -54,25 +124,24 @@ fn redrawn(before: &str, after: &str) -> String {
     format!("\r{after}{}", " ".repeat(gone))
 }
 
-/// Standard error, for log lines: what the terminal's last line shows makes room for them, and comes back
-/// below.
+fn blank(shown: &str) -> String {
+    redrawn(shown, "") + "\r"
+}
+
+/// Standard error, for log lines.
 struct AroundTheLine;
 
 impl Write for AroundTheLine {
     fn write(&mut self, log: &[u8]) -> io::Result<usize> {
-        let shown = LINE.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut err = io::stderr().lock();
-        if shown.is_empty() {
-            err.write_all(log)?;
-        } else {
-            let blank = redrawn(&shown, "") + "\r";
-            err.write_all(&[blank.as_bytes(), log, shown.as_bytes()].concat())?;
+        match &*screen() {
+            Some(screen) => drop(screen.try_send(Piece::Log(log.to_vec()))),
+            None => io::stderr().write_all(log)?,
         }
         Ok(log.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }
 
@@ -86,12 +155,33 @@ impl<'a> MakeWriter<'a> for AroundTheLine {
 
 #[cfg(test)]
 mod tests {
-    use super::redrawn;
+    #![allow(clippy::unwrap_used)]
+    use super::*;
 
     #[test]
     fn a_shorter_line_leaves_nothing_of_a_longer_one() {
         assert_eq!(redrawn("", "abc"), "\rabc");
         assert_eq!(redrawn("abcdef", "abc"), "\rabc   ");
-        assert_eq!(redrawn("äbc", ""), "\r   ");
+        assert_eq!(blank("äbc"), "\r   \r");
+    }
+
+    #[test]
+    fn logs_stand_above_the_line_and_the_end_leaves_none() {
+        let (sender, pieces) = sync_channel(9);
+        let (ended, end) = sync_channel(1);
+        for piece in [
+            Piece::Log(b"one\n".to_vec()),
+            Piece::Line("live".into()),
+            Piece::Line("live".into()),
+            Piece::Log(b"two\n".to_vec()),
+            Piece::Line("l".into()),
+            Piece::End(ended),
+        ] {
+            assert!(sender.try_send(piece).is_ok());
+        }
+        let mut out = Vec::new();
+        draw(&pieces, &mut out);
+        end.try_recv().unwrap();
+        assert_eq!(out, b"one\n\rlive\r    \rtwo\nlive\rl   \r \r");
     }
 }

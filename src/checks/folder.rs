@@ -26,7 +26,7 @@ enum Folder {
     /// It is there, and takes what it is given.
     Works,
     /// Something else has its name.
-    NotAFolder(PathBuf),
+    Occupied(PathBuf),
     /// It does not work.
     Fault(Fault),
 }
@@ -99,7 +99,7 @@ fn nearest(dir: &Path) -> Option<PathBuf> {
 fn folder(dir: &Path) -> Folder {
     let Some(existing) = nearest(dir) else { return Folder::Fault(Fault::Other(io::ErrorKind::NotFound)) };
     if !existing.is_dir() {
-        return Folder::NotAFolder(existing);
+        return Folder::Occupied(existing);
     }
     match trial(&existing) {
         Ok(()) if existing == dir => Folder::Works,
@@ -145,7 +145,7 @@ fn judge_folder(dir: &Path, seen: &Folder) -> CheckResult {
                 format!("The data folder {dir} is not there yet; the first start makes it."),
             );
         }
-        Folder::NotAFolder(place) => {
+        Folder::Occupied(place) => {
             let seen = format!("{} is no folder, so nothing can be kept in {dir}.", place.display());
             return CheckResult::failed(
                 NAME,
@@ -170,9 +170,7 @@ fn judge_folder(dir: &Path, seen: &Folder) -> CheckResult {
         ),
         Fault::Forgetful => (
             format!("What is written to the data folder {dir} does not come back as it was."),
-            format!(
-                "Have the disk checked: it loses data. Until then choose a folder on another disk with --data-dir."
-            ),
+            "Have the disk checked: it loses data. Until then choose a folder on another disk with --data-dir.".to_owned(),
         ),
         Fault::Other(kind) => (
             format!("The data folder {dir} does not work: {kind}."),
@@ -288,7 +286,7 @@ mod tests {
         assert_eq!(folder(&dir.path().join("a/b")), Folder::NotYet);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         fs::write(dir.path().join("file"), "").unwrap();
-        assert_eq!(folder(&dir.path().join("file/b")), Folder::NotAFolder(dir.path().join("file")));
+        assert_eq!(folder(&dir.path().join("file/b")), Folder::Occupied(dir.path().join("file")));
     }
 
     #[test]

@@ -145,7 +145,8 @@ fn judge(host: &str, seen: &Seen) -> Vec<CheckResult> {
         results.extend(skip(names, why));
         results
     };
-    let name = CheckResult::ok(NAME, format!("The name {host} leads to the grid."));
+    let word = web::word_for(host);
+    let name = CheckResult::ok(NAME, format!("The {word} {host} leads to the grid."));
     match seen {
         Seen::Ourselves => after(
             CheckResult::failed(

@@ -301,7 +301,7 @@ mod tests {
         let ok = CheckResult::ok("a", "x");
         let warning = CheckResult::warning("b", "x", "y");
         let failed = CheckResult::failed("c", "x", "y");
-        assert_eq!(of(&[ok.clone()]), (Outcome::Ok, "Everything is as it should be.".into()));
+        assert_eq!(of(std::slice::from_ref(&ok)), (Outcome::Ok, "Everything is as it should be.".into()));
         let one = "It works; 1 thing could be better.";
         assert_eq!(of(&[warning.clone(), ok]), (Outcome::Warning, one.into()));
         let all = "2 things must be put right, and 1 thing could be better.";

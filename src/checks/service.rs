@@ -116,7 +116,10 @@ pub(super) async fn look(
         None => Known::Nobody,
     };
     let results = vec![
-        CheckResult::ok(NAME, format!("The name {} leads to the cache server.", address.host)),
+        CheckResult::ok(
+            NAME,
+            format!("The {} {} leads to the cache server.", web::word_for(&address.host), address.host),
+        ),
         judge_face(address, &face),
         judge_quic(quic, &face),
         judge_access(&face, &access, known),

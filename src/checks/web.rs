@@ -68,6 +68,12 @@ pub(super) struct Answer {
     pub(super) ahead: Option<i64>,
 }
 
+/// What people call a host like this.
+pub(super) fn word_for(host: &str) -> &'static str {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if bare.parse::<std::net::IpAddr>().is_ok() { "address" } else { "name" }
+}
+
 /// The addresses of a host; empty when it has none, or none in time.
 pub(super) async fn resolve(host: &str, port: u16) -> Vec<SocketAddr> {
     let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();

@@ -1,13 +1,13 @@
 //! The one line that a terminal shows while the proxy runs: is it of use, and is anything in the way.
 
 use std::io::{self, IsTerminal as _};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::config::LogFormat;
 use crate::support::metrics::Metrics;
 use crate::support::status::{Status, human_bytes, percent};
-use crate::telemetry;
+use crate::telemetry::Drawing;
 
 /// Between two drawings.
 const REDRAW: Duration = Duration::from_millis(400);
@@ -15,35 +15,41 @@ const REDRAW: Duration = Duration::from_millis(400);
 const USUAL_WIDTH: usize = 80;
 
 /// Draws the line until it is dropped, and takes it away then.
-pub(super) struct Live(Option<tokio::task::JoinHandle<()>>);
+pub(super) struct Live {
+    drawing: Option<(tokio::task::JoinHandle<()>, Arc<Drawing>)>,
+}
 
 impl Live {
     /// Begins to draw, where somebody looks at a terminal that can be drawn on.
     pub(super) fn start(metrics: Arc<Metrics>, log_format: LogFormat) -> Self {
         let terminal = io::stderr().is_terminal();
-        if !is_wanted(terminal, log_format, std::env::var("TERM").ok().as_deref()) {
-            return Self(None);
-        }
-        let begun = Instant::now();
-        Self(Some(tokio::spawn(async move {
-            let mut due = tokio::time::interval(REDRAW);
-            due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            loop {
-                due.tick().await;
-                let width = terminal_size::terminal_size_of(io::stderr());
-                let width = width.map_or(USUAL_WIDTH, |(width, _)| width.0.into());
-                telemetry::draw_line(&line(&Status::of(&metrics, begun.elapsed()), width));
-            }
-        })))
+        let wanted = is_wanted(terminal, log_format, std::env::var("TERM").ok().as_deref());
+        let drawing = wanted.then(Drawing::begin).flatten().map(|drawing| {
+            let drawing = Arc::new(drawing);
+            (tokio::spawn(keep_drawing(Arc::downgrade(&drawing), metrics)), drawing)
+        });
+        Self { drawing }
     }
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
-        if let Some(drawing) = self.0.take() {
-            drawing.abort();
-            telemetry::draw_line("");
+        if let Some((task, _)) = &self.drawing {
+            task.abort();
         }
+    }
+}
+
+async fn keep_drawing(drawing: Weak<Drawing>, metrics: Arc<Metrics>) {
+    let begun = Instant::now();
+    let mut due = tokio::time::interval(REDRAW);
+    due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        due.tick().await;
+        let Some(drawing) = drawing.upgrade() else { return };
+        let width = terminal_size::terminal_size_of(io::stderr());
+        let width = width.map_or(USUAL_WIDTH, |(width, _)| width.0.into());
+        drawing.line(line(&Status::of(&metrics, begun.elapsed()), width));
     }
 }
 

@@ -104,7 +104,8 @@ impl QuicLink {
         // What TLS calls the alerts that say so.
         const CRYPTO: u64 = 0x100;
         const NO_APPLICATION_PROTOCOL: u64 = CRYPTO + 120;
-        const CERTIFICATES: std::ops::RangeInclusive<u64> = CRYPTO + 42..=CRYPTO + 48;
+        // From bad_certificate to access_denied, which is what a wrong pin comes to.
+        const CERTIFICATES: std::ops::RangeInclusive<u64> = CRYPTO + 42..=CRYPTO + 49;
         let code = match tokio::time::timeout(CONNECT_PATIENCE, connecting).await {
             Err(_) | Ok(Err(ConnectionError::TimedOut)) => return QuicAnswer::Silent,
             Ok(Ok(connection)) => {

@@ -127,9 +127,15 @@ impl Found {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago. Below those that systems give to who asks for any, so that no other test
+/// is given it meanwhile.
 async fn unused() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    loop {
+        let port = rand::random_range(20_000..30_000);
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)).await {
+            return listener.local_addr().unwrap();
+        }
+    }
 }
 
 /// The paths below a folder, to see that nothing was left there.

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
+use crate::support::client::get;
 use crate::support::within;
 
 const LIVE: &str = "no viewer has asked for anything yet | 0 requests now";
@@ -119,6 +120,23 @@ async fn logs_and_the_line_never_mix_and_nothing_of_it_is_left() {
     assert_eq!(rows.iter().filter(|row| row.contains(LOG)).count(), 3, "{rows:#?}");
     assert!(rows.iter().any(|row| row.ends_with("stopping")), "{rows:#?}");
     assert!(rows.iter().all(|row| !row.contains(" | ")), "the line is gone: {rows:#?}");
+}
+
+/// As when somebody has marked text in it.
+#[tokio::test]
+async fn a_terminal_that_takes_nothing_holds_up_nobody() {
+    let data = tempfile::tempdir().unwrap();
+    let mut terminal = Terminal::open(data.path(), &[("TERM", "xterm")]);
+    terminal.until(LIVE, 1);
+    let control = control(&terminal.text());
+    // More than pipes and terminals hold, and nobody reads.
+    for _ in 0..1500 {
+        refused(control).await;
+    }
+    assert_eq!(get(control, "/status.json", &[]).await.status, 200);
+    let rows = rows(&terminal.end());
+    let told = rows.iter().filter(|row| row.contains(LOG)).count();
+    assert!((100..=1500).contains(&told), "{told}");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What is wrong with the grid, the cache server, or the way to them.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rezcache::checks::Outcome::{Failed, Ok, Skipped, Warning};
@@ -119,8 +120,8 @@ async fn a_cache_server_that_is_down_or_another_one() {
     node.stop().await;
 }
 
-/// Passes TCP on to a node, and swallows UDP.
-async fn without_udp(node: SocketAddr) -> (SocketAddr, UdpSocket) {
+/// Passes TCP on to a node. What comes over UDP is the caller's affair.
+async fn in_front_of(node: SocketAddr) -> (SocketAddr, UdpSocket) {
     let (listener, udp) = loop {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         if let Result::Ok(udp) = UdpSocket::bind(listener.local_addr().unwrap()).await {
@@ -143,9 +144,53 @@ async fn without_udp(node: SocketAddr) -> (SocketAddr, UdpSocket) {
 async fn a_network_that_blocks_udp() {
     let desk = Desk::new().await;
     let node = Node::start(config(desk.folder.path())).await.unwrap();
-    let (at, _udp) = without_udp(node.address()).await;
+    let (at, _udp) = in_front_of(node.address()).await;
     let found = with_service(&desk, &format!("https://{at}#pin={}", node.pin().unwrap()), &[]).await;
     found.blames("service_quic", Warning, "UDP to the cache server is blocked", "It works, only slower");
+    node.stop().await;
+}
+
+/// Somebody else's QUIC server, which speaks this language.
+fn quic_server(udp: UdpSocket, language: &[u8]) -> quinn::Endpoint {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    tls.alpn_protocols = vec![language.to_vec()];
+    let tls = quinn::crypto::rustls::QuicServerConfig::try_from(tls).unwrap();
+    let config = quinn::ServerConfig::with_crypto(Arc::new(tls));
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let udp = udp.into_std().unwrap();
+    let endpoint =
+        quinn::Endpoint::new(quinn::EndpointConfig::default(), Some(config), udp, runtime).unwrap();
+    let accepting = endpoint.clone();
+    tokio::spawn(async move {
+        while let Some(incoming) = accepting.accept().await {
+            let _ = incoming.await;
+        }
+    });
+    endpoint
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn somebody_else_and_another_version_over_quic() {
+    let desk = Desk::new().await;
+    let node = Node::start(config(desk.folder.path())).await.unwrap();
+    for (language, outcome, seen, advice) in [
+        (&b"rezcache/1"[..], Failed, "does not have the cache server's key", "Somebody may be in between"),
+        (b"rezcache/9", Warning, "another version", "which version of rezcache"),
+    ] {
+        let (at, udp) = in_front_of(node.address()).await;
+        let server = quic_server(udp, language);
+        let found = with_service(&desk, &format!("https://{at}#pin={}", node.pin().unwrap()), &[]).await;
+        found.blames("service_quic", outcome, seen, advice);
+        server.close(0u8.into(), b"");
+    }
     node.stop().await;
 }
 

@@ -86,6 +86,7 @@ impl Running {
                     let found = hit.then_some(Found { asset, source: AssetSource::Memory });
                     self.session.found(self.now, ticket, found);
                 }
+                Output::Command { simulator, .. } => self.session.say(self.now, simulator, "an answer"),
                 _ => {}
             }
         }

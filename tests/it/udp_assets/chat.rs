@@ -91,7 +91,11 @@ async fn a_command_is_answered_here_and_the_grid_hears_nothing() {
     viewer.hears_a_marker(&sim).await;
     assert_eq!(shown(&viewer.heard()).len(), 5, "a copy is no second command");
     assert_eq!(chat_heard(&sim), 0);
-    // Our lines were acknowledged to us: the simulator hears only of numbers that it has used itself.
+    // Our lines, many more than what the simulator sent meanwhile, were acknowledged to us: the simulator hears only of numbers that it has used itself.
+    for lines in 6..46 {
+        asks(&viewer, "rez help", lines).await;
+    }
+    viewer.passes_a_marker(&sim).await;
     let last = sim.send(&viewer, 0, UNKNOWN, &[0; 16]).await;
     let last = u32::from_be_bytes(last[1..5].try_into().unwrap());
     assert!(sim.heard().iter().all(|heard| heard.acks.iter().all(|ack| *ack < last)));
