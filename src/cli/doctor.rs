@@ -70,7 +70,7 @@ fn setup(settings: Settings) -> Setup {
         Ok(memory) => {
             let remembered: Vec<_> = places.iter().map(|place| memory.remembers(listen, place)).collect();
             let mut memory = memory;
-            match memory.assign(listen, control, &places, ports::is_free) {
+            match memory.assign(listen, true, control, &places, ports::is_free) {
                 Ok(addresses) => (addresses, remembered, None),
                 Err(error) => (Vec::new(), Vec::new(), Some(error.to_string())),
             }

@@ -5,9 +5,11 @@ mod consent;
 mod doctor;
 mod instructions;
 mod live;
+mod owner;
 mod progress;
 mod proxy;
 mod replay;
+mod run;
 mod serve;
 mod status;
 mod store;
@@ -40,6 +42,8 @@ struct Cli {
 enum Command {
     /// Run the proxy between viewers and their grids
     Proxy(proxy::Arguments),
+    /// Start a viewer through the proxy; the first time asks which one and which grid
+    Run(run::Arguments),
     /// Replay captured sessions through the real proxy and compare every byte
     Replay(replay::Arguments),
     /// Run a node of the shared cache, for a home, a classroom or a grid
@@ -64,6 +68,8 @@ enum Outcome {
     Failed,
     /// The same, and the command line was at fault.
     Misused,
+    /// Ended as another program did, with its status.
+    Exited(u8),
 }
 
 /// Runs the program with these arguments, the program's name first.
@@ -84,6 +90,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::FAILURE,
         Ok(Outcome::Misused) => ExitCode::from(2),
+        Ok(Outcome::Exited(status)) => ExitCode::from(status),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "rezcache: {}", told_once(&error));
@@ -102,6 +109,10 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
     };
     match &command {
         Command::Proxy(arguments) => flags.proxy = arguments.flags.clone(),
+        Command::Run(arguments) => {
+            (flags.proxy, flags.run) = (arguments.proxy.clone(), arguments.flags.clone());
+            run::spell_out(&mut flags.proxy.grids);
+        }
         Command::Replay(arguments) => {
             (flags.replay, flags.replay_service) = (arguments.flags.clone(), arguments.service.clone());
         }
@@ -132,6 +143,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         match command {
             Command::Doctor(arguments) => doctor::run(&arguments, Ok(settings)).await,
             Command::Proxy(_) => proxy::run(settings).await,
+            Command::Run(arguments) => run::run(arguments, settings, flags).await,
             Command::Replay(arguments) => replay::run(arguments, settings).await,
             Command::Serve(_) => serve::run(settings).await,
             Command::Store(arguments) => store::run(arguments, settings).await,

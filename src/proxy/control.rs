@@ -25,6 +25,7 @@ use crate::support::prometheus;
 mod actions;
 mod events;
 mod form;
+pub(crate) mod runs;
 mod state;
 
 use actions::Action;
@@ -65,13 +66,19 @@ async fn serve_connection(stream: TcpStream, state: Arc<ControlState>, events: A
     let Ok(local) = stream.local_addr() else { return };
     let service = service_fn(|request: Request<Incoming>| {
         let (state, events) = (Arc::clone(&state), Arc::clone(&events));
-        async move { Ok::<_, Infallible>(answer(request, local, &state, &events).await) }
+        async move {
+            Ok::<_, Infallible>(match runs::answer(request, local, &state).await {
+                Ok(answered) => answered,
+                Err(request) => answer(request, local, &state, &events).await,
+            })
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(16 << 10)
         .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
         .await;
     if let Err(error) = served {
         tracing::trace!(%error, "a connection to the control port ended early");

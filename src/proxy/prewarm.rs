@@ -102,7 +102,7 @@ impl Prewarm {
             Some((known.keys(&region.grid), known.origins().to_vec(), known.name.clone()))
         });
         let (keys, origins, name) = known.ok_or(PrewarmError::Unknown)?;
-        let grids = self.shared.grids.get().map_or(&[][..], Vec::as_slice);
+        let grids = self.shared.grids.read().unwrap_or_else(PoisonError::into_inner).clone();
         let grid = grids.iter().filter_map(Weak::upgrade).find(|grid| grid.identity().id == region.grid);
         let grid = grid.ok_or(PrewarmError::NoGrid)?;
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);

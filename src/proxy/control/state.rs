@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::sync::Notify;
 
+use super::runs::Runs;
 use crate::cache::LocalCache;
 use crate::checks::{CheckResult, Report};
 use crate::proxy::chronicle::{Chronicle, unix_now};
@@ -84,8 +84,8 @@ pub(crate) struct ControlState {
     pub(crate) started_unix: u64,
     /// What had been counted then.
     pub(super) before: Before,
-    /// The grids by name, and where each listens.
-    pub(crate) grids: Vec<(String, SocketAddr)>,
+    /// What other starts of rezcache ask for; it knows the grids.
+    pub(crate) runs: Arc<Runs>,
     /// The store.
     pub(crate) cache: LocalCache,
     /// What is remembered.
@@ -109,7 +109,7 @@ impl ControlState {
         metrics: Arc<Metrics>,
         cache: LocalCache,
         chronicle: Arc<Chronicle>,
-        grids: Vec<(String, SocketAddr)>,
+        runs: Arc<Runs>,
     ) -> Self {
         let before = Before {
             write_failures: metrics.get(Counter::StoreWriteFailures),
@@ -122,7 +122,7 @@ impl ControlState {
             started: Instant::now(),
             started_unix: unix_now(),
             before,
-            grids,
+            runs,
             cache,
             chronicle,
             prewarm: None,
@@ -234,7 +234,7 @@ impl ControlState {
             notes: self.chronicle.notes(),
             prewarm: self.prewarm.as_ref().and_then(|prewarm| prewarm.view()),
             checks,
-            grids: self.grids.clone(),
+            grids: self.runs.grids().into_iter().map(|grid| (grid.name, grid.listen)).collect(),
             uploads: self.uploads.is_some(),
             actions: self.token.is_some(),
         }

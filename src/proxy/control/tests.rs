@@ -31,8 +31,14 @@ async fn start() -> Control {
     let chronicle = Arc::new(Chronicle::open(dir.path().to_owned(), Arc::clone(&metrics), cache.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let grids = vec![("<b>my & grid".into(), "127.0.0.1:9080".parse().unwrap())];
-    let state = ControlState::new(Arc::clone(&metrics), cache, chronicle, grids);
+    let (runs, _) = super::runs::Runs::new(tokio::sync::watch::channel(false).1);
+    runs.opened(super::runs::ServedGrid {
+        name: "<b>my & grid".into(),
+        url: "http://grid.example/".into(),
+        listen: "127.0.0.1:9080".parse().unwrap(),
+        assets: false,
+    });
+    let state = ControlState::new(Arc::clone(&metrics), cache, chronicle, runs);
     metrics.asset_served(AssetKind::Texture, AssetSource::Disk, 2048);
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(serve(listener, state, async {
