@@ -234,6 +234,7 @@ fn main() {
             service: None,
             lan: None,
             uploads: None,
+            page: rezcache::proxy::PageConfig::default(),
             dial: DialMap::default(),
         }))
         .expect("the proxy starts");

@@ -3,7 +3,7 @@
 //! ```text
 //!  layer 3  cli, telemetry, config          the program: arguments, files, logs
 //!  layer 2  replay, proxy, checks, client, cache, node, upkeep, catalog, store, support   shells that do I/O; support: what they share
-//!  layer 1  viewers, session, publication, fetch         state machines; no socket, no clock, no file
+//!  layer 1  viewers, session, publication, fetch, scenes   state machines; no socket, no clock, no file
 //!  layer 0  wire, token, lludp, xmlrpc, asset, llsd, xml, grid, redact
 //!                                           vocabulary and codecs; bytes in, values out
 //! ```
@@ -27,6 +27,7 @@ pub mod proxy;
 pub mod publication;
 pub mod redact;
 pub mod replay;
+pub mod scenes;
 pub mod session;
 pub mod store;
 pub mod support;

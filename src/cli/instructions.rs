@@ -17,7 +17,10 @@ pub(super) struct Ready {
     version: &'static str,
     /// Address of rezcache's own page.
     control: Option<SocketAddr>,
-    /// Address of the same page where uploads can be paused.
+    /// Address of the same page with the key that its buttons need.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page: Option<String>,
+    /// The same, when assets are uploaded, which can be paused there.
     #[serde(skip_serializing_if = "Option::is_none")]
     uploads: Option<String>,
     /// The shared cache is one at home.
@@ -54,14 +57,27 @@ impl Ready {
                 .then(|| format!("http://{listen}/asset/{token}/{}", grid.name)),
         };
         let grids = grids.iter().zip(addresses).map(grid).collect();
-        Self { version: env!("CARGO_PKG_VERSION"), control, uploads: None, household: false, grids }
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            control,
+            page: None,
+            uploads: None,
+            household: false,
+            grids,
+        }
     }
 
-    /// Uploads are on, and may be paused by who knows this token; at home shared caches are joined there too.
-    pub(super) fn uploads(&mut self, token: &str, household: bool) {
+    /// The page's buttons work for who knows this token; uploads are on, or shared caches at home are looked for.
+    pub(super) fn page(&mut self, token: &str, uploads: bool, household: bool) {
+        self.page = self.control.map(|control| page_address(control, token));
+        self.uploads = self.page.clone().filter(|_| uploads);
         self.household = household;
-        self.uploads = self.control.map(|control| format!("http://{control}/#{token}"));
     }
+}
+
+/// The address of the page with its key, which stands where no server sees it.
+pub(super) fn page_address(control: SocketAddr, token: &str) -> String {
+    format!("http://{control}/#{token}")
 }
 
 /// A key for grids.xml that no built-in grid has.
@@ -73,15 +89,15 @@ pub(super) fn grid_key(name: &str) -> String {
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "rezcache {} is running; end it with Ctrl-C.", self.version)?;
-        if let Some(control) = self.control {
-            writeln!(f, "Is it working, and the numbers: http://{control}/")?;
+        match (&self.page, self.control) {
+            (Some(page), _) => writeln!(f, "Is it working, the numbers, and what can be changed: {page}")?,
+            (None, Some(control)) => writeln!(f, "Is it working, and the numbers: http://{control}/")?,
+            (None, None) => {}
         }
-        if let Some(uploads) = &self.uploads {
-            let what = match self.household {
-                true => "Join a shared cache at home, and pause what you give to it, at",
-                false => "Public assets are shared with the cache server; pause that at",
-            };
-            writeln!(f, "{what} {uploads}")?;
+        if self.household {
+            writeln!(f, "Join a shared cache at home, and pause what you give to it, there.")?;
+        } else if self.uploads.is_some() {
+            writeln!(f, "Public assets are shared with the cache server; that can be paused there.")?;
         }
         for grid in &self.grids {
             write!(f, "\n{grid}")?;

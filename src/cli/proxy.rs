@@ -47,9 +47,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
 
     let stop = StopSignal::listen()?;
     let mut ready = instructions::Ready::new(&grids, proxy.grid_addresses(), proxy.control_address(), &token);
-    if may_upload || household {
-        ready.uploads(&control_token, household);
-    }
+    ready.page(&control_token, may_upload || household, household);
     // The proxy goes on when nobody reads this.
     let _ = print(&match log_format {
         LogFormat::Text => ready.to_string(),

@@ -79,7 +79,7 @@ pub struct ProxyFlags {
     /// The most that uploads take of your line, such as 500kbit, or none [default: 1mbit]
     #[arg(long, value_name = "RATE", env = "REZCACHE_UPLOAD_LIMIT", hide_env_values = true)]
     pub upload_limit: Option<String>,
-    /// The most the store on disk may take [default: 10GiB]
+    /// The most the store on disk may take [default: what was set on the page, else 10GiB]
     #[arg(long, value_name = "SIZE", env = "REZCACHE_CACHE_SIZE", hide_env_values = true)]
     pub cache_size: Option<String>,
     /// The most assets in memory may take [default: 256MiB]

@@ -21,7 +21,7 @@ pub use serve::{DEFAULT_SERVE_LISTEN, ServeSettings};
 pub use value::LogFormat;
 
 use crate::proxy::{
-    DISK_PATIENCE, GridConfig, LanConfig, ProxyConfig, SPOT_CHECK, ServiceConfig, UploadConfig,
+    DISK_PATIENCE, GridConfig, LanConfig, PageConfig, ProxyConfig, SPOT_CHECK, ServiceConfig, UploadConfig,
 };
 use crate::redact::Redacted;
 use crate::replay::LinkSpec;
@@ -77,6 +77,8 @@ pub struct ProxySettings {
     pub control_given: bool,
     /// The most bytes the disk tier may take.
     pub cache_bytes: u64,
+    /// Whether that was said, and is not only usual.
+    pub cache_size_given: bool,
     /// The most bytes the memory tier may take.
     pub memory_bytes: u64,
     /// The shared cache to use, where one is named.
@@ -121,6 +123,11 @@ impl ProxySettings {
             lan: self.lan,
             uploads: (may_upload || household)
                 .then(|| UploadConfig { rate: self.upload_rate, ..UploadConfig::default() }),
+            page: PageConfig {
+                size_fixed: self.cache_size_given,
+                with_self_test: true,
+                ..PageConfig::default()
+            },
             chat_commands: self.chat_commands,
             dial: crate::proxy::DialMap::default(),
         }
@@ -278,6 +285,7 @@ fn proxy(
         // Next to the first grid's port, as its documentation promises.
         None => listen.map(|listen| Some(SocketAddr::new(listen.ip(), listen.port().saturating_sub(1)))),
     };
+    let cache_size_given = flags.cache_size.is_some() || file.cache_size.is_some();
     let cache_bytes = Given::flag("cache-size", flags.cache_size.as_ref())
         .or(file.cache_size.as_ref())
         .or_default(DEFAULT_CACHE_SIZE, check, value::size);
@@ -316,6 +324,7 @@ fn proxy(
         control: control?,
         control_given,
         cache_bytes: cache_bytes?,
+        cache_size_given,
         memory_bytes: memory_bytes?,
         service,
         lan: lan.map(|lan| LanConfig { upload: upload.unwrap_or_default(), ..lan }),

@@ -3,6 +3,7 @@
 
 pub mod lan_plan;
 pub mod pace;
+pub mod savings;
 pub mod service_plan;
 pub mod sharing;
 pub mod upload_pace;

@@ -484,6 +484,7 @@ async fn ask_grid(
     let asked = Instant::now();
     match tokio::time::timeout(SILENCE_LIMIT, grid.upstream.send_idempotent(request)).await {
         Ok(Ok(response)) => {
+            grid.shared.chronicle.grid_answered(true);
             if response.status().is_success() {
                 grid.note_first_byte(asked.elapsed());
             }
@@ -492,6 +493,7 @@ async fn ask_grid(
         Ok(Err(UpstreamError::Refused | UpstreamError::Untrusted)) => Err(Failure::Refused),
         Ok(Err(_)) | Err(_) => {
             grid.shared.metrics.count(Counter::UpstreamFailures);
+            grid.shared.chronicle.grid_answered(false);
             Err(Failure::Unreachable)
         }
     }

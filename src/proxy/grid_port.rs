@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use tokio::sync::{mpsc, watch};
 
 use super::arrivals::Arrivals;
+use super::chronicle::Chronicle;
 use super::next_urls::NextUrls;
 use super::reach::{GridReach, OwnListeners};
 use super::registry::{AliasToken, Registry};
@@ -20,8 +21,10 @@ use super::{
 };
 use crate::cache::LocalCache;
 use crate::fetch::pace::GridPace;
+use crate::fetch::savings::Remembered;
 use crate::fetch::upload_pace::doubled;
 use crate::grid::{GridId, Origin};
+use crate::scenes::Visitor;
 use crate::session::CapabilityClass;
 use crate::support::metrics::{Counter, Metrics};
 use crate::support::status::Status;
@@ -35,6 +38,8 @@ const GRID_INFO_RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_s
 pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) cache: LocalCache,
+    /// What is remembered for the page.
+    pub(super) chronicle: Arc<Chronicle>,
     pub(super) own: Arc<OwnListeners>,
     pub(super) dial: Arc<Dial>,
     pub(super) asset_token: String,
@@ -117,6 +122,8 @@ pub(super) struct AssetRoute {
     pub(super) identity: Identity,
     /// It came through a login, not through `VIEWERASSET`.
     pub(super) by_login: bool,
+    /// Whose request it is, where that is known.
+    pub(super) visitor: Option<Visitor>,
 }
 
 impl Identity {
@@ -218,7 +225,20 @@ impl GridPort {
 
     /// The grid's first byte came after `took`.
     pub(super) fn note_first_byte(&self, took: Duration) {
-        self.pace().answered(took);
+        let known = {
+            let mut pace = self.pace();
+            pace.answered(took);
+            Remembered::of(&pace)
+        };
+        if let Some(known) = known {
+            self.shared.chronicle.note_pace(&self.identity().id, known);
+        }
+    }
+
+    /// How the grid has been answering, in this run or in earlier ones.
+    pub(super) fn remembered_pace(&self) -> Option<Remembered> {
+        let known = Remembered::of(&self.pace());
+        known.or_else(|| self.shared.chronicle.pace(&self.identity().id))
     }
 
     /// The grid sent a body.
@@ -303,7 +323,8 @@ async fn capability(grid: &Arc<GridPort>, request: Request<Incoming>, target: &s
         CapabilityClass::EventQueue => event_queue::answer(grid, &alias, uri, request).await,
         CapabilityClass::Asset => {
             let identity = grid.identity();
-            let route = AssetRoute { uri, origin: alias.origin.clone(), identity, by_login: true };
+            let visitor = Some(alias.session.visitor);
+            let route = AssetRoute { uri, origin: alias.origin.clone(), identity, by_login: true, visitor };
             assets::answer(grid, route, request, suffix).await
         }
     }
@@ -333,5 +354,6 @@ async fn asset_url(grid: &Arc<GridPort>, request: Request<Incoming>, rest: &str)
     let origin = host.origin.clone();
     // The asset host is the user's word, and so is whose assets it has: not what a grid says of itself.
     let identity = Identity { sharing: grid.identity().sharing, ..grid.configured_identity() };
-    assets::answer(&grid, AssetRoute { uri, origin, identity, by_login: false }, request, suffix).await
+    let route = AssetRoute { uri, origin, identity, by_login: false, visitor: None };
+    assets::answer(&grid, route, request, suffix).await
 }

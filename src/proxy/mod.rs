@@ -21,6 +21,7 @@ use crate::support::metrics::{Counter, Metrics};
 mod arrivals;
 mod assets;
 mod chat_commands;
+mod chronicle;
 pub(crate) mod control;
 mod event_queue;
 mod fetcher;
@@ -34,6 +35,7 @@ mod listener;
 mod login;
 mod next_urls;
 mod page;
+mod prewarm;
 mod reach;
 mod registry;
 mod replies;
@@ -44,12 +46,17 @@ mod service;
 mod stitched;
 mod udp;
 mod udp_assets;
+mod underway;
 mod uploads;
 mod upstream;
 
+use chronicle::Chronicle;
+use control::ControlState;
 use control::runs::{Opening, Runs, ServedGrid};
+pub use control::{PageConfig, SelfTest};
 use grid_port::{AssetHost, GridPort, Identity, Shared};
 pub use lan::LanConfig;
+use prewarm::Prewarm;
 use reach::{GridReach, OwnListeners, Transport};
 use service::{Bound, ServiceTier, Slot};
 pub use service::{SPOT_CHECK, ServiceConfig};
@@ -86,6 +93,8 @@ pub struct ProxyConfig {
     pub uploads: Option<UploadConfig>,
     /// Commands that the user types into chat are answered.
     pub chat_commands: bool,
+    /// How the page of the control port behaves.
+    pub page: PageConfig,
     /// Other places to dial for these authorities and simulator endpoints (`host:port`); identity,
     /// policy and headers go by the name, only the packets go elsewhere. For replays and tests.
     pub dial: DialMap,
@@ -214,6 +223,13 @@ impl Proxy {
             .map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
         counters_file::restore(&config.data_dir, &metrics);
         let cache = open_cache(&config, &metrics);
+        let chronicle =
+            Arc::new(Chronicle::open(config.data_dir.clone(), Arc::clone(&metrics), cache.clone()));
+        // What the user has just said goes before what was once set on the page.
+        if let Some(bytes) = chronicle.settings().cache_bytes.filter(|_| !config.page.size_fixed) {
+            cache.set_disk_bytes(bytes);
+            chronicle.show_sizes();
+        }
 
         let service = match config.service {
             Some(service) => {
@@ -246,6 +262,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             metrics: Arc::clone(&metrics),
             cache,
+            chronicle,
             own: Arc::new(OwnListeners::default()),
             dial: Arc::new(Dial::new(config.dial)),
             asset_token: config.asset_token,
@@ -284,14 +301,25 @@ impl Proxy {
             runs: Arc::clone(&runs),
         };
         if let Some(listener) = control {
-            let state = control::ControlState {
-                metrics: Arc::clone(&metrics),
-                started: Instant::now(),
-                runs: Arc::clone(&runs),
-                service: Arc::clone(&proxy.shared.service),
-                lan: Arc::clone(&at_home),
-                token: config.control_token,
-            };
+            let shared = &proxy.shared;
+            let (cache, chronicle) = (shared.cache.clone(), Arc::clone(&shared.chronicle));
+            let mut state = ControlState::new(Arc::clone(&metrics), cache, chronicle, Arc::clone(&runs));
+            state.prewarm = Some(Arc::new(Prewarm::new(Arc::clone(shared))));
+            state.service = Arc::clone(&shared.service);
+            state.lan = Some(Arc::clone(&at_home));
+            state.token = config.control_token;
+            state.page = config.page;
+            if state.page.with_self_test {
+                let setup = Arc::clone(&proxy.self_test);
+                let cache = proxy.shared.cache.clone();
+                let test = SelfTest::new(move || {
+                    // The size may have been changed on the page.
+                    let cache_bytes = cache.stats().disk_limit;
+                    let setup = Setup { cache_bytes, ..Setup::clone(&setup) };
+                    async move { checks::run(&setup).await }
+                });
+                state.page.self_test.get_or_insert(test);
+            }
             proxy.tasks.spawn(control::serve(listener, state, stopped(stopping.clone())));
         }
         for (listener, port) in ports {
@@ -317,6 +345,8 @@ impl Proxy {
                 }
             });
         }
+        let chronicle = Arc::clone(&proxy.shared.chronicle);
+        proxy.tasks.spawn(chronicle.keep(stopped(stopping.clone())));
         proxy.tasks.spawn(counters_file::keep(config.data_dir, metrics, stopped(stopping)));
         Ok(proxy)
     }

@@ -381,6 +381,7 @@ fn proxy_config(
             rate: None,
             finish: UPLOAD_LIMIT,
         }),
+        page: crate::proxy::PageConfig::default(),
         dial,
     })
 }

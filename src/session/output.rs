@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::chat::ChatCommand;
 use crate::asset::{Asset, AssetId, AssetKind, AssetSource};
+use crate::grid::RegionHandle;
 
 /// How a session behaves.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +82,18 @@ pub enum Output {
     Baked(Vec<AssetId>),
     /// A body came whole and is not to be kept: it stands for a missing texture, or too much waits.
     Unlearnt,
+    /// The avatar is in this region: by login, teleport, or on foot. It may be told again.
+    Arrived {
+        /// Which region.
+        region: RegionHandle,
+    },
+    /// A region has said what it is called.
+    Named {
+        /// Which region.
+        region: RegionHandle,
+        /// The name as it came: anything, up to 255 bytes.
+        name: Vec<u8>,
+    },
     /// The user asks for something in chat; the answer goes to [`Session::say`](super::Session::say).
     Command {
         /// On whose circuit.

@@ -290,6 +290,11 @@ impl Traffic {
         }
     }
 
+    /// How many downloads are under way.
+    pub(super) fn under_way(&self, now: Instant) -> usize {
+        self.downloads.under_way(now)
+    }
+
     /// How many packets of ours the viewer has not acknowledged, and how many are remembered.
     pub(super) fn injected(&self) -> (usize, usize) {
         (self.relay.outstanding(Direction::ToViewer), self.relay.remembered())

@@ -92,6 +92,22 @@ counters! {
     StoreBusy = "store_busy",
     /// Stored assets evicted.
     StoreEvictions = "store_evictions",
+    /// Milliseconds of waiting that hits over HTTP have saved: the grid's usual time less ours, by estimate.
+    TimeSavedMs = "time_saved_ms",
+    /// Milliseconds by which hits over HTTP took longer than the grid usually does.
+    TimeLostMs = "time_lost_ms",
+    /// Actions taken on the page, or by scripts with its token.
+    ControlActions = "control_actions",
+    /// Actions that were not taken: without the token, from another site, or not understood.
+    ControlActionsRefused = "control_actions_refused",
+    /// Listeners to the page's events that were turned away because there were too many.
+    PageListenersRefused = "page_listeners_refused",
+    /// Times that what the page remembers could not be written down.
+    PageFilesUnwritten = "page_files_unwritten",
+    /// Scenes that came to rest.
+    ScenesCompleted = "scenes_completed",
+    /// Assets that were warmed up ahead of a visit.
+    AssetsPrewarmed = "assets_prewarmed",
     /// Bodies that completed but are not of the kind they were asked as, or not whole.
     AssetsInvalid = "assets_invalid",
     /// Asset bytes read from the cache service.
@@ -204,6 +220,10 @@ pub struct Metrics {
     sessions_open: AtomicI64,
     store_bytes: AtomicU64,
     store_objects: AtomicU64,
+    store_limit: AtomicU64,
+    store_pinned: AtomicU64,
+    regions_known: AtomicU64,
+    regions_pinned: AtomicU64,
     upload_entries: AtomicU64,
     upload_waiting_bytes: AtomicU64,
     upload_limit: AtomicU64,
@@ -352,6 +372,30 @@ impl Metrics {
     #[must_use]
     pub fn upload_control(&self) -> (bool, u64) {
         (self.uploads_paused.load(Ordering::Relaxed), self.upload_limit.load(Ordering::Relaxed))
+    }
+
+    /// Sets how much the disk tier may take, and how much of it is pinned.
+    pub fn set_store_bounds(&self, limit: u64, pinned: u64) {
+        self.store_limit.store(limit, Ordering::Relaxed);
+        self.store_pinned.store(pinned, Ordering::Relaxed);
+    }
+
+    /// How much the disk tier may take, and how much of it is pinned, in bytes.
+    #[must_use]
+    pub fn store_bounds(&self) -> (u64, u64) {
+        (self.store_limit.load(Ordering::Relaxed), self.store_pinned.load(Ordering::Relaxed))
+    }
+
+    /// Sets how many regions are known, and how many of them are pinned.
+    pub fn set_regions(&self, known: u64, pinned: u64) {
+        self.regions_known.store(known, Ordering::Relaxed);
+        self.regions_pinned.store(pinned, Ordering::Relaxed);
+    }
+
+    /// How many regions are known, and how many of them are pinned.
+    #[must_use]
+    pub fn regions(&self) -> (u64, u64) {
+        (self.regions_known.load(Ordering::Relaxed), self.regions_pinned.load(Ordering::Relaxed))
     }
 
     /// The size of the disk tier: objects and bytes.

@@ -2,7 +2,9 @@
 
 pub mod addresses;
 pub mod counters_file;
+pub mod history;
 pub mod interfaces;
+pub mod json_file;
 pub mod mdns;
 pub mod metrics;
 pub mod pin;

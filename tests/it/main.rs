@@ -24,6 +24,7 @@ mod lan;
 mod layers;
 mod live_line;
 mod load;
+mod page;
 mod poisoning;
 mod postgres_away;
 mod proxy_assets;

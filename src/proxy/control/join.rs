@@ -2,35 +2,36 @@
 //! never said again, whatever comes of it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{ALLOW, HeaderValue};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Body;
+use http_body_util::{BodyExt as _, Limited};
 
 use super::{ControlState, refused, shows_token, text, unknown_token};
 use crate::proxy::guard;
 use crate::proxy::lan::JoinError;
+use crate::proxy::upstream::Body;
 
 /// The path.
-pub(super) const PATH: &str = "/join";
+const PATH: &str = "/join";
 /// Longer than any join line, wrapped by whatever mail program.
 const MAX_BODY_BYTES: usize = 2 * crate::token::join::MAX_JOIN_LINE_BYTES;
 /// How long it may take to come.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Whether a request brings a bare line; the page's form is one of the actions.
+pub(super) fn is_meant<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    request.uri().path() == PATH
+        && !kind.to_ascii_lowercase().starts_with("application/x-www-form-urlencoded")
+}
+
 /// Takes a join line in.
-pub(super) async fn answer<B>(
-    request: Request<B>,
-    local: SocketAddr,
-    state: &ControlState,
-) -> Response<Full<Bytes>>
+pub(super) async fn answer<B>(request: Request<B>, local: SocketAddr, state: &ControlState) -> Response<Body>
 where
-    B: Body<Error: std::error::Error + Send + Sync + 'static>,
+    B: hyper::body::Body<Error: std::error::Error + Send + Sync + 'static>,
 {
     let (parts, body) = request.into_parts();
     if let Err(refusal) = guard::check_own_page(&parts, local) {
@@ -54,11 +55,12 @@ where
     let Ok(line) = String::from_utf8(whole.to_bytes().into()) else {
         return text(StatusCode::BAD_REQUEST, "this is no join line");
     };
-    let lan = Arc::clone(&state.lan);
+    let Some(lan) = state.lan.clone() else {
+        return text(StatusCode::NOT_FOUND, "shared caches at home cannot be joined here");
+    };
+    let is_auto = lan.is_auto();
     match tokio::task::spawn_blocking(move || lan.join(&line, upload)).await {
-        Ok(Ok(())) if state.lan.is_auto() => {
-            text(StatusCode::OK, "joined; the server is used as soon as it is found")
-        }
+        Ok(Ok(())) if is_auto => text(StatusCode::OK, "joined; the server is used as soon as it is found"),
         Ok(Ok(())) => text(
             StatusCode::OK,
             "remembered; start rezcache with --cache-server auto to have the server used",

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, AUTHORIZATION, CONNECTION, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{ControlState, body, guard, text};
 use crate::grid::GridId;
 use crate::proxy::GridConfig;
+use crate::proxy::upstream::{Body, empty};
 use crate::redact::Redacted;
 use crate::support::metrics::Counter;
 use crate::support::status::Status;
@@ -236,7 +237,7 @@ pub(super) async fn answer<B>(
     mut request: Request<B>,
     local: SocketAddr,
     state: &ControlState,
-) -> Result<Response<Full<Bytes>>, Request<B>>
+) -> Result<Response<Body>, Request<B>>
 where
     B: hyper::body::Body<Data = Bytes> + Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -283,7 +284,7 @@ where
     })
 }
 
-async fn serve_another(runs: &Runs, wanted: &[u8]) -> Response<Full<Bytes>> {
+async fn serve_another(runs: &Runs, wanted: &[u8]) -> Response<Body> {
     let config = match serde_json::from_slice::<GridWanted>(wanted).map(GridWanted::config) {
         Ok(Ok(config)) => config,
         Ok(Err(wrong)) => return text(StatusCode::BAD_REQUEST, wrong),
@@ -307,7 +308,7 @@ async fn serve_another(runs: &Runs, wanted: &[u8]) -> Response<Full<Bytes>> {
 }
 
 /// Turns the connection into one that means nothing but that somebody is there.
-fn grant(runs: &Arc<Runs>, parts: &Parts, upgrade: hyper::upgrade::OnUpgrade) -> Response<Full<Bytes>> {
+fn grant(runs: &Arc<Runs>, parts: &Parts, upgrade: hyper::upgrade::OnUpgrade) -> Response<Body> {
     if parts.headers.get(UPGRADE).is_none_or(|value| value != LEASE_PROTOCOL) {
         return text(StatusCode::UPGRADE_REQUIRED, &format!("send Upgrade: {LEASE_PROTOCOL}"));
     }
@@ -330,14 +331,14 @@ fn grant(runs: &Arc<Runs>, parts: &Parts, upgrade: hyper::upgrade::OnUpgrade) ->
             _ = stopping.wait_for(|stopping| *stopping) => {}
         }
     });
-    let mut response = Response::new(Full::default());
+    let mut response = Response::new(empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     response.headers_mut().insert(UPGRADE, HeaderValue::from_static(LEASE_PROTOCOL));
     response
 }
 
-fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
+fn json(value: &impl Serialize) -> Response<Body> {
     match serde_json::to_string(value) {
         Ok(json) => body(StatusCode::OK, "application/json", json + "\n"),
         Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be written down"),

@@ -12,7 +12,6 @@ use crate::fetch::lan_plan::Unknown;
 use crate::token::join::{JoinLine, JoinLineError};
 
 mod finder;
-pub(crate) mod page;
 
 pub(super) use finder::Finder;
 

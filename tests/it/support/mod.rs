@@ -180,6 +180,7 @@ pub(crate) fn proxy_config(grid: GridConfig, data_dir: &Path) -> ProxyConfig {
         service: None,
         lan: None,
         uploads: None,
+        page: rezcache::proxy::PageConfig::default(),
         dial: DialMap::default(),
     }
 }

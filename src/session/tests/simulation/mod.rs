@@ -333,7 +333,12 @@ impl World {
                     let line = self.circuits[index].understood.to_string();
                     self.session.say(self.clock(), simulator, &line);
                 }
-                Output::Swallowed | Output::Patched | Output::Unlearnt | Output::Served { .. } => {}
+                Output::Swallowed
+                | Output::Patched
+                | Output::Unlearnt
+                | Output::Arrived { .. }
+                | Output::Named { .. }
+                | Output::Served { .. } => {}
             }
         }
     }
