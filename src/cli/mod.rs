@@ -17,7 +17,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
 use crate::config::{CommonFlags, Flags, Problems, Settings};
@@ -60,6 +60,12 @@ enum Outcome {
     Failed,
     /// The same, and the command line was at fault.
     Misused,
+}
+
+/// The command line, for what is made from it: man pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the program with these arguments, the program's name first.
