@@ -17,7 +17,9 @@ pub fn start(format: LogFormat, verbose: u8, usual: LevelFilter) {
     };
     let filter = EnvFilter::builder().parse_lossy(format!("warn,rezcache={level}"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let ansi = io::IsTerminal::is_terminal(&io::stderr());
+    // A console of Windows shows colours once it is told to.
+    let ansi = io::IsTerminal::is_terminal(&io::stderr())
+        && anstyle_query::windows::enable_ansi_colors() != Some(false);
     let _ = match format {
         LogFormat::Text => builder.with_ansi(ansi).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod counters_file;
+pub mod files;
 pub mod metrics;
 pub mod pin;
 pub mod private_file;
