@@ -3,13 +3,16 @@
 version, licence, digest and what it needs in turn. Read from cargo and Cargo.lock, so that nothing has to be
 built for it, and free of paths of the machine it was made on.
 
-    packaging/sbom.py --target x86_64-unknown-linux-gnu --out FILE
+    packaging/sbom.py --target x86_64-unknown-linux-gnu --out FILE [--licences FILE]
+
+--licences writes the texts of their licences, which go along with the program.
 """
 
 import argparse
 import datetime
 import json
 import os
+import pathlib
 import re
 import subprocess
 import tomllib
@@ -56,10 +59,32 @@ def component(package, digests):
     return entry
 
 
+def licence_texts(packages):
+    """Every text once, with the crates it is of."""
+    texts = {}
+    for package in packages:
+        folder = pathlib.Path(package["manifest_path"]).parent
+        files = [f for f in sorted(folder.iterdir())
+                 if f.is_file() and re.match(r"(?i)(licen[cs]e|copying|notice|unlicense)", f.name)]
+        for file in files:
+            text = file.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n").strip()
+            texts.setdefault(text, set()).add(f"{package['name']} {package['version']}")
+        if not files:
+            # Their licence is a well-known one, named in their manifest alone.
+            texts.setdefault(f"(no text in the crate; licence {package['license']})", set()).add(
+                f"{package['name']} {package['version']} ({', '.join(package['authors']) or 'no authors named'})")
+    parts = ["What of others is in rezcache, and under which licences. Rust's standard library is in it too:\n"
+             "MIT or Apache-2.0, the Rust project's developers.\n"]
+    for text, names in sorted(texts.items(), key=lambda item: sorted(item[1])):
+        parts.append("=" * 78 + "\n" + "\n".join(sorted(names)) + "\n" + "-" * 78 + f"\n{text}\n")
+    return "\n".join(parts)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--target", required=True)
     parser.add_argument("--out", required=True)
+    parser.add_argument("--licences")
     arguments = parser.parse_args()
 
     wanted = linked(arguments.target)
@@ -98,6 +123,9 @@ def main():
     with open(arguments.out, "w", encoding="utf-8") as out:
         json.dump(bom, out, indent=1)
         out.write("\n")
+    if arguments.licences:
+        theirs = [p for i, p in packages.items() if i != root]
+        pathlib.Path(arguments.licences).write_text(licence_texts(theirs), encoding="utf-8")
 
 
 if __name__ == "__main__":

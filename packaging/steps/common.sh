@@ -32,10 +32,10 @@ command_line_files() {
   [ -s "$WORK/files/man/rezcache-proxy.1" ] || fail "the man pages are missing"
 }
 
-# sbom TARGET-TRIPLE FILE: what of others is in the program.
+# sbom TARGET-TRIPLE FILE LICENCES: what of others is in the program, and the texts of their licences.
 sbom() {
   need python3 python3
-  python3 packaging/sbom.py --target "$1" --out "$2"
+  python3 packaging/sbom.py --target "$1" --out "$2" --licences "$3"
 }
 
 # All files that the packaged times and names go into: never newer than the commit.

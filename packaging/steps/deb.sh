@@ -13,7 +13,8 @@ package_deb() {
 
   install -D -m 644 README.md "$root/$doc/README.md"
   install -m 644 packaging/README.md "$root/$doc/README.packages.md"
-  gzip -9n "$root/$doc/README.md" "$root/$doc/README.packages.md"
+  install -m 644 "$WORK/linux/third-party" "$root/$doc/THIRD-PARTY"
+  gzip -9n "$root/$doc/README.md" "$root/$doc/README.packages.md" "$root/$doc/THIRD-PARTY"
   sed 's/^$/./;s/^/ /' LICENSE-MIT >"$WORK/stage/mit"
   sed -e "/^@MIT@$/{r $WORK/stage/mit" -e 'd}' packaging/debian/copyright >"$root/$doc/copyright"
   deb_changelog "$version" | gzip -9n >"$root/$doc/changelog.Debian.gz"

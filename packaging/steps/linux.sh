@@ -18,8 +18,11 @@ build_linux() {
   )
   mkdir -p "$WORK/linux"
   cp "$TARGET/$PROFILE/rezcache" "$WORK/linux/rezcache"
+  # The tables of symbols are a third of it, and no message of ours needs them.
+  need strip binutils
+  strip --strip-all --remove-section=.comment "$WORK/linux/rezcache"
   linux_program=$WORK/linux/rezcache
-  sbom "$linux_triple" "$OUT/rezcache-linux.cdx.json"
+  sbom "$linux_triple" "$OUT/rezcache-linux.cdx.json" "$WORK/linux/third-party"
 }
 
 # linux_tree ROOT ZSH-FOLDER: everything that deb and rpm have in common, as it is installed.
@@ -27,8 +30,6 @@ linux_tree() {
   local root=$1 zsh=$2 page
   build_linux
   install -D -m 755 "$linux_program" "$root/usr/bin/rezcache"
-  # Lines of where a problem was are in no message of ours; without them it is a third.
-  command -v strip >/dev/null && strip --strip-all --remove-section=.comment "$root/usr/bin/rezcache"
   for page in "$WORK"/files/man/*.1; do
     install -D -m 644 "$page" "$root/usr/share/man/man1/${page##*/}"
     gzip -9n "$root/usr/share/man/man1/${page##*/}"
