@@ -20,12 +20,17 @@ install_packages() {
       apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null
 }
 
+# compile COMMAND…: without the time of the commit, after which build scripts would run again.
+compile() {
+  env -u SOURCE_DATE_EPOCH "$@"
+}
+
 # Man pages and completions into $WORK/files, made from the command line itself. Always by the profile that
 # tests use: which one makes no difference to them.
 command_line_files() {
   say "man pages and completions"
   command -v cargo >/dev/null || fail "needs cargo: install Rust (see rust-version in Cargo.toml)"
-  cargo build --release --locked --quiet --example packaging_files
+  compile cargo build --release --locked --quiet --example packaging_files
   rm -rf "$WORK/files"
   "$TARGET/release/examples/packaging_files" "$WORK/files"
   # The program says it of itself; its pages say which version they are of.
@@ -55,7 +60,7 @@ checksums() {
   (
     cd "$OUT"
     rm -f SHA256SUMS
-    find . -maxdepth 1 -type f ! -name '.*' -printf '%f\n' | sort | xargs -d '\n' sha256sum >SHA256SUMS.new
+    find . -maxdepth 1 -type f ! -name 'SHA256SUMS*' -printf '%f\n' | sort | xargs -d '\n' sha256sum >SHA256SUMS.new
     mv SHA256SUMS.new SHA256SUMS
   )
 }

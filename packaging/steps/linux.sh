@@ -14,7 +14,7 @@ build_linux() {
   fi
   (
     [ ${#flags[@]} = 0 ] || export RUSTFLAGS="${RUSTFLAGS:-} ${flags[*]}"
-    cargo build --profile "$PROFILE" --locked --quiet --bin rezcache
+    compile cargo build --profile "$PROFILE" --locked --quiet --bin rezcache
   )
   mkdir -p "$WORK/linux"
   cp "$TARGET/$PROFILE/rezcache" "$WORK/linux/rezcache"

@@ -43,7 +43,7 @@ build_windows() {
     export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER=x86_64-w64-mingw32-gcc
     export CC_x86_64_pc_windows_gnu=x86_64-w64-mingw32-gcc
     [ ${#flags[@]} = 0 ] || export RUSTFLAGS="${RUSTFLAGS:-} ${flags[*]}"
-    /usr/bin/cargo -Zbuild-std=std,panic_unwind build --profile "$PROFILE" --locked --quiet --bin rezcache \
+    compile /usr/bin/cargo -Zbuild-std=std,panic_unwind build --profile "$PROFILE" --locked --quiet --bin rezcache \
       --target "$WINDOWS_TRIPLE"
   )
 }
