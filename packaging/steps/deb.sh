@@ -37,7 +37,10 @@ package_deb() {
   done
   clamp_times "$root"
   drop_old 'rezcache_*.deb'
-  dpkg-deb --root-owner-group -Zxz --build "$root" "$OUT/rezcache_${version}_$arch.deb" >/dev/null
+  # What is made for a test need not be small.
+  local effort=6
+  [ "$PROFILE" = dist ] || effort=1
+  dpkg-deb --root-owner-group -Zxz -z$effort --build "$root" "$OUT/rezcache_${version}_$arch.deb" >/dev/null
 }
 
 deb_changelog() {

@@ -82,8 +82,13 @@ equal "no unit is enabled" "$(find "$root/etc/systemd" -name 'rezcache*' | wc -l
 
 echo "== units"
 for unit in system/rezcache-serve.service user/rezcache.service; do
+  # This machine has no /usr/bin/rezcache, which would be all that is found.
+  mkdir -p target/clean-root/units target/clean-root/run
+  sed 's|^ExecStart=/usr/bin/rezcache |ExecStart=/bin/true |' "$root/usr/lib/systemd/$unit" \
+    >"target/clean-root/units/${unit##*/}"
   # It answers with status 0 whatever it finds: whatever it prints is a fault.
-  found=$(systemd-analyze verify --man=no --root="$root" "$root/usr/lib/systemd/$unit" 2>&1 || true)
+  found=$(XDG_RUNTIME_DIR=$PWD/target/clean-root/run systemd-analyze verify "--${unit%%/*}" --man=no \
+    "target/clean-root/units/${unit##*/}" 2>&1 || echo "status $?")
   equal "systemd-analyze verify $unit" "$found" ''
 done
 check "rezcache-serve.service is closed tightly" \
@@ -111,7 +116,8 @@ url = "http://127.0.0.1:9/"
 TOML
 inside chown -R resident:resident /home/resident
 read -r -a start <<<"$(setting user/rezcache.service ExecStart)"
-resident "${start[@]}" >target/clean-root/proxy.out 2>target/clean-root/proxy.log &
+chroot --userspec=resident:resident "$root" env -i HOME=/home/resident PATH=/usr/bin:/bin \
+  "${start[@]}" >target/clean-root/proxy.out 2>target/clean-root/proxy.log &
 running=$!
 eventually "the proxy is ready" 30 listening target/clean-root/proxy.out
 control=$(field control target/clean-root/proxy.out)
