@@ -20,6 +20,7 @@ mod kill;
 mod kill_node;
 mod layers;
 mod load;
+mod no_quic;
 mod poisoning;
 mod postgres_away;
 mod proxy_assets;
