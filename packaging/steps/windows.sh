@@ -15,9 +15,11 @@ package_windows() {
   drop_old 'rezcache-*-windows-x86_64.zip'
   drop_old 'rezcache-*-setup.exe'
   clamp_times "$tree"
-  (cd "$tree/.." && find rezcache | sort | zip -X -q -9 -@ "$OUT/$name-windows-x86_64.zip")
+  local effort=(-9 -DSMALL)
+  [ "$PROFILE" = dist ] || effort=(-1 -DFAST)
+  (cd "$tree/.." && find rezcache | sort | zip -X -q "${effort[0]}" -@ "$OUT/$name-windows-x86_64.zip")
   # Four numbers are what Windows takes for a version.
-  makensis -V2 -NOCD -INPUTCHARSET UTF8 "-DVERSION=$VERSION" "-DVERSION4=${VERSION%%[!0-9.]*}.0" "-DSOURCE=$tree" \
+  makensis -V2 -NOCD "${effort[1]}" -INPUTCHARSET UTF8 "-DVERSION=$VERSION" "-DVERSION4=${VERSION%%[!0-9.]*}.0" "-DSOURCE=$tree" \
     "-DOUTFILE=$OUT/$name-setup.exe" packaging/windows/rezcache.nsi
   [ -s "$OUT/$name-setup.exe" ] || fail "makensis made no installer"
 }

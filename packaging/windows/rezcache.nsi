@@ -10,7 +10,12 @@ Name "rezcache"
 OutFile "${OUTFILE}"
 InstallDir "$LOCALAPPDATA\Programs\rezcache"
 RequestExecutionLevel user
+; What is made for a test need not be small.
+!ifdef FAST
+SetCompressor zlib
+!else
 SetCompressor /SOLID lzma
+!endif
 SetDateSave off
 ManifestDPIAware true
 BrandingText "rezcache ${VERSION}"

@@ -6,25 +6,34 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . tests/packages/lib.sh
-profile=release
-[ "${1:-}" = --profile ] && profile=$2
-
-[ "$(id -u)" = 0 ] || exec sudo -n --preserve-env=PATH,HOME,CARGO_HOME,RUSTUP_HOME,CARGO_TARGET_DIR bash "$0" "$@" ||
-  fail "a root of its own takes root: run this with sudo"
+profile=release built=no
+while [ $# -gt 0 ]; do
+  case $1 in
+    --profile) profile=$2 && shift ;;
+    --built) built=yes ;;
+  esac
+  shift
+done
 export LC_ALL=C.UTF-8
-install_missing debootstrap debootstrap
-install_missing dpkg-shlibdeps dpkg-dev
-install_missing systemd-analyze systemd
-install_missing curl curl ca-certificates
 
 first=$PWD/target/packages-test/first next=$PWD/target/packages-test/next
-rm -rf target/packages-test
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
-packaging/build deb --profile "$profile" --out "$first"
-packaging/build deb --profile "$profile" --out "$next" --version "$version+next" >/dev/null
+if [ $built = no ]; then
+  install_missing debootstrap debootstrap
+  install_missing dpkg-shlibdeps dpkg-dev
+  install_missing systemd-analyze systemd
+  install_missing curl curl ca-certificates
+  rm -rf "$first" "$next"
+  packaging/build deb --profile "$profile" --out "$first"
+  packaging/build deb --profile "$profile" --out "$next" --version "$version+next" >/dev/null
+fi
+if [ "$(id -u)" != 0 ]; then
+  exec sudo -n bash "$0" --built || fail "a root of its own takes root: sudo asks for a password"
+fi
 deb=$(echo "$first"/rezcache_*.deb) upgrade=$(echo "$next"/rezcache_*.deb)
 check "one package each" test -f "$deb" -a -f "$upgrade"
 (cd "$first" && sha256sum --quiet -c SHA256SUMS)
+
 # The clean root. The release is this machine's, whose libraries the program was linked with.
 codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
 archive=target/clean-root/$codename.tar root=$PWD/target/clean-root/root
