@@ -23,7 +23,7 @@ pub(super) fn run(settings: &Settings) -> anyhow::Result<Outcome> {
 }
 
 fn summary(settings: &Settings) -> String {
-    let Settings { file, data_dir, log_format, verbose, proxy, replay, serve, .. } = settings;
+    let Settings { file, data_dir, log_format, verbose, proxy, run, replay, serve, .. } = settings;
     let path = |path: Option<&Path>| path.map_or_else(|| "none".into(), |path| path.display().to_string());
     let control = proxy.control.map_or_else(|| "off".into(), |control| control.to_string());
     let format = match log_format {
@@ -62,6 +62,14 @@ fn summary(settings: &Settings) -> String {
     if proxy.grids.is_empty() {
         text.push_str("no grid: `rezcache proxy` needs --grid or a [[grid]] section\n");
     }
+    let _ = write!(
+        text,
+        "run.viewer       {}\nrun.viewer_kind  {}\nrun.strict       {}\nrun.login_grace  {} s\n",
+        run.viewer.as_deref().unwrap_or("the first run asks"),
+        run.viewer_kind.map_or("by its name", crate::viewers::Kind::word),
+        run.strict,
+        run.login_grace.as_secs(),
+    );
     let link = replay.link.map_or_else(
         || "none".into(),
         |link| format!("{} bit/s, {} ms", link.bits_per_second, link.delay.as_millis()),

@@ -61,7 +61,7 @@ impl Ready {
 }
 
 /// A key for grids.xml that no built-in grid has.
-fn grid_key(name: &str) -> String {
+pub(super) fn grid_key(name: &str) -> String {
     let safe = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { '-' };
     format!("rezcache-{}", name.chars().map(safe).collect::<String>().trim_matches('-'))
 }

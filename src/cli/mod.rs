@@ -3,9 +3,11 @@
 mod check_config;
 mod consent;
 mod instructions;
+mod owner;
 mod progress;
 mod proxy;
 mod replay;
+mod run;
 mod serve;
 mod status;
 mod store;
@@ -38,6 +40,8 @@ struct Cli {
 enum Command {
     /// Run the proxy between viewers and their grids
     Proxy(proxy::Arguments),
+    /// Start a viewer through the proxy; the first time asks which one and which grid
+    Run(run::Arguments),
     /// Replay captured sessions through the real proxy and compare every byte
     Replay(replay::Arguments),
     /// Run a node of the shared cache, for a home, a classroom or a grid
@@ -60,6 +64,8 @@ enum Outcome {
     Failed,
     /// The same, and the command line was at fault.
     Misused,
+    /// Ended as another program did, with its status.
+    Exited(u8),
 }
 
 /// The command line, for what is made from it: man pages and completions.
@@ -86,6 +92,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::FAILURE,
         Ok(Outcome::Misused) => ExitCode::from(2),
+        Ok(Outcome::Exited(status)) => ExitCode::from(status),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "rezcache: {}", told_once(&error));
@@ -104,6 +111,10 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
     };
     match &command {
         Command::Proxy(arguments) => flags.proxy = arguments.flags.clone(),
+        Command::Run(arguments) => {
+            (flags.proxy, flags.run) = (arguments.proxy.clone(), arguments.flags.clone());
+            run::spell_out(&mut flags.proxy.grids);
+        }
         Command::Replay(arguments) => {
             (flags.replay, flags.replay_service) = (arguments.flags.clone(), arguments.service.clone());
         }
@@ -125,6 +136,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
     let outcome = runtime.block_on(async {
         match command {
             Command::Proxy(_) => proxy::run(settings).await,
+            Command::Run(arguments) => run::run(arguments, settings, flags).await,
             Command::Replay(arguments) => replay::run(arguments, settings).await,
             Command::Serve(_) => serve::run(settings).await,
             Command::Store(arguments) => store::run(arguments, settings).await,

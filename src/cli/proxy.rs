@@ -4,14 +4,15 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::consent::{self, Consent};
+use super::owner::{self, Owner};
 use super::{Outcome, instructions, print};
 use crate::config::ports::{self, Ports};
 use crate::config::{LogFormat, ProxyFlags, ProxySettings, Settings, token};
-use crate::proxy::{Proxy, StartError};
+use crate::proxy::{GridConfig, Proxy, StartError};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -28,34 +29,17 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
         );
         return Ok(Outcome::Misused);
     }
-    raise_descriptor_limit();
     std::fs::create_dir_all(&data_dir)
         .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
-    let token = token::read_or_make(&data_dir, token::FILE_NAME)?;
-    let control_token = token::read_or_make(&data_dir, token::CONTROL_FILE_NAME)?;
-
-    let mut memory = Ports::load(&data_dir)?;
-    let before = memory.clone();
-    let places: Vec<_> = proxy.grids.iter().map(|grid| ports::place(&grid.uri)).collect();
-    let addresses = memory.assign(proxy.listen, proxy.control, &places, ports::is_free)?;
-    let old: Vec<_> = addresses
-        .iter()
-        .zip(&places)
-        .filter(|(_, place)| before.remembers(proxy.listen, place))
-        .map(|(address, _)| *address)
-        .collect();
-
+    let Some(owner) = Owner::try_take(&data_dir)? else {
+        bail!(
+            "another rezcache is running on {}; end it, or name another folder with --data-dir",
+            data_dir.display()
+        );
+    };
     let may_upload = may_upload(&proxy, &data_dir, log_format).await?;
-    let config =
-        proxy.into_config(&addresses, data_dir.clone(), token.clone(), control_token.clone(), may_upload);
-    let grids = config.grids.clone();
-    let proxy = Proxy::start(config).await.map_err(|error| explain(error, &old, &data_dir))?;
-    if memory != before {
-        // The grid's next start may then get another port; this one works.
-        if let Err(error) = memory.save(&data_dir) {
-            tracing::warn!(%error, "the grids' ports cannot be remembered");
-        }
-    }
+    let Started { proxy, grids, token, control_token, owner: _owner } =
+        start(owner, proxy, &data_dir, may_upload, true).await?;
 
     let stop = StopSignal::listen()?;
     let mut ready = instructions::Ready::new(&grids, proxy.grid_addresses(), proxy.control_address(), &token);
@@ -74,9 +58,72 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// A proxy that runs, and what its user has to know.
+pub(super) struct Started {
+    pub(super) proxy: Proxy,
+    pub(super) grids: Vec<GridConfig>,
+    /// The token in the paths of mode `VIEWERASSET`.
+    pub(super) token: String,
+    /// The token of the control port.
+    pub(super) control_token: String,
+    /// To be let go after the proxy has stopped.
+    pub(super) owner: Owner,
+}
+
+/// Starts the proxy, with the port that each grid had before, and tells other starts where it is. `insist`
+/// on the usual ports even where nobody has asked for them, since viewers are told of them by hand.
+pub(super) async fn start(
+    owner: Owner,
+    mut proxy: ProxySettings,
+    data_dir: &Path,
+    may_upload: bool,
+    insist: bool,
+) -> anyhow::Result<Started> {
+    raise_descriptor_limit();
+    let token = token::read_or_make(data_dir, token::FILE_NAME)?;
+    let control_token = token::read_or_make(data_dir, token::CONTROL_FILE_NAME)?;
+
+    let _changes = owner::changes(data_dir);
+    let mut memory = Ports::load(data_dir)?;
+    let before = memory.clone();
+    let places: Vec<_> = proxy.grids.iter().map(|grid| ports::place(&grid.uri)).collect();
+    // Another user of this machine may have them.
+    proxy.control = proxy.control.map(|control| {
+        let keep = insist || proxy.control_given || ports::is_free(control);
+        if keep { control } else { SocketAddr::new(control.ip(), 0) }
+    });
+    let fixed = insist || proxy.listen_given;
+    let addresses = memory.assign(proxy.listen, fixed, proxy.control, &places, ports::is_free)?;
+    let old: Vec<_> = addresses
+        .iter()
+        .zip(&places)
+        .filter(|(_, place)| before.remembers(proxy.listen, place))
+        .map(|(address, _)| *address)
+        .collect();
+
+    let config =
+        proxy.into_config(&addresses, data_dir.to_owned(), token.clone(), control_token.clone(), may_upload);
+    let grids = config.grids.clone();
+    let proxy = Proxy::start(config).await.map_err(|error| explain(error, &old, data_dir))?;
+    if memory != before {
+        // The grid's next start may then get another port; this one works.
+        if let Err(error) = memory.save(data_dir) {
+            tracing::warn!(%error, "the grids' ports cannot be remembered");
+        }
+    }
+    if let Err(error) = owner.announce(proxy.control_address()) {
+        tracing::warn!(%error, "other starts of rezcache will not find this one");
+    }
+    Ok(Started { proxy, grids, token, control_token, owner })
+}
+
 /// Whether to upload, asked before anything is started: a question that nobody sees would hold up
 /// viewers.
-async fn may_upload(proxy: &ProxySettings, data_dir: &Path, log_format: LogFormat) -> anyhow::Result<bool> {
+pub(super) async fn may_upload(
+    proxy: &ProxySettings,
+    data_dir: &Path,
+    log_format: LogFormat,
+) -> anyhow::Result<bool> {
     let Some(service) = &proxy.service else { return Ok(false) };
     let (said, folder, service) = (proxy.upload, data_dir.to_owned(), service.address.to_string());
     // Programs read JSON, and they do not answer.

@@ -29,6 +29,16 @@ pub(super) struct FileValues {
     pub(super) link: Option<Value>,
     pub(super) realtime: Option<Value>,
     pub(super) serve: ServeValues,
+    pub(super) run: RunValues,
+}
+
+/// The `[run]` table.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RunValues {
+    pub(super) viewer: Option<Value>,
+    pub(super) viewer_kind: Option<Value>,
+    pub(super) strict: Option<Value>,
+    pub(super) login_grace: Option<Value>,
 }
 
 /// The `[serve]` table.
@@ -105,6 +115,15 @@ pub(super) fn read(path: &Path, text: &str, check: &mut Checker) -> FileValues {
         values.link = replay.scalar("link", check);
         values.realtime = replay.scalar("realtime", check);
         replay.finish(check);
+    }
+    if let Some(mut run) = root.section("run", check) {
+        values.run = RunValues {
+            viewer: run.scalar("viewer", check),
+            viewer_kind: run.scalar("viewer_kind", check),
+            strict: run.scalar("strict", check),
+            login_grace: run.scalar("login_grace", check),
+        };
+        run.finish(check);
     }
     if let Some(mut serve) = root.section("serve", check) {
         values.serve = ServeValues {

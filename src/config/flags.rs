@@ -121,6 +121,25 @@ pub struct ProxyFlags {
     pub central: Vec<String>,
 }
 
+/// Flags of `run`, beside those of `proxy`.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Options of run")]
+pub struct RunFlags {
+    /// The viewer to start: its kind, its name or its path [default: the first run asks]
+    #[arg(long, value_name = "VIEWER", env = "REZCACHE_VIEWER", hide_env_values = true)]
+    pub viewer: Option<String>,
+    /// How a viewer is started whose name says nothing: firestorm, secondlife, alchemy, coolvl, singularity,
+    /// kokua, radegast or other [default: other, with --loginuri]
+    #[arg(long, value_name = "KIND", env = "REZCACHE_VIEWER_KIND", hide_env_values = true)]
+    pub viewer_kind: Option<String>,
+    /// When rezcache cannot run, do not start the viewer without it
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "REZCACHE_STRICT", hide_env_values = true)]
+    pub strict: Option<bool>,
+    /// How long to wait for a login when the viewer is started by a launcher that ends at once [default: 60s]
+    #[arg(long, value_name = "TIME", env = "REZCACHE_LOGIN_GRACE", hide_env_values = true)]
+    pub login_grace: Option<String>,
+}
+
 /// Flags of `replay`.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ReplayFlags {

@@ -5,6 +5,7 @@
 mod file;
 mod flags;
 pub mod ports;
+mod run;
 mod serve;
 pub mod token;
 mod value;
@@ -14,7 +15,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use flags::{CacheServerFlags, CommonFlags, ControlFlag, ProxyFlags, ReplayFlags, ServeFlags};
+pub use flags::{CacheServerFlags, CommonFlags, ControlFlag, ProxyFlags, ReplayFlags, RunFlags, ServeFlags};
+pub use run::{DEFAULT_LOGIN_GRACE, RunSettings};
 pub use serve::{DEFAULT_SERVE_LISTEN, ServeSettings};
 pub use value::LogFormat;
 
@@ -50,6 +52,8 @@ pub struct Settings {
     pub verbose: u8,
     /// For `proxy`.
     pub proxy: ProxySettings,
+    /// For `run`, beside `proxy`.
+    pub run: RunSettings,
     /// For `replay`.
     pub replay: ReplaySettings,
     /// For `serve`.
@@ -63,8 +67,12 @@ pub struct ProxySettings {
     pub grids: Vec<GridConfig>,
     /// The address of the first grid's port.
     pub listen: SocketAddr,
+    /// Whether the user has asked for that address.
+    pub listen_given: bool,
     /// The address of the control port. `None`: none.
     pub control: Option<SocketAddr>,
+    /// Whether the user has asked for that address.
+    pub control_given: bool,
     /// The most bytes the disk tier may take.
     pub cache_bytes: u64,
     /// The most bytes the memory tier may take.
@@ -131,6 +139,8 @@ pub struct Flags {
     pub common: CommonFlags,
     /// Of `proxy`; `control` also of `status`.
     pub proxy: ProxyFlags,
+    /// Of `run`, beside `proxy`.
+    pub run: RunFlags,
     /// Of `replay`.
     pub replay: ReplayFlags,
     /// Of `replay` too: what a file says of the shared cache is for the proxy alone.
@@ -221,6 +231,7 @@ fn resolve(
     let in_file = file.verbose.as_ref().and_then(|v| check.value(v, value::verbosity));
     let verbose = if common.verbose > 0 { common.verbose } else { in_file.unwrap_or(0) };
     let proxy = proxy(&flags.proxy, file, path.as_deref(), check);
+    let run = run::resolve(&flags.run, file, path.as_deref(), check);
     let replay = replay(&flags.replay, &flags.replay_service, file, path.as_deref(), check);
     let serve = serve::resolve(&flags.serve, &file.serve, &file.grids, path.as_deref(), check);
     let data_dir = data_dir_given.clone().or(default_data_dir);
@@ -234,6 +245,7 @@ fn resolve(
         log_format: log_format?,
         verbose,
         proxy: proxy?,
+        run: run?,
         replay: replay?,
         serve: serve?,
     })
@@ -247,8 +259,11 @@ fn proxy(
 ) -> Option<ProxySettings> {
     let grids = value::grids(flags, &file.grids, path, check);
     let given = Given::flag("listen", flags.listen.as_ref()).or(file.listen.as_ref());
+    let listen_given = given.0.is_some();
     let listen = given.or_default(DEFAULT_LISTEN, check, value::loopback);
-    let control = match Given::flag("control", flags.control.control.as_ref()).or(file.control.as_ref()).0 {
+    let control = Given::flag("control", flags.control.control.as_ref()).or(file.control.as_ref());
+    let control_given = control.0.is_some();
+    let control = match control.0 {
         Some(given) => check.value(&given, value::control),
         // Next to the first grid's port, as its documentation promises.
         None => listen.map(|listen| Some(SocketAddr::new(listen.ip(), listen.port().saturating_sub(1)))),
@@ -279,7 +294,9 @@ fn proxy(
     Some(ProxySettings {
         grids,
         listen: listen?,
+        listen_given,
         control: control?,
+        control_given,
         cache_bytes: cache_bytes?,
         memory_bytes: memory_bytes?,
         service: service?,

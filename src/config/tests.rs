@@ -38,6 +38,7 @@ fn an_empty_file_leaves_the_defaults() {
     let settings = Settings::load(&folder.flags("")).unwrap();
     assert_eq!(settings.proxy.listen.to_string(), "127.0.0.1:9080");
     assert_eq!(settings.proxy.control.unwrap().to_string(), "127.0.0.1:9079");
+    assert!(!settings.proxy.listen_given && !settings.proxy.control_given);
     assert_eq!(settings.proxy.cache_bytes, 10 << 30);
     assert_eq!(settings.replay.passes, 2);
 }
@@ -56,7 +57,7 @@ fn every_problem_is_reported_at_once() {
         lines(&flags),
         [
             "5: unknown key proxy.ports; known are listen, control, cache_server, token_file, upload, upload_limit, cache_size, memory_size",
-            "1: unknown key data_dirr; known are data_dir, log_format, verbose, proxy, replay, serve, grid",
+            "1: unknown key data_dirr; known are data_dir, log_format, verbose, proxy, replay, run, serve, grid",
             "11: grid.url is missing",
             "7: grid.name: \"a b\" is no name for a grid: use up to 64 letters, digits, dots and dashes",
             "8: grid.url: \"gopher://x/\" is not an address such as http://login.example.org/",

@@ -20,6 +20,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+pub(crate) mod runs;
+
 use super::guard;
 use super::page;
 use super::uploads::UploadQueue;
@@ -40,12 +42,19 @@ pub(crate) struct ControlState {
     pub(crate) metrics: Arc<Metrics>,
     /// When this run began.
     pub(crate) started: Instant,
-    /// The grids by name, and where each listens.
-    pub(crate) grids: Vec<(String, SocketAddr)>,
     /// What may be paused and limited.
     pub(crate) uploads: Option<Arc<UploadQueue>>,
     /// What whoever does so must know.
     pub(crate) token: Option<Redacted<String>>,
+    /// What other starts of rezcache ask for.
+    pub(crate) runs: Arc<runs::Runs>,
+}
+
+impl ControlState {
+    /// The grids by name, and where each listens.
+    fn served(&self) -> Vec<(String, SocketAddr)> {
+        self.runs.grids().into_iter().map(|grid| (grid.name, grid.listen)).collect()
+    }
 }
 
 /// Serves until `shutdown` completes; connections still open then are cut.
@@ -74,14 +83,18 @@ pub(crate) async fn serve(listener: TcpListener, state: ControlState, shutdown: 
 async fn serve_connection(stream: TcpStream, state: Arc<ControlState>) {
     let Ok(local) = stream.local_addr() else { return };
     let service = service_fn(|request: Request<Incoming>| {
-        let response = answer(request, local, &state);
-        async move { Ok::<_, Infallible>(response) }
+        let state = Arc::clone(&state);
+        async move {
+            let other = runs::answer(request, local, &state).await;
+            Ok::<_, Infallible>(other.unwrap_or_else(|request| answer(request, local, &state)))
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(16 << 10)
         .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
         .await;
     if let Err(error) = served {
         tracing::trace!(%error, "a connection to the control port ended early");
@@ -115,7 +128,7 @@ fn answer<B>(request: Request<B>, local: SocketAddr, state: &ControlState) -> Re
             let mut response = body(
                 StatusCode::OK,
                 "text/html; charset=utf-8",
-                page::render(&status(), &state.grids, state.uploads.is_some(), &nonce),
+                page::render(&status(), &state.served(), state.uploads.is_some(), &nonce),
             );
             if let Ok(policy) = HeaderValue::from_str(&policy) {
                 response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);

@@ -2,7 +2,7 @@
 //! proxy answers it.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -42,7 +42,8 @@ pub(super) struct Shared {
     pub(super) dial: Arc<Dial>,
     pub(super) asset_token: String,
     pub(super) started: Instant,
-    pub(super) grids: OnceLock<Vec<Weak<GridPort>>>,
+    /// All grids' ports, those that were opened later too.
+    pub(super) grids: RwLock<Vec<Weak<GridPort>>>,
     pub(super) stop: watch::Receiver<bool>,
     /// The shared cache, when one is used.
     pub(super) service: Option<Arc<ServiceTier>>,
@@ -315,11 +316,10 @@ async fn asset_url(grid: &Arc<GridPort>, request: Request<Incoming>, rest: &str)
         grid.shared.metrics.count(Counter::RequestsRefused);
         return unknown();
     }
-    let named = grid
-        .shared
-        .grids
-        .get()
-        .and_then(|grids| grids.iter().filter_map(Weak::upgrade).find(|grid| grid.config.name == name));
+    let named = {
+        let grids = grid.shared.grids.read().unwrap_or_else(PoisonError::into_inner);
+        grids.iter().filter_map(Weak::upgrade).find(|grid| grid.config.name == name)
+    };
     let Some(grid) = named else { return unknown() };
     let Some(host) = &grid.asset_host else { return unknown() };
     let Ok(uri) = format!("{}{suffix}", host.base).parse::<Uri>() else {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
@@ -44,6 +44,7 @@ mod udp_assets;
 mod uploads;
 mod upstream;
 
+use control::runs::{Opening, Runs, ServedGrid};
 use grid_port::{AssetHost, GridPort, Identity, Shared};
 use reach::{GridReach, OwnListeners, Transport};
 use service::ServiceTier;
@@ -123,6 +124,7 @@ pub struct Proxy {
     sessions: mpsc::Receiver<()>,
     /// How long the end waits for uploads.
     finish_uploads: Duration,
+    runs: Arc<Runs>,
 }
 
 /// Why the proxy did not start.
@@ -226,7 +228,7 @@ impl Proxy {
             dial: Arc::new(Dial::new(config.dial)),
             asset_token: config.asset_token,
             started: Instant::now(),
-            grids: OnceLock::new(),
+            grids: RwLock::default(),
             stop: stopping.clone(),
             service: service.clone(),
             uploads,
@@ -237,7 +239,7 @@ impl Proxy {
         for grid in config.grids {
             ports.push(open_grid(grid, &shared).await?);
         }
-        let _ = shared.grids.set(ports.iter().map(|(_, port)| Arc::downgrade(port)).collect());
+        let (runs, openings) = Runs::new(stopping.clone());
         let control = match config.control {
             Some(address) => Some(listen(address, &shared).await?),
             None => None,
@@ -252,33 +254,22 @@ impl Proxy {
             tasks: JoinSet::new(),
             sessions,
             finish_uploads,
+            runs: Arc::clone(&runs),
         };
         if let Some(listener) = control {
-            let names = ports.iter().map(|(_, port)| (port.config.name.clone(), port.local)).collect();
             let state = control::ControlState {
                 metrics: Arc::clone(&metrics),
                 started: Instant::now(),
-                grids: names,
+                runs: Arc::clone(&runs),
                 uploads: proxy.shared.uploads.clone(),
                 token: config.control_token,
             };
             proxy.tasks.spawn(control::serve(listener, state, stopped(stopping.clone())));
         }
         for (listener, port) in ports {
-            let known = Arc::clone(&port);
-            // The grid is asked who it is now, so that the first login need not wait for it, and now
-            // and then until it says so: in mode `VIEWERASSET` nothing else would ask.
-            let mut stopping_too = stopping.clone();
-            proxy.tasks.spawn(async move {
-                tokio::select! {
-                    () = known.identify() => {}
-                    _ = stopping_too.wait_for(|stopping| *stopping) => {}
-                }
-            });
-            proxy.tasks.spawn(listener::serve(listener, stopping.clone(), move |request, _| {
-                grid_port::answer(Arc::clone(&port), request)
-            }));
+            serve_grid(&mut proxy.tasks, &runs, listener, port);
         }
+        proxy.tasks.spawn(open_more(openings, Arc::clone(&proxy.shared), runs));
         if let Some(service) = service {
             let mut stopping_too = stopping.clone();
             proxy.tasks.spawn(async move {
@@ -302,6 +293,11 @@ impl Proxy {
     #[must_use]
     pub const fn control_address(&self) -> Option<SocketAddr> {
         self.control
+    }
+
+    /// What other starts of rezcache on this data directory ask of this one.
+    pub(crate) fn runs(&self) -> &Arc<Runs> {
+        &self.runs
     }
 
     /// What has been counted, in earlier runs on the same data directory too.
@@ -366,6 +362,60 @@ impl Proxy {
         }
         self.shared.cache.clone().close().await;
     }
+}
+
+/// Serves a grid whose port is open.
+fn serve_grid(tasks: &mut JoinSet<()>, runs: &Runs, listener: TcpListener, port: Arc<GridPort>) {
+    let shared = Arc::clone(&port.shared);
+    shared.grids.write().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&port));
+    runs.opened(ServedGrid {
+        name: port.config.name.clone(),
+        url: port.config.uri.to_string(),
+        listen: port.local,
+        assets: port.asset_host.is_some(),
+    });
+    let known = Arc::clone(&port);
+    // The grid is asked who it is now, so that the first login need not wait for it, and now
+    // and then until it says so: in mode `VIEWERASSET` nothing else would ask.
+    let mut stopping = shared.stop.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = known.identify() => {}
+            _ = stopping.wait_for(|stopping| *stopping) => {}
+        }
+    });
+    tasks.spawn(listener::serve(listener, shared.stop.clone(), move |request, _| {
+        grid_port::answer(Arc::clone(&port), request)
+    }));
+}
+
+/// Opens the ports of grids that are asked for later, one after the other.
+async fn open_more(mut openings: mpsc::Receiver<Opening>, shared: Arc<Shared>, runs: Arc<Runs>) {
+    let mut tasks = JoinSet::new();
+    let mut stopping = shared.stop.clone();
+    loop {
+        let Opening { mut config, opened } = tokio::select! {
+            Some(opening) = openings.recv() => opening,
+            _ = stopping.wait_for(|stopping| *stopping) => break,
+        };
+        // Two may have asked for one grid at once.
+        let answer = match runs.same_place(&config.uri) {
+            Some(served) => Ok(served),
+            None => {
+                config.name = runs.free_name(&config.name);
+                let uri = config.uri.clone();
+                match open_grid(config, &shared).await {
+                    Ok((listener, port)) => {
+                        serve_grid(&mut tasks, &runs, listener, port);
+                        runs.same_place(&uri).ok_or_else(|| "its address cannot be read".to_owned())
+                    }
+                    Err(error) => Err(error.to_string()),
+                }
+            }
+        };
+        let _ = opened.send(answer);
+    }
+    while tasks.join_next().await.is_some() {}
 }
 
 async fn stopped(mut stopping: watch::Receiver<bool>) {

@@ -28,6 +28,7 @@ mod proxy_faults;
 mod proxy_http;
 mod proxy_udp;
 mod replay_service;
+mod run;
 mod secrets_in_logs;
 mod service;
 mod service_going;

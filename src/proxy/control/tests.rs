@@ -27,10 +27,17 @@ async fn start() -> Control {
     metrics.asset_served(AssetKind::Texture, AssetSource::Disk, 2048);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let (runs, _) = super::runs::Runs::new(tokio::sync::watch::channel(false).1);
+    runs.opened(super::runs::ServedGrid {
+        name: "<b>my & grid".into(),
+        url: "http://grid.example/".into(),
+        listen: "127.0.0.1:9080".parse().unwrap(),
+        assets: false,
+    });
     let state = ControlState {
         metrics: Arc::clone(&metrics),
         started: Instant::now(),
-        grids: vec![("<b>my & grid".into(), "127.0.0.1:9080".parse().unwrap())],
+        runs,
         uploads: None,
         token: None,
     };
