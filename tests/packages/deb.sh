@@ -139,6 +139,17 @@ wait "$running" || status=$?
 running=''
 equal "the proxy's end by SIGTERM" "$status" 0
 
+echo "== rezcache run"
+cat >"$root/home/resident/firestorm" <<'VIEWER'
+#!/bin/sh
+printf '%s\n' "$@" >/home/resident/started-with
+VIEWER
+chmod +x "$root/home/resident/firestorm"
+resident rezcache run --login-grace 1s -- /home/resident/firestorm --autologin >target/clean-root/run.log 2>&1 ||
+  fail "rezcache run: $(cat target/clean-root/run.log)"
+holds "the viewer's grid" "$root/home/resident/started-with" '^http://127\.0\.0\.1:[0-9]*/$'
+holds "the viewer's own arguments" "$root/home/resident/started-with" '^--autologin$'
+
 echo "== a node as the system's unit starts it"
 # What a service manager does before: folders, user, environment.
 inside install -d -o rezcache -g rezcache -m "$(setting system/rezcache-serve.service StateDirectoryMode)" \

@@ -101,6 +101,25 @@ echo "== Ctrl-C"
 timeout -k 5 90 python3 tests/packages/press_ctrl_c.py '"control"' wine "$installed/rezcache.exe" proxy >"$scratch/ctrl-c.log" ||
   fail "Ctrl-C: status $?: $(tail -c 1000 "$scratch/ctrl-c.log")"
 
+echo "== rezcache run"
+mkdir -p "$drive/viewers" "$roaming/SecondLife/user_settings"
+for viewer in FirestormOS-Releasex64 SecondLifeViewer; do cp "$scratch/tools/standin.exe" "$drive/viewers/$viewer.exe"; done
+# By its settings a viewer is known.
+printf '<llsd/>' >"$roaming/SecondLife/user_settings/settings.xml"
+# start VIEWER: as the start menu does; what the viewer was started with is in $scratch/VIEWER.txt.
+start() {
+  STANDIN_RECORD="C:\\viewers\\$1.txt" win cmd /c "$(windows_path "$installed/start-rezcache.cmd")" --login-grace 1s \
+    -- "C:\\viewers\\$1.exe" --autologin >"$scratch/run.log" 2>&1 || fail "rezcache run: $(cat "$scratch/run.log")"
+}
+windows_path() { wine winepath -w "$1" </dev/null | tr -d '\r'; }
+start FirestormOS-Releasex64
+holds "Firestorm's grid" "$drive/viewers/FirestormOS-Releasex64.txt" '^argument http://127\.0\.0\.1:[0-9]*/'
+holds "the viewer's own arguments" "$drive/viewers/FirestormOS-Releasex64.txt" '^argument --autologin'
+start SecondLifeViewer
+holds "the official viewer's grid" "$drive/viewers/SecondLifeViewer.txt" '^argument rezcache-home'
+grids=$roaming/SecondLife/user_settings/grids.xml
+holds "that grid in its list" "$grids" 'http://127\.0\.0\.1:'
+
 echo "== a node, which wine gives no QUIC"
 limit=600 win "$installed/rezcache.exe" serve --listen 127.0.0.1:0 --log-format json >"$scratch/node.out" 2>"$scratch/node.log" &
 node=$!
@@ -137,6 +156,8 @@ rm -f "$installed/bcryptprimitives.dll"
 win "$installed/uninstall.exe" /S || true
 eventually "the program's folder is gone" 60 gone "$installed"
 check "the start menu's is too" test ! -e "$menu"
+check "so is what it wrote for the official viewer" test ! -e "$grids"
+rm -r "$roaming/SecondLife"
 registered >/dev/null && fail "Windows still knows it"
 left=$(files | LC_ALL=C comm -13 "$scratch/before" - | grep -v -e '^\./AppData/Local/rezcache\(/\|$\)' -e '^\./AppData/Roaming/rezcache\(/\|$\)' || true)
 equal "nothing is left but what it had stored" "$left" ./AppData/Local/Programs
