@@ -36,9 +36,9 @@ check "one package each" test -f "$deb" -a -f "$upgrade"
 
 # The clean root. The release is this machine's, whose libraries the program was linked with.
 codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
-archive=target/clean-root/$codename.tar root=$PWD/target/clean-root/root
-mkdir -p target/clean-root
-rm -rf "$root"
+archive=target/clean-root/$codename.tar root=$PWD/target/clean-root/root notes=$PWD/target/clean-root/notes
+rm -rf "$root" "$notes"
+mkdir -p "$notes"
 if [ ! -s "$archive" ]; then
   echo "== a clean $codename"
   debootstrap --variant=minbase --include=ca-certificates "$codename" "$root" >target/clean-root/log 2>&1 ||
@@ -70,18 +70,18 @@ setting() { sed -n "s/^$2=//p" "$root/usr/lib/systemd/$1" | tail -n 1; }
 listening() { [ -s "$1" ] && [ "$(head -n 1 "$1" | tail -c 2)" = '}' ]; }
 
 inside useradd --create-home resident
-files >target/clean-root/before
+files >"$notes/before"
 
 echo "== installed"
 cp "$deb" "$root/rezcache.deb"
-inside dpkg -i /rezcache.deb >target/clean-root/dpkg.log 2>&1 || fail "dpkg -i: $(cat target/clean-root/dpkg.log)"
-holds "it says what to do" target/clean-root/dpkg.log 'nothing has been started'
+inside dpkg -i /rezcache.deb >"$notes/dpkg.log" 2>&1 || fail "dpkg -i: $(cat "$notes/dpkg.log")"
+holds "it says what to do" "$notes/dpkg.log" 'nothing has been started'
 equal "dpkg's state" "$(inside dpkg-query -W -f '${db:Status-Status}' rezcache)" installed
 equal "its version" "$(inside rezcache --version)" "rezcache $version"
 equal "the configuration is the node's and root's" "$(stat -c %a "$root/etc/rezcache/rezcache.toml")" 640
 equal "the group of the configuration" "$(inside stat -c %U:%G /etc/rezcache/rezcache.toml)" root:rezcache
-inside dpkg --verify rezcache >target/clean-root/verify.log
-equal "installed as packaged" "$(cat target/clean-root/verify.log)" ''
+inside dpkg --verify rezcache >"$notes/verify.log"
+equal "installed as packaged" "$(cat "$notes/verify.log")" ''
 check "the template says nothing wrong" inside rezcache check-config --config /etc/rezcache/rezcache.toml >/dev/null
 for page in rezcache rezcache-proxy rezcache-serve; do
   check "man page of $page" test -s "$root/usr/share/man/man1/$page.1.gz"
@@ -92,25 +92,25 @@ equal "no unit is enabled" "$(find "$root/etc/systemd" -name 'rezcache*' | wc -l
 echo "== units"
 for unit in system/rezcache-serve.service user/rezcache.service; do
   # This machine has no /usr/bin/rezcache, which would be all that is found.
-  mkdir -p target/clean-root/units target/clean-root/run
+  mkdir -p "$notes/units" "$notes/run"
   sed 's|^ExecStart=/usr/bin/rezcache |ExecStart=/bin/true |' "$root/usr/lib/systemd/$unit" \
-    >"target/clean-root/units/${unit##*/}"
+    >"$notes/units/${unit##*/}"
   # It answers with status 0 whatever it finds: whatever it prints is a fault.
-  found=$(XDG_RUNTIME_DIR=$PWD/target/clean-root/run systemd-analyze verify "--${unit%%/*}" --man=no \
-    "target/clean-root/units/${unit##*/}" 2>&1 || echo "status $?")
+  found=$(XDG_RUNTIME_DIR="$notes/run" systemd-analyze verify "--${unit%%/*}" --man=no \
+    "$notes/units/${unit##*/}" 2>&1 || echo "status $?")
   equal "systemd-analyze verify $unit" "$found" ''
 done
 check "rezcache-serve.service is closed tightly" \
-  systemd-analyze security --offline=true --threshold=30 --no-pager "$root/usr/lib/systemd/system/rezcache-serve.service" >target/clean-root/security.log
+  systemd-analyze security --offline=true --threshold=30 --no-pager "$root/usr/lib/systemd/system/rezcache-serve.service" >"$notes/security.log"
 check "so is what waits for the director" \
-  systemd-analyze security --offline=true --threshold=30 --no-pager packaging/systemd/rezcache-director.service >>target/clean-root/security.log
+  systemd-analyze security --offline=true --threshold=30 --no-pager packaging/systemd/rezcache-director.service >>"$notes/security.log"
 
 echo "== a capture replayed with the installed program"
 mkdir "$root/home/resident/captures"
 cp fixtures/sessions/hippo-http.pcap "$root/home/resident/captures/"
-resident rezcache replay --json /home/resident/captures/hippo-http.pcap >target/clean-root/replay.json ||
-  fail "replay: $(head -c 2000 target/clean-root/replay.json)"
-holds "the replay's verdict" target/clean-root/replay.json '"ok": *true'
+resident rezcache replay --json /home/resident/captures/hippo-http.pcap >"$notes/replay.json" ||
+  fail "replay: $(head -c 2000 "$notes/replay.json")"
+holds "the replay's verdict" "$notes/replay.json" '"ok": *true'
 
 echo "== the proxy as the user's unit starts it"
 mkdir -p "$root/home/resident/.config/rezcache"
@@ -126,13 +126,13 @@ TOML
 inside chown -R resident:resident /home/resident
 read -r -a start <<<"$(setting user/rezcache.service ExecStart)"
 chroot --userspec=resident:resident "$root" env -i HOME=/home/resident PATH=/usr/bin:/bin \
-  "${start[@]}" >target/clean-root/proxy.out 2>target/clean-root/proxy.log &
+  "${start[@]}" >"$notes/proxy.out" 2>"$notes/proxy.log" &
 running=$!
-eventually "the proxy is ready" 30 listening target/clean-root/proxy.out
-control=$(field control target/clean-root/proxy.out)
-check "its page answers" curl -sSf --max-time 10 -o target/clean-root/page.html "http://$control/"
-holds "it is rezcache's page" target/clean-root/page.html 'rezcache'
-check "its numbers answer" curl -sSf --max-time 10 -o target/clean-root/status.json "http://$control/status.json"
+eventually "the proxy is ready" 30 listening "$notes/proxy.out"
+control=$(field control "$notes/proxy.out")
+check "its page answers" curl -sSf --max-time 10 -o "$notes/page.html" "http://$control/"
+holds "it is rezcache's page" "$notes/page.html" 'rezcache'
+check "its numbers answer" curl -sSf --max-time 10 -o "$notes/status.json" "http://$control/status.json"
 kill -TERM "$running"
 status=0
 wait "$running" || status=$?
@@ -145,8 +145,8 @@ cat >"$root/home/resident/firestorm" <<'VIEWER'
 printf '%s\n' "$@" >/home/resident/started-with
 VIEWER
 chmod +x "$root/home/resident/firestorm"
-resident rezcache run --login-grace 1s -- /home/resident/firestorm --autologin >target/clean-root/run.log 2>&1 ||
-  fail "rezcache run: $(cat target/clean-root/run.log)"
+resident rezcache run --login-grace 1s -- /home/resident/firestorm --autologin >"$notes/run.log" 2>&1 ||
+  fail "rezcache run: $(cat "$notes/run.log")"
 holds "the viewer's grid" "$root/home/resident/started-with" '^http://127\.0\.0\.1:[0-9]*/$'
 holds "the viewer's own arguments" "$root/home/resident/started-with" '^--autologin$'
 
@@ -160,10 +160,10 @@ printf 'log_format = "json"\n[serve]\nlisten = "127.0.0.1:0"\nhot_dir = "/var/ca
 user=$(setting system/rezcache-serve.service User)
 read -r -a start <<<"$(setting system/rezcache-serve.service ExecStart)"
 chroot --userspec="$user:$user" "$root" env -i PATH=/usr/bin:/bin "$(setting system/rezcache-serve.service Environment)" \
-  "${start[@]}" >target/clean-root/node.out 2>target/clean-root/node.log &
+  "${start[@]}" >"$notes/node.out" 2>"$notes/node.log" &
 running=$!
-eventually "the node is ready" 30 listening target/clean-root/node.out
-node=$(field listening target/clean-root/node.out)
+eventually "the node is ready" 30 listening "$notes/node.out"
+node=$(field listening "$notes/node.out")
 equal "the node is well" "$(curl -sSkf --max-time 10 "https://$node/healthz")" ok
 kill -TERM "$running"
 status=0
@@ -172,33 +172,33 @@ running=''
 equal "the node's end by SIGTERM" "$status" 0
 key=/var/lib/rezcache/store.key
 check "it has made its key in the package's place" test -s "$root$key"
-cp -p "$root$key" target/clean-root/key
+cp -p "$root$key" "$notes/key"
 
 echo "== upgraded"
-cp "$root/etc/rezcache/rezcache.toml" target/clean-root/kept.toml
+cp "$root/etc/rezcache/rezcache.toml" "$notes/kept.toml"
 cp "$upgrade" "$root/rezcache.deb"
-inside dpkg -i /rezcache.deb >target/clean-root/dpkg.log 2>&1 || fail "dpkg -i: $(cat target/clean-root/dpkg.log)"
+inside dpkg -i /rezcache.deb >"$notes/dpkg.log" 2>&1 || fail "dpkg -i: $(cat "$notes/dpkg.log")"
 equal "the version afterwards" "$(inside dpkg-query -W -f '${Version}' rezcache)" "$version+next-1"
-check "the administrator's configuration is kept" cmp target/clean-root/kept.toml "$root/etc/rezcache/rezcache.toml"
+check "the administrator's configuration is kept" cmp "$notes/kept.toml" "$root/etc/rezcache/rezcache.toml"
 equal "its group too" "$(inside stat -c %a:%G /etc/rezcache/rezcache.toml)" 640:rezcache
-check "the key is kept" cmp target/clean-root/key "$root$key"
-resident rezcache replay --json /home/resident/captures/hippo-http.pcap >target/clean-root/replay.json ||
-  fail "replay after the upgrade: $(head -c 2000 target/clean-root/replay.json)"
+check "the key is kept" cmp "$notes/key" "$root$key"
+resident rezcache replay --json /home/resident/captures/hippo-http.pcap >"$notes/replay.json" ||
+  fail "replay after the upgrade: $(head -c 2000 "$notes/replay.json")"
 
 echo "== removed, then purged"
-inside dpkg -r rezcache >target/clean-root/dpkg.log 2>&1 || fail "dpkg -r: $(cat target/clean-root/dpkg.log)"
+inside dpkg -r rezcache >"$notes/dpkg.log" 2>&1 || fail "dpkg -r: $(cat "$notes/dpkg.log")"
 check "the program is gone" test ! -e "$root/usr/bin/rezcache"
-check "the configuration is not" cmp target/clean-root/kept.toml "$root/etc/rezcache/rezcache.toml"
+check "the configuration is not" cmp "$notes/kept.toml" "$root/etc/rezcache/rezcache.toml"
 check "the store is not" test -d "$root/var/lib/rezcache/store"
-inside dpkg -P rezcache >target/clean-root/dpkg.log 2>&1 || fail "dpkg -P: $(cat target/clean-root/dpkg.log)"
-holds "the purge names the key it leaves" target/clean-root/dpkg.log "$key"
-check "the key is as it was" cmp target/clean-root/key "$root$key"
+inside dpkg -P rezcache >"$notes/dpkg.log" 2>&1 || fail "dpkg -P: $(cat "$notes/dpkg.log")"
+holds "the purge names the key it leaves" "$notes/dpkg.log" "$key"
+check "the key is as it was" cmp "$notes/key" "$root$key"
 rm "$root/rezcache.deb"
 # What is new, beside what residents have in their own folders.
-left=$(files | LC_ALL=C comm -13 target/clean-root/before - | grep -v '^\./home/resident/')
+left=$(files | LC_ALL=C comm -13 "$notes/before" - | grep -v '^\./home/resident/')
 equal "what is left" "$left" "./var/lib/rezcache d
 ./var/lib/rezcache/store.key f"
-equal "nothing else is gone" "$(files | LC_ALL=C comm -23 target/clean-root/before -)" ''
+equal "nothing else is gone" "$(files | LC_ALL=C comm -23 "$notes/before" -)" ''
 equal "the resident's own data is left" "$(test -d "$root/home/resident/.local/share/rezcache" && echo yes)" yes
 check "the user of the node is left" inside getent passwd rezcache >/dev/null
 
