@@ -4,7 +4,7 @@
 #   tests/packages/windows.sh [--profile dist]
 #
 # Wine gives no QUIC endpoint, and lacks a DLL that each Windows has: a stand-in for it is built here, and lies
-# beside the program during the test only.
+# among that Windows' own.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . tests/packages/lib.sh
@@ -38,6 +38,7 @@ trap finish EXIT
 win wineboot -i >"$scratch/log" 2>&1 || true
 wineserver -w
 check "a Windows" test -d "$drive/windows"
+cp "$scratch/tools/bcryptprimitives.dll" "$drive/windows/system32/"
 user=$(echo "$drive"/users/*/AppData) && user=${user%/AppData}
 case $user in *Public*) user=$drive/users/$(id -un) ;; esac
 local=$user/AppData/Local roaming=$user/AppData/Roaming
@@ -45,9 +46,10 @@ installed=$local/Programs/rezcache
 menu="$roaming/Microsoft/Windows/Start Menu/Programs/rezcache"
 # What is in the user's folders; the system's own books left out.
 files() { (cd "$user" && find . \( -ipath '*/temp/*' -o -ipath '*/Microsoft/Windows/INetCache*' \) -prune -o -print | LC_ALL=C sort); }
-registered() { win reg query 'HKCU\Software\Microsoft\Windows\CurrentVersion\Uninstall\rezcache' /v DisplayVersion 2>/dev/null | tr -d '\r'; }
+registered() { win reg query 'HKCU\Software\Microsoft\Windows\CurrentVersion\Uninstall\rezcache' /v DisplayVersion 2>/dev/null | grep DisplayVersion | tr -d '\r'; }
 listening() { grep -q '}' "$1" 2>/dev/null; }
 gone() { [ ! -e "$1" ]; }
+forgotten() { ! registered >/dev/null; }
 
 echo "== the zip"
 mkdir "$scratch/unpacked"
@@ -65,7 +67,6 @@ eventually "the program is there" 60 test -s "$installed/uninstall.exe"
 check "it is the zip's" cmp "$installed/rezcache.exe" "$scratch/unpacked/rezcache/rezcache.exe"
 check "it is in the start menu" test -s "$menu/rezcache.lnk"
 case $(registered) in *"$version"*) ;; *) fail "Windows does not know it is installed: $(registered)" ;; esac
-cp "$scratch/tools/bcryptprimitives.dll" "$installed/"
 equal "its version" "$(win "$installed/rezcache.exe" --version | tr -d '\r')" "rezcache $version"
 
 echo "== captures replayed"
@@ -152,13 +153,12 @@ eventually "the new version is registered" 60 upgraded
 check "the settings are kept" test -s "$roaming/rezcache/config/rezcache.toml"
 
 echo "== removed"
-rm -f "$installed/bcryptprimitives.dll"
 win "$installed/uninstall.exe" /S || true
 eventually "the program's folder is gone" 60 gone "$installed"
-check "the start menu's is too" test ! -e "$menu"
-check "so is what it wrote for the official viewer" test ! -e "$grids"
+eventually "the start menu's is too" 60 gone "$menu"
+eventually "Windows forgets it" 60 forgotten
+check "what it wrote for the official viewer is gone" test ! -e "$grids"
 rm -r "$roaming/SecondLife"
-registered >/dev/null && fail "Windows still knows it"
 left=$(files | LC_ALL=C comm -13 "$scratch/before" - | grep -v -e '^\./AppData/Local/rezcache\(/\|$\)' -e '^\./AppData/Roaming/rezcache\(/\|$\)' || true)
 equal "nothing is left but what it had stored" "$left" ./AppData/Local/Programs
 check "the store is left" test -d "$local/rezcache/data/assets"
