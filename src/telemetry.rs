@@ -24,7 +24,10 @@ pub fn start(format: LogFormat, verbose: u8, usual: LevelFilter) {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(AroundTheLine);
     // https://no-color.org
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let ansi = !plain && io::IsTerminal::is_terminal(&io::stderr());
+    // A console of Windows shows colours once it is told to.
+    let ansi = !plain
+        && io::IsTerminal::is_terminal(&io::stderr())
+        && anstyle_query::windows::enable_ansi_colors() != Some(false);
     let _ = match format {
         LogFormat::Text => builder.with_ansi(ansi).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

@@ -23,7 +23,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
 use crate::config::{CommonFlags, Flags, Problems, Settings};
@@ -74,6 +74,12 @@ enum Outcome {
     Misused,
     /// Ended as another program did, with its status.
     Exited(u8),
+}
+
+/// The command line, for what is made from it: man pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the program with these arguments, the program's name first.

@@ -225,14 +225,23 @@ fn explain(error: StartError, remembered: &[SocketAddr], data_dir: &Path) -> any
     }
 }
 
-/// Ctrl-C, and where there is such a thing SIGTERM. Listens from when it is made, so that nobody who
+/// Ctrl-C and SIGTERM; on Windows Ctrl-C, Ctrl-Break, the window closed, and the user leaving. Listens from when it is made, so that nobody who
 /// has read that the proxy is running kills it by asking it to end.
 pub(super) struct StopSignal {
     #[cfg(unix)]
     signals: [tokio::signal::unix::Signal; 2],
     #[cfg(windows)]
-    pressed: tokio::signal::windows::CtrlC,
+    events: WindowsEvents,
 }
+
+#[cfg(windows)]
+type WindowsEvents = (
+    tokio::signal::windows::CtrlC,
+    tokio::signal::windows::CtrlBreak,
+    tokio::signal::windows::CtrlClose,
+    tokio::signal::windows::CtrlLogoff,
+    tokio::signal::windows::CtrlShutdown,
+);
 
 impl StopSignal {
     pub(super) fn listen() -> io::Result<Self> {
@@ -242,7 +251,10 @@ impl StopSignal {
             Ok(Self { signals: [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?] })
         }
         #[cfg(windows)]
-        Ok(Self { pressed: tokio::signal::windows::ctrl_c()? })
+        {
+            use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close, ctrl_logoff, ctrl_shutdown};
+            Ok(Self { events: (ctrl_c()?, ctrl_break()?, ctrl_close()?, ctrl_logoff()?, ctrl_shutdown()?) })
+        }
     }
 
     pub(super) async fn given(mut self) {
@@ -255,7 +267,17 @@ impl StopSignal {
             }
         }
         #[cfg(windows)]
-        let _ = self.pressed.recv().await;
+        {
+            let (pressed, interrupted, closed, left, shut_down) = &mut self.events;
+            // After the last three the system ends us within seconds; stopping takes less.
+            tokio::select! {
+                _ = pressed.recv() => {}
+                _ = interrupted.recv() => {}
+                _ = closed.recv() => {}
+                _ = left.recv() => {}
+                _ = shut_down.recv() => {}
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::grid::GridId;
+use crate::support::files;
 
 /// The file's name within the data directory.
 pub const FILE_NAME: &str = "ports.json";
@@ -89,7 +90,7 @@ impl Ports {
             let mut file = std::fs::File::create(&temporary)?;
             file.write_all(&serde_json::to_vec_pretty(self).map_err(io::Error::other)?)?;
             file.sync_all()?;
-            std::fs::rename(&temporary, &path)
+            files::rename(&temporary, &path)
         };
         write().map_err(|source| PortsError::File { path: path.clone(), source })
     }

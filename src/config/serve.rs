@@ -9,6 +9,7 @@ use super::value::{self, Checker, Given, Value};
 use crate::catalog::Place;
 use crate::grid::GridId;
 use crate::node::{GridPolicy, Limits, NodeConfig};
+use crate::support::files;
 use crate::token::DEFAULT_AUDIENCE;
 use crate::token::join::is_home;
 
@@ -70,11 +71,7 @@ impl ServeSettings {
     #[must_use]
     pub fn into_config(self, data_dir: &Path) -> NodeConfig {
         let store = self.store.unwrap_or_else(|| format!("file://{}", data_dir.join("store").display()));
-        let folder = match store.strip_prefix("file://") {
-            Some(path) => Some(PathBuf::from(path)),
-            None if store.contains(':') => None,
-            None => Some(PathBuf::from(&store)),
-        };
+        let folder = files::folder(&store);
         // Beside a directory, never inside: a copy of the store must not take the keys along.
         let beside = folder.as_ref().map(|folder| {
             let mut name = folder.file_name().unwrap_or_default().to_owned();

@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod counters_file;
+pub mod files;
 pub mod history;
 pub mod interfaces;
 pub mod json_file;

@@ -8,8 +8,8 @@
 //!
 //! - `<!-- test: stays -->`: the last command goes on running (a proxy, a node) until the same subcommand is
 //!   started again, or to the document's end; it is ready once it prints.
-//! - `<!-- test: by PATH -->`: this script runs it, since it takes another machine or longer. It must name the
-//!   first two words of every command in the block.
+//! - `<!-- test: by PATH… -->`: these scripts run it, since it takes another machine or longer. One of them must
+//!   name the first two words of each command in the block.
 //!
 //! Blocks marked `toml` must pass `rezcache check-config`. A block with no mark is output or a picture, and may
 //! not hold a command. Commands within a sentence must be there in `--help`, with the flags they name.
@@ -127,6 +127,10 @@ impl Stage {
         std::fs::create_dir(&bin).unwrap();
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_rezcache"), bin.join("rezcache")).unwrap();
         std::os::unix::fs::symlink(root().join("fixtures"), home.path().join("fixtures")).unwrap();
+        // A viewer to be found and started.
+        let viewer = bin.join("firestorm");
+        std::fs::write(&viewer, "#!/bin/sh\necho \"$0 $*\" >>\"$HOME/viewer-started\"\n").unwrap();
+        std::fs::set_permissions(&viewer, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         for folder in ["etc/rezcache", "var/lib/rezcache"] {
             std::fs::create_dir_all(home.path().join(folder)).unwrap();
         }
@@ -165,6 +169,7 @@ impl Stage {
             .env("HOME", home)
             .env("PATH", path)
             .env("LC_ALL", "C.UTF-8")
+            .env("REZCACHE_LOGIN_GRACE", "0s")
             // A proxy's ports follow one another: it has to be told the free ones.
             .env("REZCACHE_LISTEN", self.replaced("127.0.0.1:9080"))
             .env("REZCACHE_CONTROL", self.replaced("127.0.0.1:9079"))
@@ -274,10 +279,8 @@ fn run_document(path: &Path, grid: &FakeGrid) -> Vec<String> {
         let commands = commands(&block.text);
         match (block.mark.as_str(), block.directive.split_once(' ')) {
             ("sh", Some(("by", script))) => {
-                let Ok(script_text) = std::fs::read_to_string(root().join(script)) else {
-                    problem(format!("{script} is not there"));
-                    continue;
-                };
+                let read = |script| std::fs::read_to_string(root().join(script)).unwrap_or_default();
+                let script_text: String = script.split_whitespace().map(read).collect();
                 for command in commands {
                     let words: Vec<_> = command.split_whitespace().take(2).collect();
                     if !script_text.contains(&words.join(" ")) {

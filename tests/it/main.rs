@@ -24,6 +24,7 @@ mod lan;
 mod layers;
 mod live_line;
 mod load;
+mod no_quic;
 mod page;
 mod poisoning;
 mod postgres_away;

@@ -276,7 +276,7 @@ async fn a_form_without_a_script_leads_back_to_the_page_or_says_what_is_wrong() 
         ("/regions/nonsense", format!("token={TOKEN}"), 404, "/regions/pin"),
         ("/key", "token=%".to_owned(), 400, "cannot be read"),
         ("/key", "a=1&".repeat(17), 400, "cannot be read"),
-        ("/key", format!("token={TOKEN}&x={}", "y".repeat(5000)), 413, "too large"),
+        ("/key", format!("token={TOKEN}&x={}", "y".repeat(40_000)), 413, "too large"),
     ] {
         let answer = world.submit(path, &fields).await;
         let text = answer.text();

@@ -40,6 +40,7 @@ fn view(metrics: &Metrics) -> View {
         checks: ChecksView::None,
         grids: vec![(HOSTILE.into(), "127.0.0.1:9080".parse().unwrap())],
         uploads: true,
+        home: None,
         actions: true,
     }
 }
@@ -178,4 +179,16 @@ fn a_part_says_the_same_while_nothing_happens() {
     let changed: Vec<_> =
         first.iter().zip(parts(&later)).filter(|(a, b)| **a != *b).map(|(a, _)| a.0).collect();
     assert_eq!(changed, ["verdict", "figures", "assets"]);
+}
+
+#[test]
+fn shared_caches_at_home_are_shown_and_joined_in_the_one_form() {
+    let mut view = view(&Metrics::default());
+    assert!(!super::render(&view, None, "n").contains("Shared caches at home"));
+    view.home = Some((crate::proxy::lan::View::default(), false));
+    let html = super::render(&view, None, "n");
+    assert!(html.contains("None was joined") && html.contains("formaction=\"/join\""), "{html}");
+    assert!(html.contains("--cache-server auto"), "it is not used by itself here");
+    view.actions = false;
+    assert!(!super::render(&view, None, "n").contains("/join"));
 }
