@@ -32,7 +32,7 @@ pub(super) fn render(view: &View) -> Option<String> {
             "<p>In your network there is a shared cache that you have not joined, at {} ({}). If you know whose it \
              is, ask for its join line.</p>",
             server.address,
-            escape(&server.pin.short().to_string()),
+            escape(server.pin.short()),
         );
     }
     if html.is_empty() {
