@@ -215,15 +215,13 @@ impl Stage {
             let errors = std::fs::read_to_string(&errors).unwrap_or_default();
             format!("`{command}` {why}:\n{errors}")
         };
-        told.recv_timeout(PATIENCE).map_err(|_| failed("printed nothing")).and_then(|first| {
-            let mut printed = first;
-            // The rest of what it says at its start comes at once.
-            while let Ok(line) = told.recv_timeout(Duration::from_millis(300)) {
-                let _ = write!(printed, "\n{line}");
-            }
-            self.remember(&printed);
-            Ok(())
-        })
+        let mut printed = told.recv_timeout(PATIENCE).map_err(|_| failed("printed nothing"))?;
+        // The rest of what it says at its start comes at once.
+        while let Ok(line) = told.recv_timeout(Duration::from_millis(300)) {
+            let _ = write!(printed, "\n{line}");
+        }
+        self.remember(&printed);
+        Ok(())
     }
 
     /// What a reader copies from a program's output into the next command.
