@@ -10,6 +10,7 @@ use crate::config::{LogFormat, ProxyFlags, ReplayFlags, Settings};
 use crate::proxy::LanConfig;
 
 #[derive(Args, Debug)]
+#[command(after_help = super::examples::CHECK_CONFIG)]
 pub(super) struct Arguments {
     #[command(flatten, next_help_heading = "Options of proxy")]
     pub(super) proxy: ProxyFlags,

@@ -3,6 +3,7 @@
 mod check_config;
 mod consent;
 mod doctor;
+mod examples;
 mod instructions;
 mod join;
 mod live;

@@ -17,6 +17,7 @@ use crate::config::{LogFormat, ProxyFlags, ProxySettings, Settings, token};
 use crate::proxy::{GridConfig, LanConfig, Proxy, StartError};
 
 #[derive(Args, Debug)]
+#[command(after_help = super::examples::PROXY)]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) flags: ProxyFlags,

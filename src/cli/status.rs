@@ -16,6 +16,7 @@ use crate::support::status::{Status, human_bytes, percent};
 const MAX_BYTES: usize = 1 << 20;
 
 #[derive(Args, Debug)]
+#[command(after_help = super::examples::STATUS)]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) control: ControlFlag,

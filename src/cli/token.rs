@@ -20,6 +20,7 @@ use crate::support::private_file;
 use crate::token::{self, Budgets, Claims, Rights, SigningKey, is_name};
 
 #[derive(Args, Debug)]
+#[command(after_help = super::examples::TOKEN)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     pub(super) command: Command,
