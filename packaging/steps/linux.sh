@@ -38,6 +38,9 @@ linux_tree() {
   install -D -m 644 "$WORK/files/completions/_rezcache" "$root/$zsh/_rezcache"
   install -D -m 644 "$WORK/files/completions/rezcache.fish" "$root/usr/share/fish/vendor_completions.d/rezcache.fish"
   install -D -m 644 packaging/rezcache.toml "$root/etc/rezcache/rezcache.toml"
+  # That one is the node's, and not for everybody's eyes; this one is the template for residents.
+  install -D -m 644 packaging/rezcache.toml "$root/usr/share/doc/rezcache/examples/rezcache.toml"
+  install -m 644 packaging/doc/*.md CHANGELOG.md "$root/usr/share/doc/rezcache/"
   install -D -m 644 packaging/systemd/rezcache.service "$root/usr/lib/systemd/user/rezcache.service"
   install -D -m 644 packaging/systemd/rezcache-serve.service "$root/usr/lib/systemd/system/rezcache-serve.service"
   install -D -m 644 packaging/systemd/sysusers.conf "$root/usr/lib/sysusers.d/rezcache.conf"

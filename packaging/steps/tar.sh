@@ -8,7 +8,8 @@ package_tar() {
   arch=${linux_triple%%-*}
   name=rezcache-$VERSION-linux-$arch
   tree=$WORK/stage/tar/$name
-  mkdir -p "$tree"/{bin,man,completions,systemd}
+  mkdir -p "$tree"/{bin,man,completions,systemd,doc}
+  install -m 644 packaging/doc/*.md CHANGELOG.md "$tree/doc/"
   install -m 755 "$linux_program" "$tree/bin/rezcache"
   for page in "$WORK"/files/man/*.1; do install -m 644 "$page" "$tree/man/"; done
   install -m 644 "$WORK/files/completions/rezcache.bash" "$WORK/files/completions/_rezcache" \

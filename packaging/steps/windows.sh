@@ -59,6 +59,8 @@ windows_tree() {
   crlf packaging/windows/README.txt "$tree/README.txt"
   crlf packaging/rezcache.toml "$tree/rezcache.toml"
   crlf "$WORK/files/completions/_rezcache.ps1" "$tree/rezcache.ps1"
+  mkdir -p "$tree/doc"
+  for file in packaging/doc/*.md CHANGELOG.md; do crlf "$file" "$tree/doc/${file##*/}"; done
   for file in LICENSE-MIT LICENSE-APACHE; do crlf $file "$tree/$file.txt"; done
   sbom "$WINDOWS_TRIPLE" "$OUT/rezcache-windows.cdx.json" "$WORK/third-party"
   crlf "$WORK/third-party" "$tree/THIRD-PARTY.txt"

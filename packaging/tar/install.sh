@@ -39,6 +39,10 @@ put() {
   fi
 }
 
+# A proxy that runs as a unit would go on without its program.
+if [ "$remove" = yes ] && command -v systemctl >/dev/null; then
+  systemctl --user disable --now rezcache.service >/dev/null 2>&1 || true
+fi
 put "$here/bin/rezcache" "$prefix/bin/rezcache" 755
 for page in "$here"/man/*.1; do
   put "$page" "$data/man/man1/${page##*/}" 644

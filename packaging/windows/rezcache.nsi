@@ -88,6 +88,9 @@ Section "rezcache"
   File "${SOURCE}\LICENSE-MIT.txt"
   File "${SOURCE}\LICENSE-APACHE.txt"
   File "${SOURCE}\THIRD-PARTY.txt"
+  SetOutPath "$INSTDIR\doc"
+  File "${SOURCE}\doc\*.md"
+  SetOutPath "$INSTDIR"
   WriteUninstaller "$INSTDIR\uninstall.exe"
   CreateDirectory "$SMPROGRAMS\rezcache"
   CreateShortcut "$SMPROGRAMS\rezcache\rezcache.lnk" "$INSTDIR\start-rezcache.cmd" "" "$INSTDIR\rezcache.exe"
@@ -142,6 +145,11 @@ Section "Uninstall"
   ; What `rezcache run` wrote into a viewer's own settings.
   nsExec::Exec '"$INSTDIR\rezcache.exe" run --undo'
   Pop $0
+  ${If} $0 != 0
+    ; Afterwards nothing here could do it any more.
+    MessageBox MB_YESNO|MB_ICONEXCLAMATION "What rezcache wrote into a viewer's list of grids could not be taken out. Remove rezcache all the same? The entries named rezcache-... then stay in the viewer's list, and lead nowhere." /SD IDYES IDYES +2
+    Abort
+  ${EndIf}
   Delete "$INSTDIR\rezcache.exe"
   Delete "$INSTDIR\start-rezcache.cmd"
   Delete "$INSTDIR\README.txt"
@@ -150,6 +158,8 @@ Section "Uninstall"
   Delete "$INSTDIR\LICENSE-MIT.txt"
   Delete "$INSTDIR\LICENSE-APACHE.txt"
   Delete "$INSTDIR\THIRD-PARTY.txt"
+  Delete "$INSTDIR\doc\*.md"
+  RMDir "$INSTDIR\doc"
   Delete "$INSTDIR\uninstall.exe"
   ; Only when it is empty: what somebody else put there is not ours.
   RMDir "$INSTDIR"
@@ -164,27 +174,40 @@ Section "Uninstall"
 SectionEnd
 
 ; Everything but keys: a key may be that of a store elsewhere or of a backup, and nothing can be read
-; without it. They are set aside while the rest goes.
+; without it. They stay where they are, and with them the folders that hold them.
 Function un.RemoveStored
-  StrCpy $1 "$LOCALAPPDATA\rezcache-keys"
-  FindFirst $2 $3 "${STORED}\data\*.key"
-  ${DoWhile} $3 != ""
-    CreateDirectory "$1"
-    Rename "${STORED}\data\$3" "$1\$3"
-    FindNext $2 $3
+  Push "${STORED}"
+  Call un.Sweep
+  Push "${SETTINGS}"
+  Call un.Sweep
+FunctionEnd
+
+; Deletes what is in the folder on the stack, but for keys, and then the folder if it is empty.
+Function un.Sweep
+  Exch $R0
+  Push $R1
+  Push $R2
+  Push $R3
+  FindFirst $R1 $R2 "$R0\*.*"
+  ${DoWhile} $R2 != ""
+    ${If} $R2 != "."
+    ${AndIf} $R2 != ".."
+      ${If} ${FileExists} "$R0\$R2\*.*"
+        Push "$R0\$R2"
+        Call un.Sweep
+      ${Else}
+        StrCpy $R3 $R2 "" -4
+        ${If} $R3 != ".key"
+          Delete "$R0\$R2"
+        ${EndIf}
+      ${EndIf}
+    ${EndIf}
+    FindNext $R1 $R2
   ${Loop}
-  FindClose $2
-  RMDir /r "${STORED}"
-  RMDir /r "${SETTINGS}"
-  ${If} ${FileExists} "$1\*.key"
-    CreateDirectory "${STORED}\data"
-    FindFirst $2 $3 "$1\*.key"
-    ${DoWhile} $3 != ""
-      Rename "$1\$3" "${STORED}\data\$3"
-      FindNext $2 $3
-    ${Loop}
-    FindClose $2
-    RMDir "$1"
-    MessageBox MB_OK|MB_ICONINFORMATION "The key of a shared cache's store is left in ${STORED}\data. Remove it when nothing is to be read with it any more." /SD IDOK
-  ${EndIf}
+  FindClose $R1
+  RMDir "$R0"
+  Pop $R3
+  Pop $R2
+  Pop $R1
+  Pop $R0
 FunctionEnd

@@ -83,6 +83,8 @@ equal "the group of the configuration" "$(inside stat -c %U:%G /etc/rezcache/rez
 inside dpkg --verify rezcache >"$notes/verify.log"
 equal "installed as packaged" "$(cat "$notes/verify.log")" ''
 check "the template says nothing wrong" inside rezcache check-config --config /etc/rezcache/rezcache.toml >/dev/null
+check "residents can read the template" inside runuser -u resident -- cat \
+  /usr/share/doc/rezcache/examples/rezcache.toml >/dev/null
 for page in rezcache rezcache-proxy rezcache-serve; do
   check "man page of $page" test -s "$root/usr/share/man/man1/$page.1.gz"
 done
