@@ -110,6 +110,7 @@ async fn answer(
     let gets = parts.method == Method::GET || parts.method == Method::HEAD;
     let found = match path {
         "/" => {
+            state.looked_at();
             let said = parts.uri.query().and_then(Action::said);
             let nonce = nonce();
             html(StatusCode::OK, page::render(&state.view(), said.as_ref(), &nonce), &nonce)

@@ -558,3 +558,30 @@ async fn the_self_test_is_run_once_at_a_time_and_shown() {
     assert!(world.text().await.contains("1 thing must be put right"));
     within(world.setup.proxy.stop()).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_look_at_the_page_tests_without_being_asked() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&runs);
+    let test = SelfTest::new(move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Vec::new() }
+    });
+    let world = World::new(|config| {
+        config.page.self_test = Some(test);
+        config.page.with_self_test = true;
+    })
+    .await;
+    assert_eq!(runs.load(Ordering::SeqCst), 0, "nobody has looked yet");
+    within(async {
+        while !world.text().await.contains("Tested at") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    world.text().await;
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+    within(world.setup.proxy.stop()).await;
+}

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -103,6 +104,8 @@ pub(crate) struct ControlState {
     pub(crate) page: PageConfig,
     tests: Arc<Mutex<Tests>>,
     sizes: Mutex<HashMap<String, Size>>,
+    /// Whether anybody has looked at the page.
+    seen: AtomicBool,
     /// Somebody acted: listeners are told at once.
     pub(super) acted: Notify,
 }
@@ -135,6 +138,7 @@ impl ControlState {
             page: PageConfig::default(),
             tests: Arc::default(),
             sizes: Mutex::default(),
+            seen: AtomicBool::new(false),
             acted: Notify::new(),
         }
     }
@@ -160,6 +164,14 @@ impl ControlState {
     pub(super) fn resize(&self, bytes: u64) {
         self.cache.set_disk_bytes(bytes);
         self.chronicle.set_cache_bytes(bytes);
+    }
+
+    /// Somebody looks at the page: the first time in a run nobody has to press a button to be told what is missing.
+    pub(super) fn looked_at(&self) {
+        let untested = self.page.with_self_test && lock(&self.tests).report.is_none();
+        if untested && !self.seen.swap(true, Ordering::Relaxed) {
+            self.self_test();
+        }
     }
 
     /// Starts the self-test, unless it runs. False when there is none.
