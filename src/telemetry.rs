@@ -16,7 +16,9 @@ pub fn start(format: LogFormat, verbose: u8, usual: LevelFilter) {
         _ => LevelFilter::TRACE,
     };
     let filter = EnvFilter::builder().parse_lossy(format!("warn,rezcache={level}"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A terminal that is gone must not end what goes on without it: telling of it would panic.
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     let ansi = io::IsTerminal::is_terminal(&io::stderr());
     let _ = match format {
         LogFormat::Text => builder.with_ansi(ansi).try_init(),

@@ -21,8 +21,8 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::Outcome;
-use super::proxy::{StopSignal, may_upload};
-use crate::config::{Flags, ProxyFlags, RunFlags, Settings};
+use super::proxy::StopSignal;
+use crate::config::{Flags, LogFormat, ProxyFlags, RunFlags, Settings};
 use crate::proxy::GridConfig;
 use crate::viewers::{Plan, plan, settings_folders};
 use choice::{Choosing, Chosen, NobodyToAsk, say};
@@ -92,12 +92,12 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
     let Some(grid) = proxy.grids.first().cloned() else {
         anyhow::bail!("no grid is named");
     };
-    let may_upload = may_upload(&proxy, &data_dir, log_format).await?;
 
-    let stop = StopSignal::listen()?;
+    // The viewer goes on without its terminal, and needs us.
+    let stop = StopSignal::listen_beyond_the_terminal()?;
     let mut stopped = pin!(stop.given());
     let mut held = tokio::select! {
-        held = hold(&data_dir, &proxy, &grid, may_upload) => match held {
+        held = hold(&data_dir, &proxy, &grid, log_format) => match held {
             Ok(held) => Some(held),
             Err(error) if run.strict => return Err(error),
             Err(error) => {
@@ -126,7 +126,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
             start.without_us()
         }
     };
-    let mut process = match Viewer::start(&viewer.program, &plan) {
+    let mut process = match Viewer::start(&viewer.program, &plan, viewer.kind.may_be_text()) {
         Ok(process) => process,
         Err(error) => {
             end(held).await;
@@ -150,13 +150,30 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
             }
             () = lost => {
                 say("the rezcache that this viewer used has ended; another takes its place");
-                held = match hold(&data_dir, &proxy, &grid, may_upload).await {
-                    Ok(held) => Some(held),
-                    Err(error) => {
-                        say(&format!("cannot run: {}", super::told_once(&error)));
-                        None
+                let before = held.take().map(|held| held.target(&grid));
+                tokio::select! {
+                    status = process.ended() => break status?,
+                    () = &mut stopped => {
+                        let status = process.end().await?;
+                        return Ok(Outcome::Exited(exit_code(status)));
                     }
-                };
+                    // Nobody answers a question while the viewer runs.
+                    again = hold(&data_dir, &proxy, &grid, LogFormat::Json) => match again {
+                        Ok(again) => {
+                            let same = before == Some(again.target(&grid));
+                            say(if same {
+                                "log out and in again in the viewer"
+                            } else {
+                                "its address is another one: end the viewer, and start it again with rezcache run"
+                            });
+                            held = Some(again);
+                        }
+                        Err(error) => {
+                            say(&format!("cannot run: {}", super::told_once(&error)));
+                            say("end the viewer, and start it again with rezcache run");
+                        }
+                    }
+                }
             }
         }
     };

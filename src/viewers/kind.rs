@@ -122,6 +122,12 @@ impl Kind {
         marks.iter().find(|(mark, _)| bare.contains(mark)).map(|(_, kind)| *kind)
     }
 
+    /// Whether it may read from the terminal.
+    #[must_use]
+    pub const fn may_be_text(self) -> bool {
+        matches!(self, Self::Radegast | Self::Other)
+    }
+
     pub(super) const fn way(self) -> Way {
         match self {
             Self::Firestorm => Way::GridAddress,

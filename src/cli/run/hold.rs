@@ -8,11 +8,13 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use tokio::time::Instant;
 
+use super::choice::say;
 use super::join::{self, JoinError, Joined};
+use crate::cli::consent::{self, Consent};
 use crate::cli::instructions;
 use crate::cli::owner::{self, Owner};
 use crate::cli::proxy::{self, Started};
-use crate::config::ProxySettings;
+use crate::config::{LogFormat, ProxySettings};
 use crate::proxy::GridConfig;
 use crate::proxy::control::runs::ServedGrid;
 use crate::support::metrics::Counter;
@@ -21,6 +23,8 @@ use crate::viewers::{Linger, Stay, Target, Use};
 
 /// How long one that is starting, or ending, may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long we wait without a word.
+const SILENCE: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -32,20 +36,24 @@ pub(super) enum Held {
     Joined(Joined),
 }
 
-/// Starts the proxy, or joins the one that runs.
+/// Starts the proxy, or joins the one that runs. Whether to upload is asked and decided only by who runs it:
+/// the queue belongs to that one. Nothing is asked with a `log_format` for programs.
 pub(super) async fn hold(
     data_dir: &Path,
     proxy: &ProxySettings,
     grid: &GridConfig,
-    may_upload: bool,
+    log_format: LogFormat,
 ) -> anyhow::Result<Held> {
     std::fs::create_dir_all(data_dir)
         .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
-    let deadline = Instant::now() + PATIENCE;
+    let begun = Instant::now();
     let mut last = None;
+    let mut told = false;
     loop {
         if let Some(owner) = Owner::try_take(data_dir)? {
-            let started = proxy::start(owner, proxy.clone(), data_dir, may_upload, false).await?;
+            let settings = proxy.clone();
+            let may_upload = proxy::may_upload(&settings, data_dir, log_format).await?;
+            let started = proxy::start(owner, settings, data_dir, may_upload, false).await?;
             let served = started.proxy.runs().same_place(&grid.uri);
             let served = served.ok_or_else(|| anyhow!("{} is not served", grid.name))?;
             return Ok(Held::Own(Box::new(started), served));
@@ -59,12 +67,23 @@ pub(super) async fn hold(
                 ));
             };
             match join::join(control, data_dir, proxy, grid).await {
-                Ok(joined) => return Ok(Held::Joined(joined)),
+                Ok(joined) => {
+                    say(&joined_line(proxy, data_dir));
+                    return Ok(Held::Joined(joined));
+                }
                 Err(error @ JoinError::Refused(_)) => return Err(error.into()),
                 Err(error @ JoinError::Away(_)) => last = Some(error),
             }
         }
-        if Instant::now() > deadline {
+        if !told && begun.elapsed() > SILENCE {
+            told = true;
+            say(&format!(
+                "another rezcache is starting or ending on {}; waiting up to {} s for it",
+                data_dir.display(),
+                PATIENCE.as_secs()
+            ));
+        }
+        if begun.elapsed() > PATIENCE {
             return Err(match last {
                 Some(error) => error.into(),
                 None => anyhow!("another rezcache uses {}, but does not start", data_dir.display()),
@@ -165,6 +184,17 @@ impl Held {
             drop(owner);
         }
     }
+}
+
+/// What joining means for the user's own settings.
+fn joined_line(proxy: &ProxySettings, data_dir: &Path) -> String {
+    let service = proxy.service.as_ref().map(|service| service.address.to_string());
+    let refused = service.is_some_and(|service| {
+        consent::find_out(proxy.upload, data_dir, &service, false) == Consent::Refused
+    });
+    let uploads =
+        if refused { ", also on sharing assets: your no counts from its next start on" } else { "" };
+    format!("joined the rezcache that runs already; its settings count{uploads}")
 }
 
 fn waiting_for_login(grace: Duration) -> String {

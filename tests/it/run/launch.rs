@@ -237,3 +237,38 @@ fn what_the_file_says_needs_no_question() {
     assert_eq!(ended.code, Some(0), "{}", ended.said);
     assert!(ended.said.contains("goes to other"), "{}", ended.said);
 }
+
+#[test]
+fn a_lost_terminal_ends_neither_the_viewer_nor_its_proxy() {
+    let home = Home::new();
+    let running = home.start("a", &["--grid", GRID, "--", &home.viewer("firestorm/firestorm")]);
+    let at = port_of(&home.until_started(1)[0]);
+    running.signal("-HUP");
+    assert_eq!(ask(at, "GET /rezcache/status.json", &[], "").0, 200);
+    running.let_go();
+    assert_eq!(running.ended().code, Some(0));
+    // The proxy alone has nobody who needs it: it ends, in order.
+    let mut process = home.command(&["proxy", "--grid", GRID]).spawn().unwrap();
+    let mut said = std::io::BufReader::new(process.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut said, &mut String::new()).unwrap();
+    let proxy = super::Running { process: Some(process), stay: home.path("none") };
+    proxy.signal("-HUP");
+    assert_eq!(proxy.ended().code, Some(0));
+    assert!(!home.data().join("running.json").exists());
+}
+
+#[test]
+fn a_viewer_within_a_script_ends_with_us_too() {
+    let home = Home::new();
+    let viewer = home.viewer("firestorm/do-not-directly-run");
+    let script = home.program("firestorm/firestorm", &format!("#!/bin/sh\n\"{viewer}\" \"$@\" & wait\n"));
+    let running = home.start("a", &["--grid", GRID, "--", &script]);
+    home.until_started(1);
+    let files = std::fs::read_dir(home.path("record")).unwrap().map(|entry| entry.unwrap().path());
+    let id = files.filter_map(|file| Some(file.file_stem()?.to_str()?.to_owned())).next().unwrap();
+    let process = std::path::PathBuf::from(format!("/proc/{id}"));
+    assert!(process.exists());
+    running.signal("-TERM");
+    assert_eq!(running.ended().code, Some(143));
+    assert!(!process.exists(), "the viewer itself lives on");
+}
