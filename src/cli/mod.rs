@@ -107,7 +107,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Proxy(arguments) => flags.proxy = arguments.flags.clone(),
         Command::Run(arguments) => {
             (flags.proxy, flags.run) = (arguments.proxy.clone(), arguments.flags.clone());
-            run::spell_out(&mut flags.proxy.grids);
+            run::spell_out(&mut flags);
         }
         Command::Replay(arguments) => {
             (flags.replay, flags.replay_service) = (arguments.flags.clone(), arguments.service.clone());
@@ -124,7 +124,17 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
             (flags.proxy, flags.replay) = (arguments.proxy.clone(), arguments.replay.clone());
         }
     }
-    let settings = Settings::load(&flags)?;
+    let settings = match (Settings::load(&flags), &command) {
+        (Ok(settings), _) => settings,
+        (Err(problems), Command::Run(arguments)) => {
+            let Some(viewer) = run::viewer_despite(arguments, &flags, &problems) else {
+                return Err(problems.into());
+            };
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            return runtime.block_on(run::without_us(&viewer, &problems.into()));
+        }
+        (Err(problems), _) => return Err(problems.into()),
+    };
     telemetry::start(settings.log_format, settings.verbose, usual);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {

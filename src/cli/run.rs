@@ -59,7 +59,7 @@ pub(super) struct Arguments {
     pub(super) proxy: ProxyFlags,
 }
 
-pub(super) use choice::spell_out;
+pub(super) use choice::{spell_out, viewer_despite};
 
 pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) -> anyhow::Result<Outcome> {
     let data_dir = settings.data_dir.clone();
@@ -81,14 +81,11 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
         chosen => chosen?,
     };
     let Chosen { viewer, proxy, memory } = chosen;
-    if let Some(memory) = memory {
-        match memory.save(&data_dir) {
-            Ok(()) => say("remembered; `rezcache run --ask` asks again"),
-            Err(error) => {
-                say(&format!("your answer cannot be remembered ({error}); you will be asked again"))
-            }
-        }
-    }
+    let proxy = match proxy {
+        Ok(proxy) => proxy,
+        Err(error) if run.strict => return Err(error),
+        Err(error) => return without_us(&viewer, &error).await,
+    };
     let Some(grid) = proxy.grids.first().cloned() else {
         anyhow::bail!("no grid is named");
     };
@@ -122,17 +119,25 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
             if let Some(error) = error {
                 say(&format!("{error:#}"));
             }
-            say(&format!("{} starts without rezcache; log in as always", viewer.kind.label()));
-            start.without_us()
+            say_without_us(&viewer);
+            viewer.plan_without_us()
         }
     };
     let mut process = match Viewer::start(&viewer.program, &plan, viewer.kind.may_be_text()) {
         Ok(process) => process,
         Err(error) => {
             end(held).await;
-            return Err(error).with_context(|| format!("cannot start {}", viewer.program.display()));
+            return Err(cannot_start(error, &viewer));
         }
     };
+    if let Some(memory) = memory {
+        match memory.save(&data_dir) {
+            Ok(()) => say("remembered; `rezcache run --ask` asks again"),
+            Err(error) => {
+                say(&format!("your answer cannot be remembered ({error}); you will be asked again"))
+            }
+        }
+    }
 
     let status = loop {
         let lost = async {
@@ -189,6 +194,30 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
     Ok(Outcome::Exited(exit_code(status)))
 }
 
+/// Starts the viewer as its user would, after saying why.
+pub(super) async fn without_us(viewer: &choice::Viewer, why: &anyhow::Error) -> anyhow::Result<Outcome> {
+    say(&format!("cannot run: {}", super::told_once(why)));
+    say_without_us(viewer);
+    let stop = StopSignal::listen_beyond_the_terminal()?;
+    let plan = viewer.plan_without_us();
+    let mut process = Viewer::start(&viewer.program, &plan, viewer.kind.may_be_text())
+        .map_err(|error| cannot_start(error, viewer))?;
+    let status = tokio::select! {
+        status = process.ended() => status?,
+        () = stop.given() => process.end().await?,
+    };
+    Ok(Outcome::Exited(exit_code(status)))
+}
+
+fn say_without_us(viewer: &choice::Viewer) {
+    say(&format!("{} starts without rezcache; log in as always", viewer.kind.label()));
+}
+
+fn cannot_start(error: io::Error, viewer: &choice::Viewer) -> anyhow::Error {
+    let hint = if viewer.named { "" } else { " (`rezcache run --ask` asks again which viewer to start)" };
+    anyhow::Error::new(error).context(format!("cannot start {}{hint}", viewer.program.display()))
+}
+
 async fn end(held: Option<Held>) {
     if let Some(held) = held {
         held.end().await;
@@ -205,7 +234,7 @@ struct Start<'a> {
 impl Start<'_> {
     /// How to start it through the proxy, with its grid file as that needs it.
     fn plan(&self, held: &Held) -> Result<Plan, Option<anyhow::Error>> {
-        let choice::Viewer { kind, program, words } = self.viewer;
+        let choice::Viewer { kind, program, words, .. } = self.viewer;
         let plan = plan(*kind, &held.target(self.grid), program, words);
         if let Some((name, entry)) = &plan.grid_file {
             let machine = machine::here();
@@ -232,17 +261,6 @@ impl Start<'_> {
             say("leave this window open while the viewer runs; rezcache ends with it");
         }
         Ok(plan)
-    }
-
-    /// The viewer as the user would have started it.
-    fn without_us(&self) -> Plan {
-        Plan {
-            arguments: self.viewer.words.clone(),
-            environment: Vec::new(),
-            grid_file: None,
-            through_us: false,
-            said: String::new(),
-        }
     }
 }
 

@@ -272,3 +272,87 @@ fn a_viewer_within_a_script_ends_with_us_too() {
     assert_eq!(running.ended().code, Some(143));
     assert!(!process.exists(), "the viewer itself lives on");
 }
+
+#[test]
+fn whatever_is_wrong_with_the_settings_a_viewer_that_is_known_starts() {
+    for (case, text, variable) in [
+        ("broken file", "[proxy\n", None),
+        ("bad value", "[proxy]\ncache_size = \"much\"\n", None),
+        ("token file", "[proxy]\ncache_server = \"https://c.example\"\ntoken_file = \"none\"\n", None),
+        ("variable", "", Some(("REZCACHE_CACHE_SIZE", "much"))),
+    ] {
+        let home = Home::new();
+        let viewer = home.viewer("firestorm/firestorm");
+        let file = home.write("rezcache.toml", text).display().to_string();
+        let go = |words: &[&str]| {
+            let mut command = home.command(&[&["run", "--config", &file, "--grid", GRID], words].concat());
+            super::ended(command.envs(variable).spawn().unwrap())
+        };
+        for words in [&["--", &viewer, "--x"][..], &["--viewer", &viewer], &["--viewer", "firestorm"]] {
+            home.forget();
+            let ended = go(words);
+            assert_eq!(ended.code, Some(0), "{case}: {}", ended.said);
+            let typed: &[&str] = if words.len() == 3 { &["--x"] } else { &[] };
+            assert_eq!(home.only().words, typed, "{case}");
+            assert!(ended.said.contains("in the configuration\n"), "{case}: {}", ended.said);
+            assert!(ended.said.contains("Firestorm starts without rezcache"), "{case}: {}", ended.said);
+        }
+        home.forget();
+        assert_ne!(go(&["--strict", "--", &viewer]).code, Some(0), "{case}");
+        assert_ne!(go(&[]).code, Some(0), "{case}: no viewer is known");
+        assert_eq!(home.started(), [], "{case}");
+        // And the one that is remembered.
+        let kept =
+            serde_json::json!({"version": 1, "viewer": {"kind": "kokua", "program": viewer}, "grid": null});
+        home.write("data/run.json", &kept.to_string());
+        let ended = go(&[]);
+        assert_eq!(ended.code, Some(0), "{case}: {}", ended.said);
+        assert!(ended.said.contains("Kokua starts without rezcache"), "{case}: {}", ended.said);
+    }
+}
+
+#[test]
+fn what_is_remembered_but_of_no_use_counts_as_not_remembered() {
+    let home = Home::new();
+    let viewer = home.viewer("firestorm/firestorm");
+    let remember = |program: &str, grid: &str| {
+        let kept =
+            serde_json::json!({"version": 1, "viewer": {"kind": "kokua", "program": program}, "grid": grid});
+        home.write("data/run.json", &kept.to_string())
+    };
+    remember(&viewer, "ftp://nonsense");
+    let ended = home.run(&[]);
+    assert_eq!(ended.code, Some(2));
+    assert!(
+        ended.said.contains("remembered cannot be used") && ended.said.contains("which grid?"),
+        "{}",
+        ended.said
+    );
+    // A folder, and a file that nobody may start, are no viewers.
+    let text = home.write("text", "").display().to_string();
+    for program in [home.path("firestorm").to_str().unwrap(), &text] {
+        remember(program, GRID);
+        let ended = home.run(&[]);
+        assert_eq!(ended.code, Some(2));
+        assert!(ended.said.contains("is not there any more"), "{}", ended.said);
+    }
+    let broken = home.program("broken", "#!/nowhere/at/all\n");
+    let kept = remember(&broken, GRID);
+    let ended = home.run(&[]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.said.contains("`rezcache run --ask` asks again"), "{}", ended.said);
+    assert!(kept.exists());
+}
+
+#[test]
+fn a_grid_of_the_file_counts_more_than_a_known_one_of_that_name() {
+    let home = Home::new();
+    let viewer = home.viewer("firestorm/firestorm");
+    let text = "[[grid]]\nname = \"osgrid\"\nurl = \"http://127.0.0.1:9/\"\n";
+    let file = home.write("rezcache.toml", text);
+    let running = home.start("a", &["--config", file.to_str().unwrap(), "--grid", "osgrid", "--", &viewer]);
+    home.until_started(1);
+    assert_eq!(home.state()["grids"][0]["url"], "http://127.0.0.1:9/");
+    running.let_go();
+    running.ended();
+}
