@@ -83,7 +83,7 @@ pub(super) async fn start(
     let token = token::read_or_make(data_dir, token::FILE_NAME)?;
     let control_token = token::read_or_make(data_dir, token::CONTROL_FILE_NAME)?;
 
-    let _changes = owner::changes(data_dir);
+    let _changes = owner::changes_soon(data_dir).await?;
     let mut memory = Ports::load(data_dir)?;
     let before = memory.clone();
     let places: Vec<_> = proxy.grids.iter().map(|grid| ports::place(&grid.uri)).collect();

@@ -64,7 +64,7 @@ pub(super) use choice::{spell_out, viewer_despite};
 pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) -> anyhow::Result<Outcome> {
     let data_dir = settings.data_dir.clone();
     if arguments.undo {
-        return undo(&data_dir);
+        return tokio::task::spawn_blocking(move || undo(&data_dir)).await?;
     }
     // Where there can be none, the viewer starts without us, further down.
     let _ = std::fs::create_dir_all(&data_dir);
@@ -106,8 +106,15 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
     };
     let start = Start { viewer: &viewer, grid: &grid, data_dir: &data_dir };
     let plan = match &held {
-        Some(held) => start.plan(held),
-        None => Err(None),
+        Some(held) => tokio::select! {
+            plan = start.plan(held) => Some(plan),
+            () = &mut stopped => None,
+        },
+        None => Some(Err(None)),
+    };
+    let Some(plan) = plan else {
+        end(held).await;
+        return Ok(Outcome::Exited(130));
     };
     let plan = match plan {
         Ok(plan) => plan,
@@ -117,7 +124,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
         }
         Err(error) => {
             if let Some(error) = error {
-                say(&format!("{error:#}"));
+                say(&super::told_once(&error));
             }
             say_without_us(&viewer);
             viewer.plan_without_us()
@@ -233,7 +240,7 @@ struct Start<'a> {
 
 impl Start<'_> {
     /// How to start it through the proxy, with its grid file as that needs it.
-    fn plan(&self, held: &Held) -> Result<Plan, Option<anyhow::Error>> {
+    async fn plan(&self, held: &Held) -> Result<Plan, Option<anyhow::Error>> {
         let choice::Viewer { kind, program, words, .. } = self.viewer;
         let plan = plan(*kind, &held.target(self.grid), program, words);
         if let Some((name, entry)) = &plan.grid_file {
@@ -242,7 +249,10 @@ impl Start<'_> {
             let folder =
                 folders.first().with_context(|| format!("no folder for the settings of {}", kind.label()));
             let path = folder.map_err(Some)?.join("user_settings").join(name);
-            if grid_files::put(self.data_dir, &path, entry).map_err(Some)? {
+            let (data_dir, file, wanted) = (self.data_dir.to_owned(), path.clone(), entry.clone());
+            let putting = move || grid_files::put(&data_dir, &file, &wanted);
+            let put = tokio::task::spawn_blocking(putting).await.map_err(|error| Some(error.into()))?;
+            if put.map_err(Some)? {
                 say(&format!(
                     "{} has a new entry for {} (`rezcache run --undo` takes it out)",
                     path.display(),

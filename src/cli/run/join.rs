@@ -113,8 +113,7 @@ async fn another(
     grid: &GridConfig,
 ) -> Result<ServedGrid, JoinError> {
     let refused = |error: &dyn std::fmt::Display| JoinError::Refused(error.to_string());
-    let folder = data_dir.to_owned();
-    let changes = tokio::task::spawn_blocking(move || owner::changes(&folder)).await;
+    let changes = owner::changes_soon(data_dir).await.map_err(|error| refused(&error))?;
     let mut memory = Ports::load(data_dir).map_err(|error| refused(&error))?;
     let before = memory.clone();
     let place = ports::place(&grid.uri);
