@@ -24,10 +24,10 @@ use super::Outcome;
 use super::proxy::StopSignal;
 use crate::config::{Flags, LogFormat, ProxyFlags, RunFlags, Settings};
 use crate::proxy::GridConfig;
-use crate::viewers::{Plan, plan, settings_folders};
+use crate::viewers::{Plan, is_launcher, plan, settings_folders};
 use choice::{Choosing, Chosen, NobodyToAsk, say};
 use hold::{Held, hold};
-use viewer::{Viewer, exit_code};
+use viewer::{ASSET_ADDRESS, Viewer, exit_code};
 
 /// A viewer that runs for less has been started by a launcher, or has not started at all.
 const LAUNCHER: Duration = Duration::from_secs(20);
@@ -130,6 +130,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
             viewer.plan_without_us()
         }
     };
+    let logins = held.as_ref().and_then(Held::logins);
     let mut process = match Viewer::start(&viewer.program, &plan, viewer.kind.may_be_text()) {
         Ok(process) => process,
         Err(error) => {
@@ -190,7 +191,10 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
         }
     };
     if let Some(held) = &mut held {
-        let launched = status.success() && process.age() < LAUNCHER && plan.through_us;
+        // One that was never logged in to may have been a launcher that updated something at leisure.
+        let unseen = logins.is_some() && held.logins() == logins;
+        let brief = process.age() < LAUNCHER || is_launcher(&viewer.program) || unseen;
+        let launched = status.success() && brief && plan.through_us;
         let grace = launched.then_some(run.login_grace);
         tokio::select! {
             () = held.unused(grace, plan.grid_file.is_none() && !plan.environment.is_empty(), say) => {}
@@ -261,6 +265,11 @@ impl Start<'_> {
             }
         }
         say(&plan.said);
+        if plan.clears_asset_address && std::env::var_os(ASSET_ADDRESS).is_some() {
+            say(&format!(
+                "{ASSET_ADDRESS} in your environment does not count for this viewer: it would lead past rezcache"
+            ));
+        }
         if let Some(control) = held.control() {
             // The token lets whoever sees it pause and clear things: for the user's eyes only.
             let token = held.control_token().filter(|_| io::stderr().is_terminal());

@@ -1,6 +1,7 @@
 //! The kinds of viewers, as far as they differ for us.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 /// A family of viewers that is started and set up in one way.
@@ -143,6 +144,13 @@ impl Kind {
     }
 }
 
+/// Whether a program, by its name, starts the viewer and ends, however long it takes for that.
+#[must_use]
+pub fn is_launcher(program: &Path) -> bool {
+    let name = program.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    ["launcher", "updater", "versionchecker"].iter().any(|part| name.contains(part))
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())
@@ -194,6 +202,15 @@ mod tests {
             ("true", None),
         ] {
             assert_eq!(Kind::of_file_name(name), kind, "{name}");
+        }
+    }
+
+    #[test]
+    fn launchers_are_known_by_their_names() {
+        for (name, expected) in
+            [("/opt/sl/SL_Launcher", true), ("/opt/Updater.exe", true), ("/launcher/kokua", false)]
+        {
+            assert_eq!(super::is_launcher(std::path::Path::new(name)), expected, "{name}");
         }
     }
 

@@ -37,6 +37,7 @@ impl Viewer {
         Plan {
             arguments: self.words.clone(),
             environment: Vec::new(),
+            clears_asset_address: false,
             grid_file: None,
             through_us: false,
             said: String::new(),

@@ -111,6 +111,18 @@ impl Held {
         }
     }
 
+    /// How often something has come that shows a viewer behind its login, where we know.
+    pub(super) fn logins(&self) -> Option<u64> {
+        match self {
+            Self::Own(started, _) => {
+                let metrics = started.proxy.metrics();
+                let assets = Status::of(&metrics, Duration::ZERO).assets.delivered();
+                Some(metrics.get(Counter::LoginsGranted).saturating_add(assets))
+            }
+            Self::Joined(_) => None,
+        }
+    }
+
     /// The token of its page, when it is ours.
     pub(super) fn control_token(&self) -> Option<&str> {
         match self {
@@ -142,7 +154,7 @@ impl Held {
             Self::Joined(joined) => {
                 if let Some(grace) = grace.filter(|grace| !grace.is_zero()) {
                     said(&waiting_for_login(grace));
-                    joined.launched(grace, assets_only).await;
+                    joined.launched(grace, assets_only, || said(ASSETS_LONG)).await;
                 }
                 return;
             }
@@ -153,20 +165,21 @@ impl Held {
             others: runs.leases(),
             sessions: metrics.sessions_open(),
             datagrams: metrics.get(Counter::DatagramsForwarded),
-            assets: Status::of(&metrics, Duration::ZERO).assets.requests,
+            assets: Status::of(&metrics, Duration::ZERO).assets.delivered(),
         };
         let mut linger = Linger::new(std::time::Instant::now(), grace, seen());
-        let mut told = None;
+        let mut told = Vec::new();
         loop {
             let stay = linger.look(std::time::Instant::now(), seen());
             if stay.is_none() && runs.close_if_unused() {
                 return;
             }
-            if stay.is_some() && told.is_none() {
-                told = stay;
+            if let Some(stay) = stay.filter(|stay| !told.contains(stay)) {
+                told.push(stay);
                 said(&match (stay, grace) {
-                    (Some(Stay::Launched), Some(grace)) => waiting_for_login(grace),
-                    (Some(Stay::Others), _) => String::from(
+                    (Stay::Launched, Some(grace)) => waiting_for_login(grace),
+                    (Stay::Assets, _) => String::from(ASSETS_LONG),
+                    (Stay::Others, _) => String::from(
                         "other viewers still use this rezcache; it ends with the last of them (Ctrl-C ends it now)",
                     ),
                     _ => String::from("waiting for the session to end (Ctrl-C ends it now)"),
@@ -186,6 +199,9 @@ impl Held {
     }
 }
 
+/// A viewer that only takes assets does not say when it leaves.
+const ASSETS_LONG: &str = "a viewer takes its assets through rezcache, which stays until an hour after the last one (Ctrl-C ends it now)";
+
 /// What joining means for the user's own settings.
 fn joined_line(proxy: &ProxySettings, data_dir: &Path) -> String {
     let service = proxy.service.as_ref().map(|service| service.address.to_string());
@@ -199,7 +215,7 @@ fn joined_line(proxy: &ProxySettings, data_dir: &Path) -> String {
 
 fn waiting_for_login(grace: Duration) -> String {
     format!(
-        "the viewer was started by a launcher that has ended; waiting {} s for it to log in (Ctrl-C ends rezcache now)",
+        "the viewer's program has ended; waiting {} s in case another program is still starting the viewer (Ctrl-C ends rezcache now)",
         grace.as_secs()
     )
 }

@@ -13,6 +13,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How long it may take to save its settings when it is asked to end.
 const END_PATIENCE: Duration = Duration::from_secs(15);
 
+/// The variable by which viewers are told where assets come from.
+pub(super) const ASSET_ADDRESS: &str = "VIEWERASSET";
 /// The same for what its first process has started.
 const LOOK_AT_GROUP: Duration = Duration::from_millis(200);
 
@@ -45,6 +47,9 @@ impl Viewer {
         // Ours may hold addresses with secrets, and a viewer's plugins see its environment.
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
             command.env_remove(name);
+        }
+        if plan.clears_asset_address {
+            command.env_remove(ASSET_ADDRESS);
         }
         #[cfg(unix)]
         if grouped {

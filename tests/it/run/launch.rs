@@ -142,7 +142,11 @@ fn a_launcher_that_ends_at_once_leaves_time_to_log_in() {
     // And with nobody coming it ends by itself.
     let ended = home.run(&["--grid", GRID, "--login-grace", "1s", "--", &viewer]);
     assert_eq!(ended.code, Some(0));
-    assert!(ended.said.contains("waiting 1 s for it to log in"), "{}", ended.said);
+    assert!(
+        ended.said.contains("waiting 1 s in case another program is still starting the viewer"),
+        "{}",
+        ended.said
+    );
 }
 
 #[test]
@@ -355,4 +359,27 @@ fn a_grid_of_the_file_counts_more_than_a_known_one_of_that_name() {
     assert_eq!(home.state()["grids"][0]["url"], "http://127.0.0.1:9/");
     running.let_go();
     running.ended();
+}
+
+#[test]
+fn an_asset_address_of_the_user_s_own_does_not_lead_past_us() {
+    let home = Home::new();
+    let mut command = home.command(&["run", "--grid", GRID, "--", &home.viewer("kokua/kokua")]);
+    let ended = super::ended(command.env("VIEWERASSET", "http://elsewhere.example/").spawn().unwrap());
+    assert_eq!(home.only().asset_address, "");
+    assert_eq!(
+        ended.said.matches("VIEWERASSET in your environment does not count").count(),
+        1,
+        "{}",
+        ended.said
+    );
+}
+
+#[test]
+fn a_viewer_that_goes_to_another_grid_keeps_its_own_assets() {
+    let home = Home::new();
+    let viewer = home.viewer("firestorm/firestorm");
+    let ended = home.run(&["--grid", "secondlife", "--", &viewer, "--grid", "osgrid"]);
+    assert_eq!(home.only().asset_address, "");
+    assert!(ended.said.contains("rezcache run --grid osgrid"), "{}", ended.said);
 }
