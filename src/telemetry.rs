@@ -21,7 +21,11 @@ pub fn start(format: LogFormat, verbose: u8, usual: LevelFilter) {
         _ => LevelFilter::TRACE,
     };
     let filter = EnvFilter::builder().parse_lossy(format!("warn,rezcache={level}"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(AroundTheLine);
+    // A terminal that is gone must not end what goes on without it: telling of it would panic.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(AroundTheLine)
+        .log_internal_errors(false);
     // https://no-color.org
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     // A console of Windows shows colours once it is told to.

@@ -120,6 +120,8 @@ impl fmt::Display for Grid {
         writeln!(f, "      <key>label</key><string>{name} via rezcache</string>")?;
         writeln!(f, "      <key>login_uri</key><array><string>{login_uri}</string></array>")?;
         writeln!(f, "      <key>login_page</key><string>{login_uri}</string>")?;
+        let helper = crate::viewers::grid_file::helper_address(login_uri);
+        writeln!(f, "      <key>helper_uri</key><string>{helper}</string>")?;
         writeln!(f, "      </map>")?;
         writeln!(f, "  older viewers,")?;
         writeln!(f, "  text viewers:     start them with --loginuri {login_uri}")?;
@@ -162,6 +164,7 @@ mod tests {
             "--grid http://127.0.0.1:9080/\n",
             "--grid rezcache-my.grid-9000\n",
             "<key>keyname</key><string>rezcache-my.grid-9000</string>",
+            "<key>helper_uri</key><string>http://127.0.0.1:9080/helpers/</string>",
             "--loginuri http://127.0.0.1:9080/\n",
         ] {
             assert!(text.contains(needed), "{needed} is not in\n{text}");

@@ -122,7 +122,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Proxy(arguments) => flags.proxy = arguments.flags.clone(),
         Command::Run(arguments) => {
             (flags.proxy, flags.run) = (arguments.proxy.clone(), arguments.flags.clone());
-            run::spell_out(&mut flags.proxy.grids);
+            run::spell_out(&mut flags);
         }
         Command::Replay(arguments) => {
             (flags.replay, flags.replay_service) = (arguments.flags.clone(), arguments.service.clone());
@@ -147,6 +147,12 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
             // A damaged file is one of the things that it finds.
             (Err(problems), Command::Doctor(arguments)) if !problems.are_usage() => {
                 return doctor::run(arguments, Err(problems)).await;
+            }
+            (Err(problems), Command::Run(arguments)) => {
+                let Some(viewer) = run::viewer_despite(arguments, &flags, &problems) else {
+                    return Err(problems.into());
+                };
+                return run::without_us(&viewer, &problems.into()).await;
             }
             (settings, _) => settings?,
         };

@@ -7,6 +7,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,10 @@ const LOCK_NAME: &str = "proxy.lock";
 const NOTE_NAME: &str = "running.json";
 /// The lock around changes of files that several starts may make at once.
 const CHANGES_NAME: &str = "changes.lock";
+
+/// How long others may take for their changes.
+const CHANGES_PATIENCE: Duration = Duration::from_secs(5);
+const CHANGES_AGAIN: Duration = Duration::from_millis(20);
 
 /// Held by whoever runs the proxy.
 #[derive(Debug)]
@@ -77,13 +82,36 @@ pub(super) fn running(data_dir: &Path) -> Option<Note> {
 }
 
 /// Keeps other starts from changing files of the data directory as long as it is kept. Waits for them: they
-/// are at it for a moment only.
-pub(super) fn changes(data_dir: &Path) -> Option<File> {
-    let file = open(&data_dir.join(CHANGES_NAME)).ok()?;
-    file.lock().ok().map(|()| file)
+/// are at it for a moment only. `None` where there can be no lock. Blocks; [`changes_soon`] does not.
+pub(super) fn changes(data_dir: &Path) -> io::Result<Option<File>> {
+    let path = data_dir.join(CHANGES_NAME);
+    let Ok(file) = open(&path) else { return Ok(None) };
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::Error(_)) => return Ok(None),
+            Err(TryLockError::WouldBlock) if begun.elapsed() > CHANGES_PATIENCE => {
+                let text =
+                    format!("another rezcache has kept {} locked for too long; end it", path.display());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(CHANGES_AGAIN),
+        }
+    }
+}
+
+/// [`changes`], beside other work.
+pub(super) async fn changes_soon(data_dir: &Path) -> io::Result<Option<File>> {
+    let folder = data_dir.to_owned();
+    tokio::task::spawn_blocking(move || changes(&folder)).await.map_err(io::Error::other)?
 }
 
 fn open(path: &Path) -> io::Result<File> {
+    // To open a pipe may take for ever.
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(io::Error::other(format!("{} is no file", path.display())));
+    }
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(false);
     #[cfg(unix)]
@@ -108,6 +136,16 @@ mod tests {
         drop(owner);
         assert_eq!(running(dir.path()), None);
         assert!(Owner::try_take(dir.path()).unwrap().is_some());
+    }
+
+    #[test]
+    fn whoever_keeps_the_lock_around_changes_is_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = super::changes(dir.path()).unwrap().unwrap();
+        let error = super::changes(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("changes.lock"), "{error}");
+        drop(kept);
+        assert!(super::changes(dir.path()).unwrap().is_some());
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub(super) async fn start(
     let token = token::read_or_make(data_dir, token::FILE_NAME)?;
     let control_token = token::read_or_make(data_dir, token::CONTROL_FILE_NAME)?;
 
-    let _changes = owner::changes(data_dir);
+    let _changes = owner::changes_soon(data_dir).await?;
     let mut memory = Ports::load(data_dir)?;
     let before = memory.clone();
     let places: Vec<_> = proxy.grids.iter().map(|grid| ports::place(&grid.uri)).collect();
@@ -226,11 +226,15 @@ fn explain(error: StartError, remembered: &[SocketAddr], data_dir: &Path) -> any
     }
 }
 
-/// Ctrl-C and SIGTERM; on Windows Ctrl-C, Ctrl-Break, the window closed, and the user leaving. Listens from when it is made, so that nobody who
-/// has read that the proxy is running kills it by asking it to end.
+/// Ctrl-C, SIGTERM and the terminal's end; on Windows Ctrl-C, Ctrl-Break, the window closed, and the user
+/// leaving. Listens from when it is made, so that nobody who has read that the proxy is running kills it by
+/// asking it to end.
 pub(super) struct StopSignal {
     #[cfg(unix)]
     signals: [tokio::signal::unix::Signal; 2],
+    /// `None`: the end of the terminal is none of ours.
+    #[cfg(unix)]
+    hangup: Option<tokio::signal::unix::Signal>,
     #[cfg(windows)]
     events: WindowsEvents,
 }
@@ -249,7 +253,10 @@ impl StopSignal {
         #[cfg(unix)]
         {
             use tokio::signal::unix::{SignalKind, signal};
-            Ok(Self { signals: [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?] })
+            let signals = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
+            // Listening to it would undo what `nohup` has done.
+            let hangup = (!hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose()?;
+            Ok(Self { signals, hangup })
         }
         #[cfg(windows)]
         {
@@ -258,13 +265,34 @@ impl StopSignal {
         }
     }
 
+    /// For whoever must not end with the terminal, since a viewer still needs it.
+    pub(super) fn listen_beyond_the_terminal() -> io::Result<Self> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            let signals = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
+            // From now on it no longer ends the process; nobody waits for it.
+            drop(signal(SignalKind::hangup())?);
+            Ok(Self { signals, hangup: None })
+        }
+        #[cfg(windows)]
+        Self::listen()
+    }
+
     pub(super) async fn given(mut self) {
         #[cfg(unix)]
         {
             let [interrupt, terminate] = &mut self.signals;
+            let hangup = async {
+                match &mut self.hangup {
+                    Some(hangup) => hangup.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                _ = hangup => {}
             }
         }
         #[cfg(windows)]
@@ -279,6 +307,19 @@ impl StopSignal {
                 _ = shut_down.recv() => {}
             }
         }
+    }
+}
+
+/// Whether we were started so that the end of the terminal does not matter. Where the system does not tell,
+/// `nohup` is known by the output that it has taken off the terminal.
+#[cfg(unix)]
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    match mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()) {
+        // SIGHUP is the first of the signals.
+        Some(mask) => mask & 1 == 1,
+        None => !io::IsTerminal::is_terminal(&io::stderr()),
     }
 }
 

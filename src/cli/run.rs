@@ -21,13 +21,13 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::Outcome;
-use super::proxy::{StopSignal, may_upload};
-use crate::config::{Flags, ProxyFlags, RunFlags, Settings};
+use super::proxy::StopSignal;
+use crate::config::{Flags, LogFormat, ProxyFlags, RunFlags, Settings};
 use crate::proxy::GridConfig;
-use crate::viewers::{Plan, plan, settings_folders};
+use crate::viewers::{Plan, is_launcher, plan, settings_folders};
 use choice::{Choosing, Chosen, NobodyToAsk, say};
 use hold::{Held, hold};
-use viewer::{Viewer, exit_code};
+use viewer::{ASSET_ADDRESS, Viewer, exit_code};
 
 /// A viewer that runs for less has been started by a launcher, or has not started at all.
 const LAUNCHER: Duration = Duration::from_secs(20);
@@ -59,12 +59,12 @@ pub(super) struct Arguments {
     pub(super) proxy: ProxyFlags,
 }
 
-pub(super) use choice::spell_out;
+pub(super) use choice::{spell_out, viewer_despite};
 
 pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) -> anyhow::Result<Outcome> {
     let data_dir = settings.data_dir.clone();
     if arguments.undo {
-        return undo(&data_dir);
+        return tokio::task::spawn_blocking(move || undo(&data_dir)).await?;
     }
     // Where there can be none, the viewer starts without us, further down.
     let _ = std::fs::create_dir_all(&data_dir);
@@ -80,24 +80,21 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
         }
         chosen => chosen?,
     };
-    let Chosen { viewer, mut proxy, memory } = chosen;
-    if let Some(memory) = memory {
-        match memory.save(&data_dir) {
-            Ok(()) => say("remembered; `rezcache run --ask` asks again"),
-            Err(error) => {
-                say(&format!("your answer cannot be remembered ({error}); you will be asked again"))
-            }
-        }
-    }
+    let Chosen { viewer, proxy, memory } = chosen;
+    let proxy = match proxy {
+        Ok(proxy) => proxy,
+        Err(error) if run.strict => return Err(error),
+        Err(error) => return without_us(&viewer, &error).await,
+    };
     let Some(grid) = proxy.grids.first().cloned() else {
         anyhow::bail!("no grid is named");
     };
-    let may_upload = may_upload(&mut proxy, &data_dir, log_format).await?;
 
-    let stop = StopSignal::listen()?;
+    // The viewer goes on without its terminal, and needs us.
+    let stop = StopSignal::listen_beyond_the_terminal()?;
     let mut stopped = pin!(stop.given());
     let mut held = tokio::select! {
-        held = hold(&data_dir, &proxy, &grid, may_upload) => match held {
+        held = hold(&data_dir, &proxy, &grid, log_format) => match held {
             Ok(held) => Some(held),
             Err(error) if run.strict => return Err(error),
             Err(error) => {
@@ -109,8 +106,15 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
     };
     let start = Start { viewer: &viewer, grid: &grid, data_dir: &data_dir };
     let plan = match &held {
-        Some(held) => start.plan(held),
-        None => Err(None),
+        Some(held) => tokio::select! {
+            plan = start.plan(held) => Some(plan),
+            () = &mut stopped => None,
+        },
+        None => Some(Err(None)),
+    };
+    let Some(plan) = plan else {
+        end(held).await;
+        return Ok(Outcome::Exited(130));
     };
     let plan = match plan {
         Ok(plan) => plan,
@@ -120,19 +124,28 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
         }
         Err(error) => {
             if let Some(error) = error {
-                say(&format!("{error:#}"));
+                say(&super::told_once(&error));
             }
-            say(&format!("{} starts without rezcache; log in as always", viewer.kind.label()));
-            start.without_us()
+            say_without_us(&viewer);
+            viewer.plan_without_us()
         }
     };
-    let mut process = match Viewer::start(&viewer.program, &plan) {
+    let logins = held.as_ref().and_then(Held::logins);
+    let mut process = match Viewer::start(&viewer.program, &plan, viewer.kind.may_be_text()) {
         Ok(process) => process,
         Err(error) => {
             end(held).await;
-            return Err(error).with_context(|| format!("cannot start {}", viewer.program.display()));
+            return Err(cannot_start(error, &viewer));
         }
     };
+    if let Some(memory) = memory {
+        match memory.save(&data_dir) {
+            Ok(()) => say("remembered; `rezcache run --ask` asks again"),
+            Err(error) => {
+                say(&format!("your answer cannot be remembered ({error}); you will be asked again"))
+            }
+        }
+    }
 
     let status = loop {
         let lost = async {
@@ -150,18 +163,38 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
             }
             () = lost => {
                 say("the rezcache that this viewer used has ended; another takes its place");
-                held = match hold(&data_dir, &proxy, &grid, may_upload).await {
-                    Ok(held) => Some(held),
-                    Err(error) => {
-                        say(&format!("cannot run: {}", super::told_once(&error)));
-                        None
+                let before = held.take().map(|held| held.target(&grid));
+                tokio::select! {
+                    status = process.ended() => break status?,
+                    () = &mut stopped => {
+                        let status = process.end().await?;
+                        return Ok(Outcome::Exited(exit_code(status)));
                     }
-                };
+                    // Nobody answers a question while the viewer runs.
+                    again = hold(&data_dir, &proxy, &grid, LogFormat::Json) => match again {
+                        Ok(again) => {
+                            let same = before == Some(again.target(&grid));
+                            say(if same {
+                                "log out and in again in the viewer"
+                            } else {
+                                "its address is another one: end the viewer, and start it again with rezcache run"
+                            });
+                            held = Some(again);
+                        }
+                        Err(error) => {
+                            say(&format!("cannot run: {}", super::told_once(&error)));
+                            say("end the viewer, and start it again with rezcache run");
+                        }
+                    }
+                }
             }
         }
     };
     if let Some(held) = &mut held {
-        let launched = status.success() && process.age() < LAUNCHER && plan.through_us;
+        // One that was never logged in to may have been a launcher that updated something at leisure.
+        let unseen = logins.is_some() && held.logins() == logins;
+        let brief = process.age() < LAUNCHER || is_launcher(&viewer.program) || unseen;
+        let launched = status.success() && brief && plan.through_us;
         let grace = launched.then_some(run.login_grace);
         tokio::select! {
             () = held.unused(grace, plan.grid_file.is_none() && !plan.environment.is_empty(), say) => {}
@@ -170,6 +203,30 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
     }
     end(held).await;
     Ok(Outcome::Exited(exit_code(status)))
+}
+
+/// Starts the viewer as its user would, after saying why.
+pub(super) async fn without_us(viewer: &choice::Viewer, why: &anyhow::Error) -> anyhow::Result<Outcome> {
+    say(&format!("cannot run: {}", super::told_once(why)));
+    say_without_us(viewer);
+    let stop = StopSignal::listen_beyond_the_terminal()?;
+    let plan = viewer.plan_without_us();
+    let mut process = Viewer::start(&viewer.program, &plan, viewer.kind.may_be_text())
+        .map_err(|error| cannot_start(error, viewer))?;
+    let status = tokio::select! {
+        status = process.ended() => status?,
+        () = stop.given() => process.end().await?,
+    };
+    Ok(Outcome::Exited(exit_code(status)))
+}
+
+fn say_without_us(viewer: &choice::Viewer) {
+    say(&format!("{} starts without rezcache; log in as always", viewer.kind.label()));
+}
+
+fn cannot_start(error: io::Error, viewer: &choice::Viewer) -> anyhow::Error {
+    let hint = if viewer.named { "" } else { " (`rezcache run --ask` asks again which viewer to start)" };
+    anyhow::Error::new(error).context(format!("cannot start {}{hint}", viewer.program.display()))
 }
 
 async fn end(held: Option<Held>) {
@@ -187,8 +244,8 @@ struct Start<'a> {
 
 impl Start<'_> {
     /// How to start it through the proxy, with its grid file as that needs it.
-    fn plan(&self, held: &Held) -> Result<Plan, Option<anyhow::Error>> {
-        let choice::Viewer { kind, program, words } = self.viewer;
+    async fn plan(&self, held: &Held) -> Result<Plan, Option<anyhow::Error>> {
+        let choice::Viewer { kind, program, words, .. } = self.viewer;
         let plan = plan(*kind, &held.target(self.grid), program, words);
         if let Some((name, entry)) = &plan.grid_file {
             let machine = machine::here();
@@ -196,7 +253,10 @@ impl Start<'_> {
             let folder =
                 folders.first().with_context(|| format!("no folder for the settings of {}", kind.label()));
             let path = folder.map_err(Some)?.join("user_settings").join(name);
-            if grid_files::put(self.data_dir, &path, entry).map_err(Some)? {
+            let (data_dir, file, wanted) = (self.data_dir.to_owned(), path.clone(), entry.clone());
+            let putting = move || grid_files::put(&data_dir, &file, &wanted);
+            let put = tokio::task::spawn_blocking(putting).await.map_err(|error| Some(error.into()))?;
+            if put.map_err(Some)? {
                 say(&format!(
                     "{} has a new entry for {} (`rezcache run --undo` takes it out)",
                     path.display(),
@@ -205,6 +265,11 @@ impl Start<'_> {
             }
         }
         say(&plan.said);
+        if plan.clears_asset_address && std::env::var_os(ASSET_ADDRESS).is_some() {
+            say(&format!(
+                "{ASSET_ADDRESS} in your environment does not count for this viewer: it would lead past rezcache"
+            ));
+        }
         if let Some(control) = held.control() {
             // The token lets whoever sees it pause and clear things: for the user's eyes only.
             let token = held.control_token().filter(|_| io::stderr().is_terminal());
@@ -215,17 +280,6 @@ impl Start<'_> {
             say("leave this window open while the viewer runs; rezcache ends with it");
         }
         Ok(plan)
-    }
-
-    /// The viewer as the user would have started it.
-    fn without_us(&self) -> Plan {
-        Plan {
-            arguments: self.viewer.words.clone(),
-            environment: Vec::new(),
-            grid_file: None,
-            through_us: false,
-            said: String::new(),
-        }
     }
 }
 

@@ -73,6 +73,14 @@ pub struct Assets {
     pub served: BTreeMap<AssetSource, Served>,
 }
 
+impl Assets {
+    /// How many were delivered: what failed, or was not there, shows nobody at work.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        self.served.values().map(|served| served.requests).fold(0, u64::saturating_add)
+    }
+}
+
 /// Datagrams and what became of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Datagrams {

@@ -57,11 +57,20 @@ struct Document<'a> {
 impl GridEntry {
     fn text(&self) -> String {
         let (key, label, login) = (escape(&self.key), escape(&self.label), escape(&self.login));
+        let helper = escape(&helper_address(&self.login)).into_owned();
         format!(
             "<key>{key}</key><map><key>keyname</key><string>{key}</string><key>label</key><string>{label}</string>\
-             <key>login_uri</key><array><string>{login}</string></array><key>login_page</key><string>{login}</string></map>"
+             <key>login_uri</key><array><string>{login}</string></array><key>login_page</key><string>{login}</string>\
+             <key>helper_uri</key><string>{helper}</string></map>"
         )
     }
+}
+
+/// Where a viewer finds the helpers for currency and land of the grid with this login address of ours: what
+/// it takes without being told is an address at the name of the grid, which none of ours is.
+#[must_use]
+pub fn helper_address(login: &str) -> String {
+    format!("{login}helpers/")
 }
 
 /// The file with the entry in it; `None` when nothing has to change.
@@ -70,7 +79,7 @@ impl GridEntry {
 /// When the file is not one that can be added to.
 pub fn with_entry(file: Option<&[u8]>, entry: &GridEntry) -> Result<Option<Vec<u8>>, GridFileError> {
     let text = entry.text();
-    let Some(file) = file.filter(|file| !file.trim_ascii().is_empty()) else {
+    let Some(file) = file.filter(|file| !is_empty(file)) else {
         return Ok(Some(
             format!("<?xml version=\"1.0\"?>\n<llsd><map>\n{text}\n</map></llsd>\n").into_bytes(),
         ));
@@ -87,6 +96,13 @@ pub fn with_entry(file: Option<&[u8]>, entry: &GridEntry) -> Result<Option<Vec<u
         }
     }
     Ok(Some(splices.apply(file)))
+}
+
+/// Whether nothing but the mark of its encoding and the line that says it is XML is in a file.
+fn is_empty(file: &[u8]) -> bool {
+    let file = file.strip_prefix("\u{feff}".as_bytes()).unwrap_or(file).trim_ascii();
+    let end = file.strip_prefix(b"<?xml").and_then(|rest| rest.windows(2).position(|two| two == b"?>"));
+    file.is_empty() || end.is_some_and(|end| file.len() == b"<?xml".len() + end + 2)
 }
 
 /// The file without these keys, and whether any grid is left in it; `None` when nothing has to change.
@@ -131,7 +147,10 @@ pub fn listed(file: &[u8]) -> Vec<(String, String)> {
 fn says(value: &[u8], entry: &GridEntry) -> bool {
     let Ok(texts) = texts(value) else { return false };
     let is = |name: &str, text: &str| texts.iter().any(|(key, found)| key == name && found == text);
-    is("keyname", &entry.key) && is("login_uri", &entry.login) && is("login_page", &entry.login)
+    is("keyname", &entry.key)
+        && is("login_uri", &entry.login)
+        && is("login_page", &entry.login)
+        && is("helper_uri", &helper_address(&entry.login))
 }
 
 /// Each key of a map with the first text in its value.
@@ -251,7 +270,17 @@ mod tests {
 
     #[test]
     fn an_empty_file_in_any_spelling_gets_the_entry() {
-        for file in ["", " \n", "<llsd/>", "<llsd></llsd>", "<llsd><map/></llsd>", "<llsd><undef/></llsd>"] {
+        for file in [
+            "",
+            " \n",
+            "\u{feff}",
+            "\u{feff}<?xml version=\"1.0\" ?>\r\n",
+            "<?xml?>",
+            "<llsd/>",
+            "<llsd></llsd>",
+            "<llsd><map/></llsd>",
+            "<llsd><undef/></llsd>",
+        ] {
             let text = put(file, "rezcache-a");
             parse(text.as_bytes()).unwrap();
             assert_eq!(with_entry(Some(text.as_bytes()), &entry("rezcache-a")), Ok(None), "{file}");
@@ -273,7 +302,7 @@ mod tests {
 
     #[test]
     fn an_entry_that_the_viewer_wrote_in_its_own_way_counts() {
-        let rewritten = "<llsd><map><key>rezcache-a</key><map>\n<key>extra</key><array/><key>keyname</key>\n<string>rezcache-a</string>\n<key>login_uri</key><array>\n<string>http://127.0.0.1:9080/</string></array><key>login_page</key><string>http://127.0.0.1:9080/</string></map></map></llsd>";
+        let rewritten = "<llsd><map><key>rezcache-a</key><map>\n<key>extra</key><array/><key>keyname</key>\n<string>rezcache-a</string>\n<key>login_uri</key><array>\n<string>http://127.0.0.1:9080/</string></array><key>login_page</key><string>http://127.0.0.1:9080/</string><key>helper_uri</key><string>http://127.0.0.1:9080/helpers/</string></map></map></llsd>";
         assert_eq!(with_entry(Some(rewritten.as_bytes()), &entry("rezcache-a")), Ok(None));
     }
 
@@ -281,6 +310,7 @@ mod tests {
     fn files_that_are_something_else_are_left_alone() {
         for file in [
             "{}",
+            "<?xml version=\"1.0\"?><?x?>",
             "<llsd><array/></llsd>",
             "<html><map/></html>",
             "<llsd><map><key>a</key></map></llsd>",

@@ -1,6 +1,7 @@
 //! The kinds of viewers, as far as they differ for us.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 /// A family of viewers that is started and set up in one way.
@@ -122,6 +123,12 @@ impl Kind {
         marks.iter().find(|(mark, _)| bare.contains(mark)).map(|(_, kind)| *kind)
     }
 
+    /// Whether it may read from the terminal.
+    #[must_use]
+    pub const fn may_be_text(self) -> bool {
+        matches!(self, Self::Radegast | Self::Other)
+    }
+
     pub(super) const fn way(self) -> Way {
         match self {
             Self::Firestorm => Way::GridAddress,
@@ -135,6 +142,13 @@ impl Kind {
     pub(super) const fn honours_asset_address(self) -> bool {
         matches!(self, Self::Firestorm | Self::Official | Self::Alchemy | Self::Kokua)
     }
+}
+
+/// Whether a program, by its name, starts the viewer and ends, however long it takes for that.
+#[must_use]
+pub fn is_launcher(program: &Path) -> bool {
+    let name = program.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    ["launcher", "updater", "versionchecker"].iter().any(|part| name.contains(part))
 }
 
 impl fmt::Display for Kind {
@@ -188,6 +202,15 @@ mod tests {
             ("true", None),
         ] {
             assert_eq!(Kind::of_file_name(name), kind, "{name}");
+        }
+    }
+
+    #[test]
+    fn launchers_are_known_by_their_names() {
+        for (name, expected) in
+            [("/opt/sl/SL_Launcher", true), ("/opt/Updater.exe", true), ("/launcher/kokua", false)]
+        {
+            assert_eq!(super::is_launcher(std::path::Path::new(name)), expected, "{name}");
         }
     }
 

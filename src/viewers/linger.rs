@@ -16,7 +16,7 @@ pub struct Use {
     pub sessions: i64,
     /// Datagrams forwarded so far.
     pub datagrams: u64,
-    /// Assets asked for so far.
+    /// Assets delivered so far.
     pub assets: u64,
 }
 
@@ -29,6 +29,8 @@ pub enum Stay {
     Session,
     /// A launcher has ended, and its viewer may still come, or is there.
     Launched,
+    /// A viewer takes its assets, and nothing else, from us.
+    Assets,
 }
 
 /// The use of the proxy since the viewer's process has ended.
@@ -68,6 +70,7 @@ impl Linger {
         match () {
             () if seen.others > 0 => Some(Stay::Others),
             () if session => Some(Stay::Session),
+            () if launched && self.assets_only => Some(Stay::Assets),
             () if launched => Some(Stay::Launched),
             () => None,
         }
@@ -128,8 +131,8 @@ mod tests {
         let begun = Instant::now();
         let mut linger = Linger::new(begun, GRACE, Use::default());
         let some = Use { assets: 5, ..Use::default() };
-        assert_eq!(linger.look(after(begun, 30), some), Some(Stay::Launched));
-        assert_eq!(linger.look(after(begun, 3_000), some), Some(Stay::Launched));
+        assert_eq!(linger.look(after(begun, 30), some), Some(Stay::Assets));
+        assert_eq!(linger.look(after(begun, 3_000), some), Some(Stay::Assets));
         assert_eq!(linger.look(after(begun, 3_631), some), None);
     }
 }

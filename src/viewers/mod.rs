@@ -18,7 +18,7 @@ mod linger;
 mod places;
 mod plan;
 
-pub use kind::Kind;
+pub use kind::{Kind, is_launcher};
 pub use linger::{Linger, Stay, Use};
 pub use places::{Entry, Folders, Installed, Machine, System, program_of_bundle, settings_folders};
 pub use plan::{Plan, Target, plan};

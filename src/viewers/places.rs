@@ -307,12 +307,21 @@ fn has_text_ending(name: &str) -> bool {
 /// The program that a desktop file starts.
 /// Source: freedesktop.org, Desktop Entry Specification 1.5, "The Exec key".
 fn started_by(text: &str) -> Option<PathBuf> {
-    let line = text.lines().find_map(|line| line.strip_prefix("Exec="))?.trim();
-    let program = match line.strip_prefix('"') {
-        Some(quoted) => quoted.split('"').next()?,
-        None => line.split_whitespace().next()?,
-    };
-    Some(PathBuf::from(program))
+    let mut line = text.lines().find_map(|line| line.strip_prefix("Exec="))?.trim();
+    let mut within_env = false;
+    loop {
+        let (word, rest) = match line.strip_prefix('"') {
+            Some(quoted) => quoted.split_once('"').unwrap_or((quoted, "")),
+            None => line.split_once(char::is_whitespace).unwrap_or((line, "")),
+        };
+        line = rest.trim_start();
+        match word {
+            "" => return None,
+            "env" | "/usr/bin/env" | "/bin/env" => within_env = true,
+            _ if within_env && (word.starts_with('-') || word.contains('=')) => {}
+            _ => return Some(PathBuf::from(word)),
+        }
+    }
 }
 
 #[cfg(test)]

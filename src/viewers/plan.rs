@@ -28,6 +28,8 @@ pub struct Plan {
     pub arguments: Vec<OsString>,
     /// What is added to the environment.
     pub environment: Vec<(&'static str, String)>,
+    /// Whether an asset address that the user's environment names would lead it past us.
+    pub clears_asset_address: bool,
     /// What has to be in a file of its user settings, by the file's name.
     pub grid_file: Option<(&'static str, GridEntry)>,
     /// Whether anything of it goes through us.
@@ -42,6 +44,7 @@ pub fn plan(kind: Kind, grid: &Target, program: &Path, words: &[OsString]) -> Pl
     let mut plan = Plan {
         arguments: words.to_vec(),
         environment: Vec::new(),
+        clears_asset_address: false,
         grid_file: None,
         through_us: true,
         said: String::new(),
@@ -56,21 +59,29 @@ pub fn plan(kind: Kind, grid: &Target, program: &Path, words: &[OsString]) -> Pl
             );
             return plan;
         };
+        if let Some((theirs, value)) = words_switch(words).filter(|(_, value)| !leads_to(value, grid)) {
+            plan.through_us = false;
+            plan.said = format!(
+                "you have given {label} {theirs} {value} yourself, which is not {}, so rezcache adds nothing; name that grid to rezcache instead: rezcache run --grid {value}",
+                grid.name
+            );
+            return plan;
+        }
         plan.environment.push(("VIEWERASSET", address.clone()));
         plan.said = if kind.honours_asset_address() {
             format!(
-                "{label} gets its textures, meshes and sounds through rezcache; the login goes directly to {}",
+                "{label} gets its textures, meshes and sounds through rezcache; the login goes directly to {}. Log in there only: at another grid assets would be missing",
                 grid.name
             )
         } else {
             format!(
-                "{label} logs in to {} directly; it may be too old to get its assets through rezcache",
+                "{label} logs in to {} directly; it may be too old to get its assets through rezcache. Log in there only: at another grid assets would be missing",
                 grid.name
             )
         };
         return plan;
     }
-    if let Some(theirs) = words.iter().find_map(|word| grid_switch(word)) {
+    if let Some((theirs, _)) = words_switch(words) {
         plan.through_us = false;
         plan.said = format!(
             "you have given {label} {theirs} yourself, so rezcache adds nothing; to go through rezcache leave it out, or make it lead to {}",
@@ -91,11 +102,42 @@ pub fn plan(kind: Kind, grid: &Target, program: &Path, words: &[OsString]) -> Pl
             ("--grid", grid.key.clone())
         }
     };
+    plan.clears_asset_address = true;
     plan.said = format!("{label} goes to {} through rezcache ({switch} {value})", grid.name);
+    if kind == Kind::Other {
+        plan.said.push_str(
+            "; rezcache does not know this program: should it not understand that switch, name its kind with --viewer-kind",
+        );
+    }
     // Viewers take a place to go to as their last word, so ours come first.
     let place = after_launcher(program, words);
     plan.arguments.splice(place..place, [OsString::from(switch), OsString::from(value)]);
     plan
+}
+
+/// The user's own switch that says which grid to go to, with its value.
+fn words_switch(words: &[OsString]) -> Option<(&'static str, String)> {
+    let place = words.iter().position(|word| grid_switch(word).is_some())?;
+    let word = words.get(place)?;
+    let switch = grid_switch(word)?;
+    let value = match word.to_string_lossy().split_once('=') {
+        Some((_, value)) => value.to_owned(),
+        None => words.get(place + 1).map(|next| next.to_string_lossy().into_owned()).unwrap_or_default(),
+    };
+    Some((switch, value))
+}
+
+/// Whether what follows a switch is the Second Life grid that is meant, as viewers know it.
+fn leads_to(value: &str, grid: &Target) -> bool {
+    let value = value.to_ascii_lowercase();
+    let beta = grid.name.to_ascii_lowercase().contains("aditi");
+    let names: &[&str] = if beta {
+        &["aditi", "util.aditi.lindenlab.com", "second life beta"]
+    } else {
+        &["agni", "util.agni.lindenlab.com", "second life", "secondlife"]
+    };
+    let host = if beta { "//login.aditi.lindenlab.com/" } else { "//login.agni.lindenlab.com/" };
+    names.contains(&&*value) || value.contains(host)
 }
 
 /// The switch, if a word is one that says which grid to go to.
@@ -213,6 +255,37 @@ mod tests {
         assert!(
             !plan.through_us && plan.environment.is_empty() && plan.said.contains("--asset-host agni=URL")
         );
+    }
+
+    #[test]
+    fn somebody_who_goes_elsewhere_by_a_switch_keeps_the_assets_of_that_grid() {
+        let grid = second_life(Some("http://127.0.0.1:9080/asset/0123/agni"));
+        for (list, ours) in [
+            (&["--grid", "osgrid"][..], false),
+            (&["--loginuri=http://grid.example:8002/"], false),
+            (&["--autologin", "--grid"], false),
+            (&["--grid", "aditi"], false),
+            (&["--grid", "agni"], true),
+            (&["--grid=util.agni.lindenlab.com"], true),
+            (&["--loginuri", "https://login.agni.lindenlab.com/cgi-bin/login.cgi"], true),
+        ] {
+            let plan = planned(Kind::Firestorm, &grid, list);
+            assert_eq!(plan.arguments, words(list));
+            assert_eq!((plan.through_us, plan.environment.len()), (ours, usize::from(ours)), "{list:?}");
+            assert_eq!(plan.said.contains("yourself"), !ours, "{}", plan.said);
+        }
+        assert!(planned(Kind::Official, &grid, &[]).said.contains("Log in there only"));
+    }
+
+    #[test]
+    fn an_unknown_program_is_told_which_switch_it_got() {
+        let plan = planned(Kind::Other, &open_simulator(), &[]);
+        assert!(
+            plan.said.contains("(--loginuri http://127.0.0.1:9080/); rezcache does not know"),
+            "{}",
+            plan.said
+        );
+        assert!(plan.said.contains("--viewer-kind"), "{}", plan.said);
     }
 
     #[test]

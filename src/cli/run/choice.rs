@@ -13,7 +13,7 @@ use crate::config::ports::place;
 use crate::config::{Flags, Problems, ProxySettings, Settings};
 use crate::viewers::known_grids::{self, KNOWN_GRIDS};
 use crate::viewers::{
-    Folders as _, Installed, Kind, Machine, grid_file, program_of_bundle, settings_folders,
+    Folders as _, Installed, Kind, Machine, Plan, grid_file, program_of_bundle, settings_folders,
 };
 
 /// More of a viewer's own list would make the question unreadable.
@@ -22,18 +22,34 @@ const GRID_FILES: [&str; 3] = ["grids.xml", "grids.user.xml", "grids_user.xml"];
 
 /// What is to be started.
 #[derive(Clone, Debug)]
-pub(super) struct Viewer {
+pub(in crate::cli) struct Viewer {
     pub(super) kind: Kind,
     pub(super) program: PathBuf,
     /// The user's own words for it.
     pub(super) words: Vec<OsString>,
+    /// Whether the command line or the configuration names it.
+    pub(super) named: bool,
+}
+
+impl Viewer {
+    /// As the user would have started it.
+    pub(super) fn plan_without_us(&self) -> Plan {
+        Plan {
+            arguments: self.words.clone(),
+            environment: Vec::new(),
+            clears_asset_address: false,
+            grid_file: None,
+            through_us: false,
+            said: String::new(),
+        }
+    }
 }
 
 /// What has been settled, and how.
 pub(super) struct Chosen {
     pub(super) viewer: Viewer,
-    /// With the viewer's grid first.
-    pub(super) proxy: ProxySettings,
+    /// With the viewer's grid first; or why there is none.
+    pub(super) proxy: anyhow::Result<ProxySettings>,
     /// To be kept, when something was asked.
     pub(super) memory: Option<Memory>,
 }
@@ -59,16 +75,22 @@ impl Choosing<'_> {
         let machine = machine::here();
         let mut memory = Memory::load(&self.settings.data_dir);
         let before = memory.clone();
-        let file = self.file_grids()?;
         let (viewer, asked_viewer) = self.viewer(&machine, &memory)?;
         if asked_viewer {
             memory.viewer = Some(RememberedViewer::new(viewer.kind, &viewer.program));
         }
-        let (grids, asked_grid) = self.grids(&machine, &memory, &file, viewer.kind)?;
-        if asked_grid {
-            memory.grid = grids.first().cloned();
-        }
-        let proxy = self.with_grids(grids)?;
+        let grids = self.file_grids().map_err(anyhow::Error::from);
+        let grids = grids.and_then(|file| self.grids(&machine, &memory, &file, viewer.kind));
+        let (proxy, asked_grid) = match grids {
+            Err(error) if error.is::<NobodyToAsk>() => return Err(error),
+            Err(error) => (Err(error), false),
+            Ok((grids, asked)) => {
+                if asked {
+                    memory.grid = grids.first().cloned();
+                }
+                (self.with_grids(grids).map_err(anyhow::Error::from), asked)
+            }
+        };
         let changed = (asked_viewer || asked_grid) && memory != before;
         Ok(Chosen { viewer, proxy, memory: changed.then_some(memory) })
     }
@@ -81,12 +103,13 @@ impl Choosing<'_> {
         if let [program, words @ ..] = self.command {
             let program = unbundled(PathBuf::from(program));
             let kind = kind_of(&program, words);
-            return Ok((Viewer { kind, program, words: words.to_vec() }, false));
+            return Ok((Viewer { kind, program, words: words.to_vec(), named: true }, false));
         }
         let viewer = |kind: Kind, program: PathBuf| Viewer {
             kind: run.viewer_kind.unwrap_or(kind),
             program,
             words: Vec::new(),
+            named: run.viewer.is_some(),
         };
         if let Some(named) = &run.viewer {
             let found = named_viewer(named, machine)?;
@@ -101,7 +124,7 @@ impl Choosing<'_> {
             return Ok((viewer(kind, program), false));
         }
         if let Some(remembered) = memory.viewer.as_ref().filter(|_| !self.ask) {
-            if remembered.program.exists() {
+            if program_fault(&remembered.program).is_none() {
                 return Ok((viewer(remembered.kind(), remembered.program.clone()), false));
             }
             say(&format!("{} is not there any more", remembered.program.display()));
@@ -124,9 +147,9 @@ impl Choosing<'_> {
             other: "another one: type the path of its program",
             type_it: "Path of the viewer's program:",
         };
-        let check = |typed: &str| {
-            let there = Path::new(typed).exists();
-            if there { Ok(()) } else { Err(format!("there is no file {typed}")) }
+        let check = |typed: &str| match program_fault(&unbundled(PathBuf::from(typed))) {
+            None => Ok(()),
+            Some(wrong) => Err(wrong),
         };
         match question.put(&mut io::stdin().lock(), &mut io::stderr().lock(), check) {
             Some(Answer::Item(index)) => {
@@ -173,7 +196,10 @@ impl Choosing<'_> {
         };
         if !self.ask {
             if let Some(remembered) = &memory.grid {
-                return Ok((with_configured(remembered.clone())?, false));
+                match with_configured(remembered.clone()) {
+                    Ok(grids) => return Ok((grids, false)),
+                    Err(_) => say("the grid that was remembered cannot be used"),
+                }
             }
             if let [only] = &configured[..] {
                 return Ok((vec![only.clone()], false));
@@ -242,18 +268,7 @@ impl Choosing<'_> {
 
     /// What the file alone says of grids.
     fn file_grids(&self) -> Result<ProxySettings, Problems> {
-        let mut flags = self.flags.clone();
-        let proxy = &mut flags.proxy;
-        for list in [
-            &mut proxy.grids,
-            &mut proxy.grid_allow,
-            &mut proxy.ca_file,
-            &mut proxy.asset_host,
-            &mut proxy.central,
-        ] {
-            list.clear();
-        }
-        Settings::load(&flags).map(|settings| settings.proxy)
+        file_grids(self.flags)
     }
 
     /// The settings for exactly these grids. What flags say of others does not count.
@@ -275,13 +290,90 @@ impl Choosing<'_> {
     }
 }
 
-/// Puts the addresses of known grids in place of their names.
-pub(in crate::cli) fn spell_out(grids: &mut [String]) {
-    for text in grids {
-        if let Some(grid) = known_grids::by_word(text) {
+/// The viewer to start although the settings cannot be used: none when it is not known without asking, when
+/// the user would rather have none, or has typed something wrong just now.
+pub(in crate::cli) fn viewer_despite(
+    arguments: &super::Arguments,
+    flags: &Flags,
+    problems: &Problems,
+) -> Option<Viewer> {
+    if arguments.undo || flags.run.strict == Some(true) || problems.lines().any(is_typed_wrong) {
+        return None;
+    }
+    // With the rest left out, there is nothing else in these that could be wrong.
+    let nothing = tempfile::NamedTempFile::new().ok()?;
+    let mut usable = Flags::default();
+    usable.common.config = Some(nothing.path().to_owned());
+    usable.common.data_dir.clone_from(&flags.common.data_dir);
+    usable.run.viewer.clone_from(&flags.run.viewer);
+    let settings = Settings::load(&usable).ok()?;
+    let memory = if arguments.ask { Memory::default() } else { Memory::load(&settings.data_dir) };
+    let remembered = memory.viewer.as_ref().is_some_and(|viewer| program_fault(&viewer.program).is_none());
+    if arguments.command.is_empty() && settings.run.viewer.is_none() && !remembered {
+        return None;
+    }
+    let choosing =
+        Choosing { settings: &settings, flags: &usable, command: &arguments.command, ask: arguments.ask };
+    choosing.viewer(&machine::here(), &memory).ok().map(|(viewer, _)| viewer)
+}
+
+/// Whether a problem is that of a flag which stands on the command line. A file that cannot be read is none:
+/// it could, when the command line was written.
+fn is_typed_wrong(problem: &str) -> bool {
+    let flag = problem.split([':', ' ']).next().filter(|word| word.starts_with("--"));
+    let Some(flag) = flag.filter(|_| !problem.contains("cannot read")) else { return false };
+    std::env::args_os().take_while(|word| word != "--").any(|word| {
+        let word = word.to_string_lossy();
+        word.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    })
+}
+
+/// Why this cannot be the program of a viewer.
+fn program_fault(program: &Path) -> Option<String> {
+    let shown = program.display();
+    match std::fs::metadata(program) {
+        Err(_) => Some(format!("there is no file {shown}")),
+        Ok(found) if found.is_dir() => {
+            Some(format!("{shown} is a folder; type the path of the program in it"))
+        }
+        Ok(found) if !found.is_file() => Some(format!("{shown} is no program")),
+        #[cfg(unix)]
+        Ok(found) if std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o111 == 0 => {
+            Some(format!("{shown} is no program, or you may not start it"))
+        }
+        Ok(_) => None,
+    }
+}
+
+/// Puts the addresses of known grids in place of their names: of those in the configuration first.
+pub(in crate::cli) fn spell_out(flags: &mut Flags) {
+    if flags.proxy.grids.iter().all(|text| text.contains('=') || known_grids::by_word(text).is_none()) {
+        return;
+    }
+    let file = file_grids(flags).map(|file| file.grids).unwrap_or_default();
+    for text in &mut flags.proxy.grids {
+        if let Some(grid) = file.iter().find(|grid| grid.name == *text) {
+            *text = format!("{}={}", grid.name, grid.uri);
+        } else if let Some(grid) = known_grids::by_word(text) {
             *text = format!("{}={}", grid.word, grid.login);
         }
     }
+}
+
+/// What the file alone says of grids.
+fn file_grids(flags: &Flags) -> Result<ProxySettings, Problems> {
+    let mut flags = flags.clone();
+    let proxy = &mut flags.proxy;
+    for list in [
+        &mut proxy.grids,
+        &mut proxy.grid_allow,
+        &mut proxy.ca_file,
+        &mut proxy.asset_host,
+        &mut proxy.central,
+    ] {
+        list.clear();
+    }
+    Settings::load(&flags).map(|settings| settings.proxy)
 }
 
 /// The installed viewer that is meant. `None`: it is a program of its own.

@@ -3,7 +3,7 @@
 //! What was done is noted in the data directory before it is done. If nobody else has changed the file since,
 //! undoing brings the old one back, or none where there was none; else it takes our entries out.
 
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -45,14 +45,16 @@ pub(super) struct Undone {
 
 /// Sees to it that the file has the entry. Whether it had to be changed.
 pub(super) fn put(data_dir: &Path, path: &Path, entry: &GridEntry) -> anyhow::Result<bool> {
-    let _changes = owner::changes(data_dir);
-    // A link stays one.
-    let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let before = read(path)?;
+    let _changes = owner::changes(data_dir)?;
+    let path = &resolved(path)?;
     let about = || format!("{} is left as it is", shown(path));
+    let before = read(path).with_context(about)?;
     let Some(after) = grid_file::with_entry(before.as_deref(), entry).with_context(about)? else {
         return Ok(false);
     };
+    if std::fs::metadata(path).is_ok_and(|found| found.permissions().readonly()) {
+        return Err(anyhow::anyhow!("it is read-only")).with_context(about);
+    }
     let mut note = load(data_dir)?;
     let known = note.files.iter().position(|changed| changed.path == *path);
     let mut changed = match known {
@@ -77,7 +79,7 @@ pub(super) fn put(data_dir: &Path, path: &Path, entry: &GridEntry) -> anyhow::Re
 
 /// Takes everything back.
 pub(super) fn undo(data_dir: &Path) -> anyhow::Result<Undone> {
-    let _changes = owner::changes(data_dir);
+    let _changes = owner::changes(data_dir)?;
     let mut note = load(data_dir)?;
     let mut undone = Undone { lines: Vec::new(), failed: false };
     note.files.retain(|changed| match undo_one(changed) {
@@ -86,7 +88,7 @@ pub(super) fn undo(data_dir: &Path) -> anyhow::Result<Undone> {
             false
         }
         Err(error) => {
-            undone.lines.push(format!("{}: {error:#}", shown(&changed.path)));
+            undone.lines.push(format!("{}: {}", shown(&changed.path), crate::cli::told_once(&error)));
             undone.failed = true;
             true
         }
@@ -108,13 +110,47 @@ fn shown(path: &Path) -> String {
     text.strip_prefix(r"\\?\").map_or_else(|| text.clone(), str::to_owned)
 }
 
-fn undo_one(changed: &Changed) -> anyhow::Result<&'static str> {
+/// The path by which a file is known, whether it is there yet or not. A link stays one, so that its goal
+/// counts.
+fn resolved(path: &Path) -> anyhow::Result<PathBuf> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        anyhow::bail!("{} is in no folder", path.display());
+    };
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let path =
+        std::fs::canonicalize(folder).with_context(|| format!("cannot use {}", folder.display()))?.join(name);
+    if std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink()) {
+        return std::fs::canonicalize(&path)
+            .with_context(|| format!("{} is left as it is: it is a link that leads nowhere", shown(&path)));
+    }
+    Ok(path)
+}
+
+fn undo_one(changed: &Changed) -> anyhow::Result<String> {
+    let line = take_back(changed)?;
+    let Some(backup) = &changed.backup else { return Ok(line.into()) };
+    let Some(before) = read(backup)? else { return Ok(line.into()) };
+    // Only when every byte of it is back.
+    if read(&changed.path)?.as_deref() == Some(&*before) {
+        // Left over, it does no harm.
+        let _ = std::fs::remove_file(backup);
+        return Ok(line.into());
+    }
+    Ok(format!("{line}; as it was before rezcache it is kept in {}", shown(backup)))
+}
+
+fn take_back(changed: &Changed) -> anyhow::Result<&'static str> {
     let Some(now) = read(&changed.path)? else {
-        forget_backup(changed);
-        return Ok("it is gone already");
+        return Ok(match changed.backup.as_deref().map(read).transpose()?.flatten() {
+            Some(before) => {
+                write(&changed.path, &before)?;
+                "it was gone; brought back as it was before"
+            }
+            None => "it is gone already",
+        });
     };
     let untouched = changed.left.as_deref() == Some(&*digest(&now));
-    let line = match &changed.backup {
+    Ok(match &changed.backup {
         None if untouched => {
             std::fs::remove_file(&changed.path)?;
             "removed, as there was none before"
@@ -134,16 +170,7 @@ fn undo_one(changed: &Changed) -> anyhow::Result<&'static str> {
             }
             None => "nothing of rezcache's was in it any more",
         },
-    };
-    forget_backup(changed);
-    Ok(line)
-}
-
-fn forget_backup(changed: &Changed) {
-    if let Some(backup) = &changed.backup {
-        // Left over, it does no harm.
-        let _ = std::fs::remove_file(backup);
-    }
+    })
 }
 
 /// A copy beside the file, under a name that nothing has yet.
@@ -153,9 +180,13 @@ fn back_up(path: &Path, text: &[u8]) -> anyhow::Result<PathBuf> {
         let number = if number == 1 { String::new() } else { format!("-{number}") };
         let backup = path.with_file_name(format!("{name}{BACKUP_ENDING}{number}"));
         let mut options = std::fs::OpenOptions::new();
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         match options.write(true).create_new(true).open(&backup) {
             Ok(mut file) => {
-                file.write_all(text).and_then(|()| file.sync_all())?;
+                file.write_all(text)?;
+                file.set_permissions(std::fs::metadata(path)?.permissions())?;
+                file.sync_all()?;
                 return Ok(backup);
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -168,16 +199,17 @@ fn back_up(path: &Path, text: &[u8]) -> anyhow::Result<PathBuf> {
 }
 
 fn read(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
-    match std::fs::metadata(path) {
-        Ok(found) if found.len() > grid_file::MAX_BYTES as u64 => {
-            return Err(grid_file::GridFileError::TooLarge.into());
-        }
-        _ => {}
+    // To open a pipe may take for ever.
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        anyhow::bail!("{} is no file", shown(path));
     }
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
+    let mut bytes = Vec::new();
+    let bound = grid_file::MAX_BYTES as u64 + 1;
+    match std::fs::File::open(path).and_then(|file| file.take(bound).read_to_end(&mut bytes)) {
+        Ok(_) if bytes.len() > grid_file::MAX_BYTES => Err(grid_file::GridFileError::TooLarge.into()),
+        Ok(_) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", shown(path))),
     }
 }
 

@@ -8,11 +8,13 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use tokio::time::Instant;
 
+use super::choice::say;
 use super::join::{self, JoinError, Joined};
+use crate::cli::consent::{self, Consent};
 use crate::cli::instructions;
 use crate::cli::owner::{self, Owner};
 use crate::cli::proxy::{self, Started};
-use crate::config::ProxySettings;
+use crate::config::{LogFormat, ProxySettings};
 use crate::proxy::GridConfig;
 use crate::proxy::control::runs::ServedGrid;
 use crate::support::metrics::Counter;
@@ -21,6 +23,8 @@ use crate::viewers::{Linger, Stay, Target, Use};
 
 /// How long one that is starting, or ending, may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long we wait without a word.
+const SILENCE: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -32,20 +36,24 @@ pub(super) enum Held {
     Joined(Joined),
 }
 
-/// Starts the proxy, or joins the one that runs.
+/// Starts the proxy, or joins the one that runs. Whether to upload is asked and decided only by who runs it:
+/// the queue belongs to that one. Nothing is asked with a `log_format` for programs.
 pub(super) async fn hold(
     data_dir: &Path,
     proxy: &ProxySettings,
     grid: &GridConfig,
-    may_upload: bool,
+    log_format: LogFormat,
 ) -> anyhow::Result<Held> {
     std::fs::create_dir_all(data_dir)
         .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
-    let deadline = Instant::now() + PATIENCE;
+    let begun = Instant::now();
     let mut last = None;
+    let mut told = false;
     loop {
         if let Some(owner) = Owner::try_take(data_dir)? {
-            let started = proxy::start(owner, proxy.clone(), data_dir, may_upload, false).await?;
+            let mut settings = proxy.clone();
+            let may_upload = proxy::may_upload(&mut settings, data_dir, log_format).await?;
+            let started = proxy::start(owner, settings, data_dir, may_upload, false).await?;
             let served = started.proxy.runs().same_place(&grid.uri);
             let served = served.ok_or_else(|| anyhow!("{} is not served", grid.name))?;
             return Ok(Held::Own(Box::new(started), served));
@@ -59,12 +67,23 @@ pub(super) async fn hold(
                 ));
             };
             match join::join(control, data_dir, proxy, grid).await {
-                Ok(joined) => return Ok(Held::Joined(joined)),
+                Ok(joined) => {
+                    say(&joined_line(proxy, data_dir));
+                    return Ok(Held::Joined(joined));
+                }
                 Err(error @ JoinError::Refused(_)) => return Err(error.into()),
                 Err(error @ JoinError::Away(_)) => last = Some(error),
             }
         }
-        if Instant::now() > deadline {
+        if !told && begun.elapsed() > SILENCE {
+            told = true;
+            say(&format!(
+                "another rezcache is starting or ending on {}; waiting up to {} s for it",
+                data_dir.display(),
+                PATIENCE.as_secs()
+            ));
+        }
+        if begun.elapsed() > PATIENCE {
             return Err(match last {
                 Some(error) => error.into(),
                 None => anyhow!("another rezcache uses {}, but does not start", data_dir.display()),
@@ -89,6 +108,18 @@ impl Held {
         match self {
             Self::Own(started, _) => started.proxy.control_address(),
             Self::Joined(joined) => Some(joined.control),
+        }
+    }
+
+    /// How often something has come that shows a viewer behind its login, where we know.
+    pub(super) fn logins(&self) -> Option<u64> {
+        match self {
+            Self::Own(started, _) => {
+                let metrics = started.proxy.metrics();
+                let assets = Status::of(&metrics, Duration::ZERO).assets.delivered();
+                Some(metrics.get(Counter::LoginsGranted).saturating_add(assets))
+            }
+            Self::Joined(_) => None,
         }
     }
 
@@ -123,7 +154,7 @@ impl Held {
             Self::Joined(joined) => {
                 if let Some(grace) = grace.filter(|grace| !grace.is_zero()) {
                     said(&waiting_for_login(grace));
-                    joined.launched(grace, assets_only).await;
+                    joined.launched(grace, assets_only, || said(ASSETS_LONG)).await;
                 }
                 return;
             }
@@ -134,20 +165,21 @@ impl Held {
             others: runs.leases(),
             sessions: metrics.sessions_open(),
             datagrams: metrics.get(Counter::DatagramsForwarded),
-            assets: Status::of(&metrics, Duration::ZERO).assets.requests,
+            assets: Status::of(&metrics, Duration::ZERO).assets.delivered(),
         };
         let mut linger = Linger::new(std::time::Instant::now(), grace, seen());
-        let mut told = None;
+        let mut told = Vec::new();
         loop {
             let stay = linger.look(std::time::Instant::now(), seen());
             if stay.is_none() && runs.close_if_unused() {
                 return;
             }
-            if stay.is_some() && told.is_none() {
-                told = stay;
+            if let Some(stay) = stay.filter(|stay| !told.contains(stay)) {
+                told.push(stay);
                 said(&match (stay, grace) {
-                    (Some(Stay::Launched), Some(grace)) => waiting_for_login(grace),
-                    (Some(Stay::Others), _) => String::from(
+                    (Stay::Launched, Some(grace)) => waiting_for_login(grace),
+                    (Stay::Assets, _) => String::from(ASSETS_LONG),
+                    (Stay::Others, _) => String::from(
                         "other viewers still use this rezcache; it ends with the last of them (Ctrl-C ends it now)",
                     ),
                     _ => String::from("waiting for the session to end (Ctrl-C ends it now)"),
@@ -167,9 +199,23 @@ impl Held {
     }
 }
 
+/// A viewer that only takes assets does not say when it leaves.
+const ASSETS_LONG: &str = "a viewer takes its assets through rezcache, which stays until an hour after the last one (Ctrl-C ends it now)";
+
+/// What joining means for the user's own settings.
+fn joined_line(proxy: &ProxySettings, data_dir: &Path) -> String {
+    let service = proxy.service.as_ref().map(|service| service.address.to_string());
+    let refused = service.is_some_and(|service| {
+        consent::find_out(proxy.upload, data_dir, &service, false) == Consent::Refused
+    }) || (proxy.lan.is_some() && proxy.upload == Some(false));
+    let uploads =
+        if refused { ", also on sharing assets: your no counts from its next start on" } else { "" };
+    format!("joined the rezcache that runs already; its settings count{uploads}")
+}
+
 fn waiting_for_login(grace: Duration) -> String {
     format!(
-        "the viewer was started by a launcher that has ended; waiting {} s for it to log in (Ctrl-C ends rezcache now)",
+        "the viewer's program has ended; waiting {} s in case another program is still starting the viewer (Ctrl-C ends rezcache now)",
         grace.as_secs()
     )
 }

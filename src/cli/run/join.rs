@@ -12,7 +12,7 @@ use crate::config::ports::{self, Ports};
 use crate::config::{ProxySettings, token};
 use crate::proxy::GridConfig;
 use crate::proxy::control::runs::{GridWanted, LEASE_PROTOCOL, RunState, ServedGrid};
-use crate::viewers::{Linger, Use};
+use crate::viewers::{Linger, Stay, Use};
 
 /// It runs on this machine.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -54,7 +54,9 @@ pub(super) struct Joined {
 impl Joined {
     /// After a launcher: keeps the lease until its viewer has had time to log in, which makes the other
     /// rezcache stay, or as long as one that takes only its assets is there.
-    pub(super) async fn launched(&mut self, grace: Duration, assets_only: bool) {
+    /// `said` is called once then.
+    pub(super) async fn launched(&mut self, grace: Duration, assets_only: bool, said: impl FnOnce()) {
+        let mut said = Some(said);
         let asked = Asked { control: self.control, token: &self.control_token };
         let assets = async || {
             let state: Result<RunState, _> = asked.answer(reqwest::Method::GET, "state", String::new()).await;
@@ -68,8 +70,14 @@ impl Joined {
         let waiting = async {
             loop {
                 let seen = if assets_only { assets().await } else { Use::default() };
-                if linger.look(Instant::now(), seen).is_none() {
-                    return;
+                match linger.look(Instant::now(), seen) {
+                    None => return,
+                    Some(Stay::Assets) => {
+                        if let Some(said) = said.take() {
+                            said();
+                        }
+                    }
+                    Some(_) => {}
                 }
                 tokio::time::sleep(LOOK).await;
             }
@@ -113,8 +121,7 @@ async fn another(
     grid: &GridConfig,
 ) -> Result<ServedGrid, JoinError> {
     let refused = |error: &dyn std::fmt::Display| JoinError::Refused(error.to_string());
-    let folder = data_dir.to_owned();
-    let changes = tokio::task::spawn_blocking(move || owner::changes(&folder)).await;
+    let changes = owner::changes_soon(data_dir).await.map_err(|error| refused(&error))?;
     let mut memory = Ports::load(data_dir).map_err(|error| refused(&error))?;
     let before = memory.clone();
     let place = ports::place(&grid.uri);

@@ -55,6 +55,8 @@ impl Folders for Disk {
     }
 
     fn read(&self, file: &Path) -> Option<String> {
+        // To open a pipe may take for ever.
+        std::fs::metadata(file).ok().filter(std::fs::Metadata::is_file)?;
         let mut text = String::new();
         std::fs::File::open(file).ok()?.take(MAX_TEXT_BYTES).read_to_string(&mut text).ok()?;
         Some(text)

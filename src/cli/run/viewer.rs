@@ -1,7 +1,7 @@
 //! The viewer's process.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -13,23 +13,52 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How long it may take to save its settings when it is asked to end.
 const END_PATIENCE: Duration = Duration::from_secs(15);
 
+/// The variable by which viewers are told where assets come from.
+pub(super) const ASSET_ADDRESS: &str = "VIEWERASSET";
+/// The same for what its first process has started.
+const LOOK_AT_GROUP: Duration = Duration::from_millis(200);
+
+/// What is done to a viewer that is to end.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    Ask,
+    Look,
+    Kill,
+}
+
 /// A viewer that was started.
 pub(super) struct Viewer {
     child: Child,
     started: Instant,
+    /// Whether its process group has its number.
+    grouped: bool,
 }
 
 impl Viewer {
     /// Starts it, with the words and the environment of the plan.
-    pub(super) fn start(program: &Path, plan: &Plan) -> io::Result<Self> {
+    ///
+    /// On Unix it gets a process group of its own, so that all of it is asked to end when a script has started
+    /// it, unless it may be a `text` viewer: in such a group it could not read from the terminal.
+    pub(super) fn start(program: &Path, plan: &Plan, text: bool) -> io::Result<Self> {
+        let terminal = io::stdin().is_terminal();
+        let grouped = cfg!(unix) && !(text && terminal);
         let mut command = Command::new(program);
         command.args(&plan.arguments).envs(plan.environment.iter().map(|(name, value)| (name, value)));
         // Ours may hold addresses with secrets, and a viewer's plugins see its environment.
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
             command.env_remove(name);
         }
-        let child = command.stdin(Stdio::inherit()).spawn()?;
-        Ok(Self { child, started: Instant::now() })
+        if plan.clears_asset_address {
+            command.env_remove(ASSET_ADDRESS);
+        }
+        #[cfg(unix)]
+        if grouped {
+            std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        }
+        // What reads from a terminal whose group is another one is stopped.
+        command.stdin(if grouped && terminal { Stdio::null() } else { Stdio::inherit() });
+        let child = command.spawn()?;
+        Ok(Self { child, started: Instant::now(), grouped })
     }
 
     /// How long it has been running.
@@ -49,30 +78,55 @@ impl Viewer {
 
     /// Asks it to end, and sees to it.
     pub(super) async fn end(&mut self) -> io::Result<ExitStatus> {
-        if self.child.try_wait()?.is_none() {
-            self.ask_to_end();
-        }
-        match tokio::time::timeout(END_PATIENCE, self.ended()).await {
+        self.tell(Ending::Ask).await;
+        let all = async {
+            let status = self.ended().await;
+            while self.grouped && self.tell(Ending::Look).await {
+                tokio::time::sleep(LOOK_AT_GROUP).await;
+            }
+            status
+        };
+        match tokio::time::timeout(END_PATIENCE, all).await {
             Ok(status) => status,
             Err(_) => {
-                self.child.kill()?;
+                self.tell(Ending::Kill).await;
+                if self.child.try_wait()?.is_none() {
+                    self.child.kill()?;
+                }
                 self.ended().await
             }
         }
     }
 
     /// As a user's session does when it ends, so that it logs out and saves. What the standard library has
-    /// for that would leave it no time.
-    fn ask_to_end(&self) {
-        let id = self.child.id().to_string();
+    /// for that would leave it no time, and knows the first process only. Whether there was anybody to tell.
+    async fn tell(&self, ending: Ending) -> bool {
+        let id = self.child.id();
         #[cfg(unix)]
-        let asking = Command::new("/bin/sh").args(["-c", "kill -TERM \"$1\"", "sh", &id]).spawn();
+        let mut telling = {
+            let signal = match ending {
+                Ending::Ask => "TERM",
+                Ending::Look => "0",
+                Ending::Kill => "KILL",
+            };
+            let whom = if self.grouped { format!("-{id}") } else { id.to_string() };
+            let mut telling = Command::new("/bin/sh");
+            telling.args(["-c", "kill -s \"$1\" -- \"$2\"", "sh", signal, &whom]);
+            telling
+        };
         #[cfg(windows)]
-        let asking = Command::new("taskkill").args(["/PID", &id]).stdout(Stdio::null()).spawn();
+        let mut telling = {
+            let mut telling = Command::new("taskkill");
+            if matches!(ending, Ending::Kill) {
+                telling.arg("/F");
+            }
+            telling.args(["/T", "/PID", &id.to_string()]);
+            telling
+        };
+        telling.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // If that fails, patience runs out.
-        if let Ok(mut asking) = asking {
-            let _ = asking.wait();
-        }
+        let told = tokio::task::spawn_blocking(move || telling.status()).await;
+        told.is_ok_and(|status| status.is_ok_and(|status| status.success()))
     }
 }
 

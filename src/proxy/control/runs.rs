@@ -63,7 +63,7 @@ pub(crate) struct RunState {
     pub(crate) leases: usize,
     /// Sessions that are open.
     pub(crate) sessions: u64,
-    /// Assets that were asked for so far.
+    /// Assets that were delivered so far.
     pub(crate) assets: u64,
 }
 
@@ -273,7 +273,7 @@ where
             grids: state.runs.grids(),
             leases: state.runs.leases(),
             sessions: u64::try_from(state.metrics.sessions_open()).unwrap_or(0),
-            assets: Status::of(&state.metrics, state.started.elapsed()).assets.requests,
+            assets: Status::of(&state.metrics, state.started.elapsed()).assets.delivered(),
         }),
         "grids" => match Limited::new(request_body, MAX_BODY_BYTES).collect().await {
             Ok(wanted) => serve_another(&state.runs, &wanted.to_bytes()).await,

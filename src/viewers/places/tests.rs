@@ -139,7 +139,7 @@ fn on_linux_folders_path_and_menus_are_searched() {
     ]);
     tree.write(
         "/usr/share/applications/radegast.desktop",
-        "[Desktop Entry]\nName=R\nExec=\"/srv/my viewers/Radegast\" %u\n",
+        "[Desktop Entry]\nName=R\nExec=env LC_ALL=C \"X=a b\" \"/srv/my viewers/Radegast\" %u\n",
     );
     tree.write(
         "/usr/share/applications/again.desktop",

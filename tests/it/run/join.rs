@@ -192,3 +192,24 @@ fn nobody_without_the_token_and_no_web_page_is_told_or_obeyed() {
     running.let_go();
     assert_eq!(running.ended().code, Some(0));
 }
+
+#[test]
+fn who_joins_leaves_the_running_rezcache_s_uploads_alone() {
+    let home = Home::new();
+    let viewer = home.viewer("firestorm/firestorm");
+    let owner = home.start("a", &["--grid", GRID, "--", &viewer]);
+    home.until_started(1);
+    let waiting = home.write("data/uploads/something", "that waits");
+    let service = ["--cache-server", "http://127.0.0.1:9", "--upload", "no", "--grid", GRID, "--", &viewer];
+    let ended = home.run(&service);
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+    assert!(ended.said.contains("its settings count, also on sharing assets"), "{}", ended.said);
+    assert!(waiting.exists(), "somebody else's queue is gone");
+    let ended = home.run(&["--grid", GRID, "--", &viewer]);
+    assert!(ended.said.contains("its settings count\n"), "{}", ended.said);
+    owner.let_go();
+    assert_eq!(owner.ended().code, Some(0));
+    // Once there is no other, the answer counts.
+    assert_eq!(home.run(&service).code, Some(0));
+    assert!(!waiting.exists());
+}

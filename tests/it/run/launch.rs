@@ -142,7 +142,11 @@ fn a_launcher_that_ends_at_once_leaves_time_to_log_in() {
     // And with nobody coming it ends by itself.
     let ended = home.run(&["--grid", GRID, "--login-grace", "1s", "--", &viewer]);
     assert_eq!(ended.code, Some(0));
-    assert!(ended.said.contains("waiting 1 s for it to log in"), "{}", ended.said);
+    assert!(
+        ended.said.contains("waiting 1 s in case another program is still starting the viewer"),
+        "{}",
+        ended.said
+    );
 }
 
 #[test]
@@ -236,4 +240,146 @@ fn what_the_file_says_needs_no_question() {
     let ended = home.run(&["--config", file.to_str().unwrap(), "--grid", "other"]);
     assert_eq!(ended.code, Some(0), "{}", ended.said);
     assert!(ended.said.contains("goes to other"), "{}", ended.said);
+}
+
+#[test]
+fn a_lost_terminal_ends_neither_the_viewer_nor_its_proxy() {
+    let home = Home::new();
+    let running = home.start("a", &["--grid", GRID, "--", &home.viewer("firestorm/firestorm")]);
+    let at = port_of(&home.until_started(1)[0]);
+    running.signal("-HUP");
+    assert_eq!(ask(at, "GET /rezcache/status.json", &[], "").0, 200);
+    running.let_go();
+    assert_eq!(running.ended().code, Some(0));
+    // The proxy alone has nobody who needs it: it ends, in order.
+    let mut process = home.command(&["proxy", "--grid", GRID]).spawn().unwrap();
+    let mut said = std::io::BufReader::new(process.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut said, &mut String::new()).unwrap();
+    let proxy = super::Running { process: Some(process), stay: home.path("none") };
+    proxy.signal("-HUP");
+    assert_eq!(proxy.ended().code, Some(0));
+    assert!(!home.data().join("running.json").exists());
+}
+
+#[test]
+fn a_viewer_within_a_script_ends_with_us_too() {
+    let home = Home::new();
+    let viewer = home.viewer("firestorm/do-not-directly-run");
+    let script = home.program("firestorm/firestorm", &format!("#!/bin/sh\n\"{viewer}\" \"$@\" & wait\n"));
+    let running = home.start("a", &["--grid", GRID, "--", &script]);
+    home.until_started(1);
+    let files = std::fs::read_dir(home.path("record")).unwrap().map(|entry| entry.unwrap().path());
+    let id = files.filter_map(|file| Some(file.file_stem()?.to_str()?.to_owned())).next().unwrap();
+    let process = std::path::PathBuf::from(format!("/proc/{id}"));
+    assert!(process.exists());
+    running.signal("-TERM");
+    assert_eq!(running.ended().code, Some(143));
+    assert!(!process.exists(), "the viewer itself lives on");
+}
+
+#[test]
+fn whatever_is_wrong_with_the_settings_a_viewer_that_is_known_starts() {
+    for (case, text, variable) in [
+        ("broken file", "[proxy\n", None),
+        ("bad value", "[proxy]\ncache_size = \"much\"\n", None),
+        ("token file", "[proxy]\ncache_server = \"https://c.example\"\ntoken_file = \"none\"\n", None),
+        ("variable", "", Some(("REZCACHE_CACHE_SIZE", "much"))),
+    ] {
+        let home = Home::new();
+        let viewer = home.viewer("firestorm/firestorm");
+        let file = home.write("rezcache.toml", text).display().to_string();
+        let go = |words: &[&str]| {
+            let mut command = home.command(&[&["run", "--config", &file, "--grid", GRID], words].concat());
+            super::ended(command.envs(variable).spawn().unwrap())
+        };
+        for words in [&["--", &viewer, "--x"][..], &["--viewer", &viewer], &["--viewer", "firestorm"]] {
+            home.forget();
+            let ended = go(words);
+            assert_eq!(ended.code, Some(0), "{case}: {}", ended.said);
+            let typed: &[&str] = if words.len() == 3 { &["--x"] } else { &[] };
+            assert_eq!(home.only().words, typed, "{case}");
+            assert!(ended.said.contains("in the configuration\n"), "{case}: {}", ended.said);
+            assert!(ended.said.contains("Firestorm starts without rezcache"), "{case}: {}", ended.said);
+        }
+        home.forget();
+        assert_ne!(go(&["--strict", "--", &viewer]).code, Some(0), "{case}");
+        assert_ne!(go(&[]).code, Some(0), "{case}: no viewer is known");
+        assert_eq!(home.started(), [], "{case}");
+        // And the one that is remembered.
+        let kept =
+            serde_json::json!({"version": 1, "viewer": {"kind": "kokua", "program": viewer}, "grid": null});
+        home.write("data/run.json", &kept.to_string());
+        let ended = go(&[]);
+        assert_eq!(ended.code, Some(0), "{case}: {}", ended.said);
+        assert!(ended.said.contains("Kokua starts without rezcache"), "{case}: {}", ended.said);
+    }
+}
+
+#[test]
+fn what_is_remembered_but_of_no_use_counts_as_not_remembered() {
+    let home = Home::new();
+    let viewer = home.viewer("firestorm/firestorm");
+    let remember = |program: &str, grid: &str| {
+        let kept =
+            serde_json::json!({"version": 1, "viewer": {"kind": "kokua", "program": program}, "grid": grid});
+        home.write("data/run.json", &kept.to_string())
+    };
+    remember(&viewer, "ftp://nonsense");
+    let ended = home.run(&[]);
+    assert_eq!(ended.code, Some(2));
+    assert!(
+        ended.said.contains("remembered cannot be used") && ended.said.contains("which grid?"),
+        "{}",
+        ended.said
+    );
+    // A folder, and a file that nobody may start, are no viewers.
+    let text = home.write("text", "").display().to_string();
+    for program in [home.path("firestorm").to_str().unwrap(), &text] {
+        remember(program, GRID);
+        let ended = home.run(&[]);
+        assert_eq!(ended.code, Some(2));
+        assert!(ended.said.contains("is not there any more"), "{}", ended.said);
+    }
+    let broken = home.program("broken", "#!/nowhere/at/all\n");
+    let kept = remember(&broken, GRID);
+    let ended = home.run(&[]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.said.contains("`rezcache run --ask` asks again"), "{}", ended.said);
+    assert!(kept.exists());
+}
+
+#[test]
+fn a_grid_of_the_file_counts_more_than_a_known_one_of_that_name() {
+    let home = Home::new();
+    let viewer = home.viewer("firestorm/firestorm");
+    let text = "[[grid]]\nname = \"osgrid\"\nurl = \"http://127.0.0.1:9/\"\n";
+    let file = home.write("rezcache.toml", text);
+    let running = home.start("a", &["--config", file.to_str().unwrap(), "--grid", "osgrid", "--", &viewer]);
+    home.until_started(1);
+    assert_eq!(home.state()["grids"][0]["url"], "http://127.0.0.1:9/");
+    running.let_go();
+    running.ended();
+}
+
+#[test]
+fn an_asset_address_of_the_user_s_own_does_not_lead_past_us() {
+    let home = Home::new();
+    let mut command = home.command(&["run", "--grid", GRID, "--", &home.viewer("kokua/kokua")]);
+    let ended = super::ended(command.env("VIEWERASSET", "http://elsewhere.example/").spawn().unwrap());
+    assert_eq!(home.only().asset_address, "");
+    assert_eq!(
+        ended.said.matches("VIEWERASSET in your environment does not count").count(),
+        1,
+        "{}",
+        ended.said
+    );
+}
+
+#[test]
+fn a_viewer_that_goes_to_another_grid_keeps_its_own_assets() {
+    let home = Home::new();
+    let viewer = home.viewer("firestorm/firestorm");
+    let ended = home.run(&["--grid", "secondlife", "--", &viewer, "--grid", "osgrid"]);
+    assert_eq!(home.only().asset_address, "");
+    assert!(ended.said.contains("rezcache run --grid osgrid"), "{}", ended.said);
 }

@@ -69,9 +69,11 @@ fn it_asks_once_and_remembers() {
 fn a_path_and_an_address_may_be_typed() {
     let home = Home::new();
     let viewer = home.viewer("somewhere/my-viewer");
-    let typed = format!("/nowhere/at/all\n{viewer}\n7\nftp://x\nhttp://127.0.0.1:9/\n");
+    let folder = home.path("somewhere").display().to_string();
+    let typed = format!("/nowhere/at/all\n{folder}\n{viewer}\n7\nftp://x\nhttp://127.0.0.1:9/\n");
     let said = at_a_terminal(&home, &[], &typed);
     assert!(said.contains("there is no file /nowhere/at/all"), "{said}");
+    assert!(said.contains("somewhere is a folder"), "{said}");
     assert!(said.contains("is not an address such as"), "{said}");
     let started = home.only();
     assert_eq!(started.words[0], "--loginuri", "{said}");

@@ -25,8 +25,12 @@ impl Setup {
     }
 
     fn put(&self, key: &str) -> bool {
+        self.try_put(key).unwrap()
+    }
+
+    fn try_put(&self, key: &str) -> anyhow::Result<bool> {
         let entry = GridEntry { key: key.into(), label: "x".into(), login: "http://127.0.0.1:9080/".into() };
-        put(&self.dir.path().join("data"), &self.file, &entry).unwrap()
+        put(&self.dir.path().join("data"), &self.file, &entry)
     }
 
     fn undo(&self) -> (Vec<String>, bool) {
@@ -87,7 +91,8 @@ fn what_the_user_has_changed_since_stays() {
     setup.put("rezcache-b");
     assert!(!setup.undo().1);
     assert_eq!(setup.text(), OWN.replace("<string>home<", "<string>HOME<"));
-    assert_eq!(setup.left_over(), Vec::<String>::new());
+    // The old one is not there again, so that nobody but its owner removes it.
+    assert_eq!(setup.left_over(), ["grids.xml.before-rezcache"]);
 }
 
 #[test]
@@ -141,4 +146,78 @@ fn its_permissions_stay_and_a_link_stays_a_link() {
     assert_eq!(fs::metadata(&real).unwrap().permissions().mode() & 0o777, 0o644);
     setup.undo();
     assert_eq!(fs::read_to_string(&real).unwrap(), OWN);
+}
+
+#[test]
+fn a_file_that_is_gone_comes_back_from_its_backup() {
+    let setup = Setup::with(Some(OWN));
+    setup.put("rezcache-a");
+    fs::remove_file(&setup.file).unwrap();
+    let (lines, failed) = setup.undo();
+    assert!(!failed && lines[0].contains("brought back"), "{lines:?}");
+    assert_eq!(setup.text(), OWN);
+    assert_eq!(setup.left_over(), Vec::<String>::new());
+}
+
+#[test]
+fn a_file_that_somebody_has_replaced_leaves_the_backup() {
+    let setup = Setup::with(Some(OWN));
+    setup.put("rezcache-a");
+    fs::write(&setup.file, "<llsd><map/></llsd>").unwrap();
+    let (lines, failed) = setup.undo();
+    assert!(!failed && lines[0].ends_with("grids.xml.before-rezcache"), "{lines:?}");
+    assert_eq!(fs::read_to_string(setup.file.with_file_name("grids.xml.before-rezcache")).unwrap(), OWN);
+}
+
+#[test]
+fn a_read_only_file_is_not_replaced() {
+    let setup = Setup::with(Some(OWN));
+    let mut permissions = fs::metadata(&setup.file).unwrap().permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(&setup.file, permissions).unwrap();
+    let error = setup.try_put("rezcache-a").unwrap_err();
+    assert!(format!("{error:#}").ends_with("is left as it is: it is read-only"), "{error:#}");
+    assert_eq!(setup.text(), OWN);
+    assert_eq!(setup.left_over(), Vec::<String>::new());
+}
+
+#[cfg(unix)]
+#[test]
+fn the_backup_is_for_the_same_eyes_as_the_file() {
+    use std::os::unix::fs::PermissionsExt as _;
+    for mode in [0o600, 0o640] {
+        let setup = Setup::with(Some(OWN));
+        fs::set_permissions(&setup.file, fs::Permissions::from_mode(mode)).unwrap();
+        setup.put("rezcache-a");
+        let backup = setup.file.with_file_name("grids.xml.before-rezcache");
+        assert_eq!(fs::metadata(&backup).unwrap().permissions().mode() & 0o777, mode);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn links_that_lead_nowhere_and_pipes_are_left_alone() {
+    let setup = Setup::with(None);
+    fs::create_dir(setup.file.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(setup.dir.path().join("nowhere"), &setup.file).unwrap();
+    let error = setup.try_put("rezcache-a").unwrap_err();
+    assert!(format!("{error:#}").contains("a link that leads nowhere"), "{error:#}");
+    assert!(fs::symlink_metadata(&setup.file).unwrap().is_symlink());
+    fs::remove_file(&setup.file).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&setup.file).status().unwrap().success());
+    let error = setup.try_put("rezcache-a").unwrap_err();
+    assert!(format!("{error:#}").contains("is no file"), "{error:#}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_in_a_linked_folder_is_one_file_made_or_found() {
+    let setup = Setup::with(None);
+    fs::create_dir(setup.dir.path().join("real")).unwrap();
+    std::os::unix::fs::symlink(setup.dir.path().join("real"), setup.file.parent().unwrap()).unwrap();
+    assert!(setup.put("rezcache-a") && setup.put("rezcache-b"));
+    let (lines, failed) = setup.undo();
+    assert!(!failed && lines.len() == 1 && lines[0].contains("removed"), "{lines:?}");
+    assert!(!setup.file.exists());
+    assert_eq!(setup.left_over(), Vec::<String>::new());
 }
