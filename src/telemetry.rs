@@ -2,7 +2,8 @@
 //! show one line that is drawn over and over; the two never mix.
 
 use std::io::{self, Write};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,7 +39,8 @@ pub fn start(format: LogFormat, verbose: u8, usual: LevelFilter) {
     };
 }
 
-/// Pieces that wait for the terminal. What comes beyond, while somebody keeps it from writing, is dropped.
+/// Pieces that wait for the terminal. What comes beyond, while somebody keeps it from writing, is dropped, and
+/// counted.
 const WAITING: usize = 1024;
 /// How long the end waits for a terminal that somebody keeps from writing.
 const END_PATIENCE: Duration = Duration::from_secs(1);
@@ -52,6 +54,9 @@ enum Piece {
 
 /// Where log lines go while a line is drawn below them.
 static SCREEN: Mutex<Option<SyncSender<Piece>>> = Mutex::new(None);
+
+/// Log lines that found no room, since it was last told how many.
+static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
 
 fn screen() -> MutexGuard<'static, Option<SyncSender<Piece>>> {
     SCREEN.lock().unwrap_or_else(PoisonError::into_inner)
@@ -73,7 +78,7 @@ impl Drawing {
             return None;
         }
         let (sender, pieces) = sync_channel(WAITING);
-        let work = move || draw(&pieces, &mut io::stderr());
+        let work = move || draw(&pieces, &mut io::stderr(), &LEFT_OUT);
         std::thread::Builder::new().name("rezcache-terminal".into()).spawn(work).ok()?;
         *screen = Some(sender);
         Some(Self(()))
@@ -99,10 +104,45 @@ impl Drop for Drawing {
     }
 }
 
-/// Writes what comes, until the end: logs above the line, which makes room for them.
-fn draw(pieces: &Receiver<Piece>, out: &mut impl Write) {
+/// Gives the terminal's thread a log line, or counts it where it holds too many already.
+fn hand_over(screen: &SyncSender<Piece>, log: &[u8], left_out: &AtomicU64) {
+    if screen.try_send(Piece::Log(log.to_vec())).is_err() {
+        left_out.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Says how many lines found no room, once some were left out.
+fn told_left_out(left_out: &AtomicU64) -> Vec<u8> {
+    match left_out.swap(0, Ordering::Relaxed) {
+        0 => Vec::new(),
+        1 => b"(1 line left out: the terminal was held up)\n".to_vec(),
+        lines => format!("({lines} lines left out: the terminal was held up)\n").into_bytes(),
+    }
+}
+
+/// Writes what comes, until the end: logs above the line, which makes room for them. Lines that found no room
+/// are those that came after all that wait, so they are told of when nothing waits any more.
+fn draw(pieces: &Receiver<Piece>, out: &mut impl Write, left_out: &AtomicU64) {
     let mut shown = String::new();
-    for piece in pieces {
+    loop {
+        let piece = match pieces.try_recv() {
+            Ok(piece) => piece,
+            Err(TryRecvError::Disconnected) => {
+                let _ = out.write_all(&told_left_out(left_out));
+                return;
+            }
+            Err(TryRecvError::Empty) => {
+                let told = told_left_out(left_out);
+                if told.is_empty() {
+                    match pieces.recv() {
+                        Ok(piece) => piece,
+                        Err(_) => return,
+                    }
+                } else {
+                    Piece::Log(told)
+                }
+            }
+        };
         let text = match piece {
             Piece::Log(log) if shown.is_empty() => log,
             Piece::Log(log) => [blank(&shown).as_bytes(), &log, shown.as_bytes()].concat(),
@@ -116,6 +156,7 @@ fn draw(pieces: &Receiver<Piece>, out: &mut impl Write) {
                 if !shown.is_empty() {
                     let _ = out.write_all(blank(&shown).as_bytes());
                 }
+                let _ = out.write_all(&told_left_out(left_out));
                 let _ = ended.try_send(());
                 return;
             }
@@ -141,7 +182,7 @@ struct AroundTheLine;
 impl Write for AroundTheLine {
     fn write(&mut self, log: &[u8]) -> io::Result<usize> {
         match &*screen() {
-            Some(screen) => drop(screen.try_send(Piece::Log(log.to_vec()))),
+            Some(screen) => hand_over(screen, log, &LEFT_OUT),
             None => io::stderr().write_all(log)?,
         }
         Ok(log.len())
@@ -187,8 +228,47 @@ mod tests {
             assert!(sender.try_send(piece).is_ok());
         }
         let mut out = Vec::new();
-        draw(&pieces, &mut out);
+        draw(&pieces, &mut out, &AtomicU64::new(0));
         end.try_recv().unwrap();
         assert_eq!(out, b"one\n\rlive\r    \rtwo\nlive\rl   \r \r");
+    }
+
+    #[test]
+    fn lines_that_find_no_room_are_counted_and_told_once() {
+        let left_out = AtomicU64::new(0);
+        let (sender, pieces) = sync_channel(2);
+        for line in [b"one\n", b"two\n", b"six\n", b"ten\n"] {
+            hand_over(&sender, line, &left_out);
+        }
+        drop(sender);
+        let mut out = Vec::new();
+        draw(&pieces, &mut out, &left_out);
+        assert_eq!(out, b"one\ntwo\n(2 lines left out: the terminal was held up)\n");
+        // It is not kept for the end.
+        left_out.store(1, Ordering::Relaxed);
+        let (sender, pieces) = sync_channel(2);
+        let (told, seen) = sync_channel(9);
+        std::thread::scope(|scope| {
+            let left_out = &left_out;
+            scope.spawn(move || draw(&pieces, &mut Told(told), left_out));
+            assert_eq!(seen.recv().unwrap(), b"(1 line left out: the terminal was held up)\n");
+            drop(sender);
+        });
+    }
+
+    /// Hands on what is written.
+    struct Told(SyncSender<Vec<u8>>);
+
+    impl Write for Told {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if !bytes.is_empty() {
+                self.0.send(bytes.to_vec()).map_err(io::Error::other)?;
+            }
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 }

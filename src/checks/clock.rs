@@ -20,6 +20,16 @@ pub(super) fn judge(readings: &[Reading]) -> CheckResult {
         return CheckResult::skipped(NAME, "No server was reached that says what time it is.");
     };
     let off = nearest.ahead.unsigned_abs();
+    // One word against another says nothing of who is wrong.
+    let alone = readings.iter().all(|reading| reading.who == nearest.who);
+    if off > TOLERATED && alone {
+        return CheckResult::warning(
+            NAME,
+            format!("The clocks of this computer and of {} are {} apart.", nearest.who, span(off)),
+            "See whether the date, the time and the time zone of this computer are right; with a wrong clock certificates \
+             and tokens are refused. If they are right, you need do nothing.",
+        );
+    }
     if off > TOLERATED {
         let which = if nearest.ahead > 0 { "slow" } else { "fast" };
         let seen = format!("This computer's clock is {} {which}, going by {}.", span(off), nearest.who);
@@ -69,11 +79,14 @@ mod tests {
         };
         assert_eq!(of(&[]).0, Outcome::Skipped);
         assert_eq!(of(&[100, -3]).0, Outcome::Ok);
-        assert_eq!(of(&[300]).0, Outcome::Warning);
+        assert_eq!(of(&[300, 310]).0, Outcome::Warning);
+        let (outcome, seen) = of(&[7300]);
+        assert_eq!(outcome, Outcome::Warning, "nobody knows which of the two is wrong");
+        assert_eq!(seen, "The clocks of this computer and of server 7300 are 2 hours apart.");
         let (outcome, seen) = of(&[7300, 7200]);
         assert_eq!(outcome, Outcome::Failed);
         assert_eq!(seen, "This computer's clock is 2 hours slow, going by server 7200.");
-        assert!(of(&[-700]).1.contains("11 minutes fast"));
+        assert!(of(&[-700, -710]).1.contains("11 minutes fast"));
         assert_eq!(of(&[0, 7200]).0, Outcome::Warning);
         assert!(of(&[0, i64::MIN]).1.starts_with("The clock of server"));
     }

@@ -58,8 +58,9 @@ impl From<io::Error> for Fault {
     }
 }
 
-/// Looks at the data directory, its disk, and the store. Blocks.
-pub(super) fn look(setup: &Setup, page_answers: Option<bool>) -> Vec<CheckResult> {
+/// Looks at the data directory, its disk, and the store. Blocks. Also whether the store is in use, as
+/// [`judge_use`] takes it, if there is one.
+pub(super) fn look(setup: &Setup) -> (Vec<CheckResult>, Option<Option<bool>>) {
     let dir = &setup.data_dir;
     let folder = folder(dir);
     let sound = matches!(folder, Folder::Works);
@@ -76,7 +77,7 @@ pub(super) fn look(setup: &Setup, page_answers: Option<bool>) -> Vec<CheckResult
             Some(_) => judge_store(&store, None, setup.cache_bytes),
             None => judge_store(&store, Some(&seen), setup.cache_bytes),
         });
-        results.push(judge_use(inspect::is_in_use(&store).ok(), setup.inside, page_answers, setup));
+        (results, Some(inspect::is_in_use(&store).ok()))
     } else {
         let why = if folder == Folder::NotYet {
             "There is no store yet."
@@ -85,8 +86,8 @@ pub(super) fn look(setup: &Setup, page_answers: Option<bool>) -> Vec<CheckResult
         };
         results.push(CheckResult::skipped("store", why));
         results.push(CheckResult::skipped("data_dir_use", why));
+        (results, None)
     }
-    results
 }
 
 /// The folder itself, or the nearest one above it that is there.
@@ -248,7 +249,12 @@ fn judge_store(store: &Path, seen: Option<&io::Result<Inspection>>, cache_bytes:
 }
 
 /// `page` is whether our own proxy answers on the control port; `None` without a control port.
-fn judge_use(in_use: Option<bool>, inside: bool, page: Option<bool>, setup: &Setup) -> CheckResult {
+pub(super) fn judge_use(
+    in_use: Option<bool>,
+    inside: bool,
+    page: Option<bool>,
+    setup: &Setup,
+) -> CheckResult {
     const NAME: &str = "data_dir_use";
     let control = setup.control.map(|control| control.to_string()).unwrap_or_default();
     match (in_use, inside || page == Some(true)) {
@@ -262,8 +268,11 @@ fn judge_use(in_use: Option<bool>, inside: bool, page: Option<bool>, setup: &Set
         (Some(false), false) => CheckResult::ok(NAME, "No other program uses the data folder."),
         (Some(true), false) => CheckResult::warning(
             NAME,
-            format!("Another rezcache uses the data folder, but it does not answer on {control}."),
-            "End the other one, or give this one a folder of its own with --data-dir: without it nothing can be kept on disk.",
+            format!(
+                "A rezcache uses the data folder, but it does not answer on {control}: it is probably your proxy, with other options."
+            ),
+            "Give the same --control and --listen here that you start the proxy with. If it is not yours, end it, or choose a \
+             folder of your own with --data-dir: without it nothing can be kept on disk.",
         ),
         (Some(false), true) => CheckResult::warning(
             NAME,

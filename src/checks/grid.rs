@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::clock::Reading;
 use super::web::{self, Answer, Fault, Untrusted};
-use super::{CheckResult, GridSetup};
+use super::{CheckResult, GridSetup, in_time};
 use crate::grid::GridId;
 use crate::session::grid_info;
 use crate::session::reach::{Reach, ReachPolicy};
@@ -16,6 +16,9 @@ const CONNECTION: &str = "grid_connection";
 const INFO: &str = "grid_info";
 /// A grid that takes longer makes every login and every teleport slow.
 const SLOW: Duration = Duration::from_secs(2);
+
+/// How long the file of authorities may take.
+const CA_LIMIT: Duration = Duration::from_secs(3);
 
 /// What was seen.
 #[derive(Debug)]
@@ -53,6 +56,8 @@ enum Info {
     /// This host has no address.
     LoginUnknown(String),
     Login,
+    /// The address that we have is a whole login address, which needs nobody's word.
+    Whole,
 }
 
 /// Looks at one grid. `own` is where we listen ourselves.
@@ -82,9 +87,15 @@ async fn see(grid: &GridSetup, host: &str, own: &[SocketAddr], reading: &mut Opt
         return Seen::Nowhere;
     }
     let config = if tls {
-        match trust::tls_config(grid.ca_file.as_deref()) {
-            Ok(config) => Some(config),
-            Err(error) => return Seen::Authorities(error.to_string()),
+        let file = grid.ca_file.clone();
+        match in_time(CA_LIMIT, move || trust::tls_config(file.as_deref())).await {
+            Some(Ok(config)) => Some(config),
+            Some(Err(error)) => return Seen::Authorities(error.to_string()),
+            None => {
+                let file = grid.ca_file.as_ref().map(|file| format!("the file {}", file.display()));
+                let what = file.unwrap_or_else(|| "the system's list of authorities".to_owned());
+                return Seen::Authorities(format!("{what} does not answer"));
+            }
         }
     } else {
         None
@@ -112,15 +123,13 @@ async fn info(grid: &GridSetup, answer: &Answer, policy: &ReachPolicy) -> Info {
         return Info::NotNeeded;
     }
     match answer.status {
+        500.. => return Info::Unreadable,
+        _ if grid.uri.path().len() > 1 => return Info::Whole,
         200 => {}
-        404 | 410 => return Info::None,
+        300..500 => return Info::None,
         _ => return Info::Unreadable,
     }
     let Ok(said) = grid_info::read_xml(&answer.body) else { return Info::Unreadable };
-    // A whole login address needs nobody's word.
-    if grid.uri.path().len() > 1 {
-        return Info::Login;
-    }
     let login = said.login.as_deref().and_then(|login| login.parse::<http::Uri>().ok());
     let Some((login, host)) = login.as_ref().and_then(|login| Some((login, login.host()?))) else {
         return Info::NoLogin;
@@ -261,10 +270,14 @@ fn judge_info(host: &str, status: u16, info: &Info) -> CheckResult {
     match info {
         Info::NotNeeded => CheckResult::ok(INFO, "Second Life needs to say nothing more."),
         Info::Login => CheckResult::ok(INFO, "The grid says where to log in."),
+        Info::Whole => CheckResult::ok(INFO, "The grid's address says where to log in."),
         Info::None => CheckResult::warning(
             INFO,
-            format!("The grid {host} has no page get_grid_info, with which grids say where to log in."),
-            "If you can log in, you need do nothing. Otherwise check the grid's address: use the one the grid gives as its login address.",
+            format!(
+                "The grid {host} shows no page get_grid_info, with which grids say where to log in (answer {status})."
+            ),
+            "If you can log in, you need do nothing. Otherwise check the grid's address: use the one the grid gives as its login \
+             address. In a hotel or a school, open a web page first: you may have to sign in to the network.",
         ),
         Info::NoLogin => CheckResult::warning(
             INFO,

@@ -121,12 +121,19 @@ pub(super) fn environment() -> CheckResult {
         (!value.is_empty()).then(|| value.to_string_lossy().into_owned())
     };
     let found: Vec<&str> =
-        ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
-            .into_iter()
-            .filter(|name| get(name).is_some())
-            .collect();
+        variables(cfg!(windows)).iter().copied().filter(|name| get(name).is_some()).collect();
     let exceptions = get("no_proxy").or_else(|| get("NO_PROXY")).unwrap_or_default();
     judge_environment(&found, &exceptions)
+}
+
+/// What libcurl reads for the plain HTTP that viewers speak with rezcache, and for what grids send them on to.
+/// `HTTP_PROXY` is not among it, except where capitals do not matter; then one name stands for both.
+const fn variables(ignores_case: bool) -> &'static [&'static str] {
+    if ignores_case {
+        &["http_proxy", "https_proxy", "all_proxy"]
+    } else {
+        &["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
+    }
 }
 
 /// The values are nobody's business: a password may stand in them.
@@ -184,8 +191,14 @@ mod tests {
     #[test]
     fn a_web_proxy_is_noted_unless_this_computer_is_exempt() {
         assert_eq!(judge_environment(&[], "").outcome, Outcome::Ok);
-        assert_eq!(judge_environment(&["HTTP_PROXY"], "x.example").outcome, Outcome::Warning);
-        assert_eq!(judge_environment(&["HTTP_PROXY"], "x.example, 127.0.0.1").outcome, Outcome::Ok);
+        assert_eq!(judge_environment(&["http_proxy"], "x.example").outcome, Outcome::Warning);
+        assert_eq!(judge_environment(&["http_proxy"], "x.example, 127.0.0.1").outcome, Outcome::Ok);
+        for ignores_case in [true, false] {
+            assert!(!variables(ignores_case).contains(&"HTTP_PROXY"), "libcurl does not read it");
+        }
+        let mut lower: Vec<_> = variables(true).iter().map(|name| name.to_ascii_lowercase()).collect();
+        lower.dedup();
+        assert_eq!(lower.len(), variables(true).len(), "named once where capitals do not matter");
     }
 
     #[test]

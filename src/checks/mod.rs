@@ -7,7 +7,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
@@ -16,17 +16,19 @@ use serde::{Deserialize, Serialize};
 use crate::client::address::ServerAddress;
 use crate::redact::Redacted;
 use crate::session::reach::AddressBlock;
+use crate::token::join::JoinLine;
 
 mod clock;
 mod folder;
 mod grid;
+mod household;
 mod machine;
 mod running;
 mod service;
 mod web;
 
 /// What takes longer than this is given up, and said so.
-const LIMIT: Duration = Duration::from_secs(14);
+const LIMIT: Duration = Duration::from_secs(9);
 
 /// What is to be looked at.
 #[derive(Clone, Debug)]
@@ -43,12 +45,16 @@ pub struct Setup {
     pub cache_bytes: u64,
     /// The control port.
     pub control: Option<SocketAddr>,
+    /// The control port of a running proxy, as it says itself in the data folder.
+    pub announced: Option<SocketAddr>,
     /// The grids.
     pub grids: Vec<GridSetup>,
     /// Why the grids' ports are not known, in the words of whoever looked.
     pub ports_problem: Option<String>,
     /// The shared cache.
     pub service: Option<ServiceSetup>,
+    /// The shared caches at home, where these are used.
+    pub household: Option<HouseholdSetup>,
 }
 
 /// One grid.
@@ -77,6 +83,13 @@ pub struct ServiceSetup {
     pub token: Option<Redacted<String>>,
 }
 
+/// The shared caches of a home or a classroom.
+#[derive(Clone, Debug)]
+pub struct HouseholdSetup {
+    /// This one and no other. `None`: those that were joined, as the data directory has them.
+    pub line: Option<JoinLine>,
+}
+
 /// Looks at everything, in less than 15 seconds, and changes nothing.
 pub async fn run(setup: &Setup) -> Vec<CheckResult> {
     if !setup.config_problems.is_empty() {
@@ -84,24 +97,35 @@ pub async fn run(setup: &Setup) -> Vec<CheckResult> {
     }
     let own: Vec<SocketAddr> =
         setup.grids.iter().filter_map(|grid| grid.listen).chain(setup.control).collect();
+    let folder = {
+        let setup = setup.clone();
+        in_time(LIMIT, move || folder::look(&setup))
+    };
+    let proxy = async {
+        let found = running::find(setup.control, setup.announced).await;
+        let ports = setup.grids.iter().map(|grid| running::port(grid, &found, setup.inside));
+        let mut results: Vec<_> = join_all(ports).await.into_iter().flatten().collect();
+        results.push(running::judge_page(&found, setup.inside));
+        results.push(running::judge_uploads(&found.page));
+        let answers = found.at.is_some().then_some(running::is_ours(&found.page));
+        (results, answers)
+    };
     let here = async {
-        let page = running::page(setup.control).await;
-        let answers = setup.control.is_some().then_some(running::is_ours(&page));
-        let folder = {
-            let setup = setup.clone();
-            tokio::task::spawn_blocking(move || folder::look(&setup, answers))
+        let late = || (in_time_not(&["page"], None), Some(false));
+        let (folder, (proxy, answers)) = tokio::join!(folder, within(proxy, late));
+        let mut results = match folder {
+            Some((mut results, in_use)) => {
+                results.extend(in_use.map(|in_use| folder::judge_use(in_use, setup.inside, answers, setup)));
+                results
+            }
+            None => vec![hung(&setup.data_dir)],
         };
-        let ports = join_all(setup.grids.iter().map(|grid| running::port(grid, &page, setup.inside)));
-        let (folder, ports) = tokio::join!(folder, ports);
-        let mut results = folder.unwrap_or_default();
         results.extend(setup.ports_problem.iter().map(|problem| {
             let advice = "Restore the file ports.json in the data folder, or delete it: then every grid gets a new port, and \
                           viewers ask for its password once more.";
             CheckResult::failed("ports", format!("Which port each grid has is not known: {problem}."), advice)
         }));
-        results.extend(ports.into_iter().flatten());
-        results.push(running::judge_page(&page, setup.control, setup.inside));
-        results.push(running::judge_uploads(&page));
+        results.extend(proxy);
         results
     };
     let grids = join_all(setup.grids.iter().map(|grid| async {
@@ -110,17 +134,21 @@ pub async fn run(setup: &Setup) -> Vec<CheckResult> {
         within(grid::look(grid, &own), late).await
     }));
     let service = async {
-        match &setup.service {
-            Some(service) => {
+        match (&setup.service, &setup.household) {
+            (Some(service), _) => {
                 let late = || (in_time_not(&["service_https"], None), None);
-                within(service::look(service, &setup.data_dir, now()), late).await
+                let marker = service::marker(&setup.data_dir);
+                let (marker, (mut results, reading)) =
+                    tokio::join!(marker, within(service::look(service, now()), late));
+                results.push(service::judge_trust(&service.address.authority(), &setup.data_dir, marker));
+                (results, reading.into_iter().collect())
             }
-            None => (service::none(), None),
+            (None, Some(household)) => household::look(household, &setup.data_dir, now()).await,
+            (None, None) => (service::none(), Vec::new()),
         }
     };
-    let late = || in_time_not(&["data_dir"], None);
-    let (here, grids, (service, service_clock), udp, localhost) =
-        tokio::join!(within(here, late), grids, service, machine::udp(), machine::localhost());
+    let (here, grids, (service, service_clocks), udp, localhost) =
+        tokio::join!(here, grids, service, machine::udp(), machine::localhost());
 
     let mut results = vec![configuration(setup)];
     results.extend(here);
@@ -131,7 +159,7 @@ pub async fn run(setup: &Setup) -> Vec<CheckResult> {
         readings.extend(reading);
     }
     results.extend(service);
-    readings.extend(service_clock);
+    readings.extend(service_clocks);
     results.push(clock::judge(&readings));
     results
 }
@@ -174,6 +202,24 @@ async fn within<T>(work: impl Future<Output = T>, late: impl FnOnce() -> T) -> T
         Ok(done) => done,
         Err(_) => late(),
     }
+}
+
+/// What a disk is asked. `None`: it has not answered in this time, as a share of a network may do that is
+/// gone; whoever asked it still waits, on a thread of its own.
+pub async fn in_time<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await.ok()?.ok()
+}
+
+/// The data folder does not answer.
+fn hung(data_dir: &Path) -> CheckResult {
+    CheckResult::failed(
+        "data_dir",
+        format!("The data folder {} does not answer.", data_dir.display()),
+        "See whether its disk or network share is there and works, or choose another folder with --data-dir.",
+    )
 }
 
 fn in_time_not(names: &[&str], about: Option<&str>) -> Vec<CheckResult> {

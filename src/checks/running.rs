@@ -34,7 +34,31 @@ enum Port {
     Forbidden,
 }
 
-pub(super) async fn page(control: Option<SocketAddr>) -> Page {
+/// Where a proxy was looked for, and what is there.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) page: Page,
+    /// The control port that was asked; `None` where there is none.
+    pub(super) at: Option<SocketAddr>,
+    /// It is not where it would be with our options.
+    pub(super) elsewhere: bool,
+}
+
+/// Looks where the proxy should be, and otherwise where one says that it is.
+pub(super) async fn find(control: Option<SocketAddr>, announced: Option<SocketAddr>) -> Found {
+    let here = page(control).await;
+    if let Some(other) = announced.filter(|other| Some(*other) != control && !is_ours(&here)) {
+        let there = page(Some(other)).await;
+        if is_ours(&there) {
+            // With port 0 it may be anywhere.
+            let elsewhere = control.is_none_or(|control| control.port() != 0);
+            return Found { page: there, at: Some(other), elsewhere };
+        }
+    }
+    Found { page: here, at: control, elsewhere: false }
+}
+
+async fn page(control: Option<SocketAddr>) -> Page {
     let Some(control) = control.filter(|control| control.port() != 0) else { return Page::Off };
     match web::get_local(control, "/status.json").await {
         Ok(answer) => match serde_json::from_slice::<Status>(&answer.body) {
@@ -58,9 +82,20 @@ pub(super) const fn is_ours(page: &Page) -> bool {
     matches!(page, Page::Ours(_) | Page::Another(_))
 }
 
-pub(super) fn judge_page(page: &Page, control: Option<SocketAddr>, inside: bool) -> CheckResult {
+pub(super) fn judge_page(found: &Found, inside: bool) -> CheckResult {
     const NAME: &str = "page";
+    let Found { page, at: control, elsewhere } = found;
+    let control = *control;
     let at = control.map(|control| control.to_string()).unwrap_or_default();
+    if *elsewhere {
+        return CheckResult::warning(
+            NAME,
+            format!("Your proxy runs with other options than were given here: its page is http://{at}/."),
+            format!(
+                "Give the same options here that you start the proxy with: --control {at}, and its --listen."
+            ),
+        );
+    }
     match page {
         Page::Off => {
             CheckResult::skipped(NAME, "There is no control port, so it cannot be asked what the proxy does.")
@@ -112,13 +147,17 @@ fn plain(word: &str) -> String {
 }
 
 /// The port that a grid's viewers log in at: is it there for us, and does it answer as it must.
-pub(super) async fn port(grid: &GridSetup, page: &Page, inside: bool) -> [CheckResult; 2] {
+pub(super) async fn port(grid: &GridSetup, found: &Found, inside: bool) -> [CheckResult; 2] {
     let Some(at) = grid.listen.filter(|at| at.port() != 0) else {
         let why = "Its port is chosen when the proxy starts.";
         return ["port", "login"].map(|name| CheckResult::skipped(name, why).about(&grid.name));
     };
-    let running = inside || is_ours(page);
+    let running = inside || is_ours(&found.page);
     let seen = look(at).await;
+    if seen == Port::Free && found.elsewhere {
+        let why = "The proxy runs with other options, so it is not known where it listens for this grid.";
+        return ["port", "login"].map(|name| CheckResult::skipped(name, why).about(&grid.name));
+    }
     let owner = if seen == Port::Taken { owner(at) } else { None };
     let [port, login] = judge_port(at, seen, grid.remembered, running, owner.as_deref());
     [port.about(&grid.name), login.about(&grid.name)]
@@ -158,7 +197,8 @@ fn judge_port(
             CheckResult::warning(
                 PORT,
                 format!("The running proxy does not serve this grid: nothing listens at {at}."),
-                "If you want to use the grid now, end the proxy and start it with this grid too.",
+                "If you start the proxy with another --listen, give the same here. Otherwise, to use the grid now, end the proxy and \
+                 start it with this grid too.",
             ),
             not_ours,
         ],
@@ -293,13 +333,14 @@ mod tests {
     fn an_older_proxy_is_told_from_a_stranger() {
         let at = Some("127.0.0.1:9079".parse().unwrap());
         let mut status = Status::of(&Metrics::default(), Duration::ZERO);
-        assert_eq!(judge_page(&Page::Ours(Box::new(status.clone())), at, false).outcome, Outcome::Ok);
+        let of = |page, inside| judge_page(&Found { page, at, elsewhere: false }, inside);
+        assert_eq!(of(Page::Ours(Box::new(status.clone())), false).outcome, Outcome::Ok);
         status.version = "0.0.1<script>".into();
-        let old = judge_page(&Page::Ours(Box::new(status)), at, false);
+        let old = of(Page::Ours(Box::new(status)), false);
         assert!(old.outcome == Outcome::Warning && old.seen.contains("0.0.1script"), "{old:?}");
-        assert_eq!(judge_page(&Page::Foreign, at, false).outcome, Outcome::Failed);
-        assert_eq!(judge_page(&Page::Nobody, at, false).outcome, Outcome::Skipped);
-        assert_eq!(judge_page(&Page::Nobody, at, true).outcome, Outcome::Failed);
+        assert_eq!(of(Page::Foreign, false).outcome, Outcome::Failed);
+        assert_eq!(of(Page::Nobody, false).outcome, Outcome::Skipped);
+        assert_eq!(of(Page::Nobody, true).outcome, Outcome::Failed);
     }
 
     #[test]

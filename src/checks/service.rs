@@ -1,6 +1,8 @@
 //! The shared cache: is it there, is it the one that was meant, does UDP get through to it, and does it
 //! take what we are known by.
 
+use std::io::Read as _;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -11,21 +13,24 @@ use serde_json::Value;
 
 use super::clock::Reading;
 use super::web::{self, Fault, Untrusted};
-use super::{CheckResult, ServiceSetup};
+use super::{CheckResult, LIMIT, ServiceSetup, in_time};
 use crate::client::address::ServerAddress;
 use crate::client::{self, PROVEN_WRONG, QuicAnswer};
 use crate::token;
 
 const NAME: &str = "service_name";
-const HTTPS: &str = "service_https";
+pub(super) const HTTPS: &str = "service_https";
 const QUIC: &str = "service_quic";
-const ACCESS: &str = "service_access";
+pub(super) const ACCESS: &str = "service_access";
 const TRUST: &str = "service_trust";
 const ALL: [&str; 5] = [NAME, HTTPS, QUIC, ACCESS, TRUST];
 
+/// More of that file is not read.
+const MAX_MARKER: u64 = 1 << 20;
+
 /// What was seen over HTTP.
 #[derive(Debug, PartialEq, Eq)]
-enum Face {
+pub(super) enum Face {
     /// It introduces itself as a node of ours.
     Node {
         enrols: bool,
@@ -37,7 +42,7 @@ enum Face {
 
 /// What becomes of a question that needs the right to read.
 #[derive(Debug, PartialEq, Eq)]
-enum Access {
+pub(super) enum Access {
     NotAsked,
     Granted,
     /// It does not know us. With what it says.
@@ -63,14 +68,23 @@ pub(super) fn none() -> Vec<CheckResult> {
     ALL.iter().map(|name| CheckResult::skipped(name, "No shared cache is used.")).collect()
 }
 
+/// The text of the file that says who was proven wrong; `None` when it does not answer.
+pub(super) async fn marker(data_dir: &Path) -> Option<Vec<u8>> {
+    let path = data_dir.join(PROVEN_WRONG);
+    let read = move || {
+        let mut text = Vec::new();
+        if let Ok(file) = std::fs::File::open(path) {
+            // What is read is what counts.
+            let _ = file.take(MAX_MARKER).read_to_end(&mut text);
+        }
+        text
+    };
+    in_time(LIMIT, read).await
+}
+
 /// Looks at the service; `now` is in seconds since 1970.
-pub(super) async fn look(
-    setup: &ServiceSetup,
-    data_dir: &Path,
-    now: u64,
-) -> (Vec<CheckResult>, Option<Reading>) {
+pub(super) async fn look(setup: &ServiceSetup, now: u64) -> (Vec<CheckResult>, Option<Reading>) {
     let address = &setup.address;
-    let trust = judge_trust(address, std::fs::read(data_dir.join(PROVEN_WRONG)).ok().as_deref());
     let found = web::resolve(&address.host, address.port).await;
     if found.is_empty() {
         let why = "Its address is not known.";
@@ -85,28 +99,11 @@ pub(super) async fn look(
                 CheckResult::skipped(HTTPS, why),
                 CheckResult::skipped(QUIC, why),
                 CheckResult::skipped(ACCESS, why),
-                trust,
             ],
             None,
         );
     }
-    let quic = async {
-        if address.tls {
-            let first = *found.first()?;
-            Some(client::probe_quic(address, first).await.unwrap_or(QuicAnswer::Failed))
-        } else {
-            None
-        }
-    };
-    let web = async {
-        let (face, ahead) = introduction(address, &found).await;
-        let access = match face {
-            Face::Node { .. } => access(setup, &found).await,
-            _ => Access::NotAsked,
-        };
-        (face, access, ahead)
-    };
-    let (quic, (face, access, ahead)) = tokio::join!(quic, web);
+    let Seen { quic, face, access, ahead } = see(setup, &found).await;
     let known = match setup.token.as_ref().and_then(|token| token::unverified_expiry(token.reveal())) {
         Some(expires) => {
             let left = i64::try_from(expires).unwrap_or(i64::MAX).saturating_sub_unsigned(now);
@@ -123,14 +120,44 @@ pub(super) async fn look(
         judge_face(address, &face),
         judge_quic(quic, &face),
         judge_access(&face, &access, known),
-        trust,
     ];
     (results, ahead.map(|ahead| Reading { who: address.host.clone(), ahead }))
 }
 
+/// What was seen of a service that has an address.
+pub(super) struct Seen {
+    pub(super) quic: Option<QuicAnswer>,
+    pub(super) face: Face,
+    pub(super) access: Access,
+    /// By how many seconds its clock is ahead.
+    pub(super) ahead: Option<i64>,
+}
+
+pub(super) async fn see(setup: &ServiceSetup, found: &[SocketAddr]) -> Seen {
+    let address = &setup.address;
+    let quic = async {
+        if address.tls {
+            let first = *found.first()?;
+            Some(client::probe_quic(address, first).await.unwrap_or(QuicAnswer::Failed))
+        } else {
+            None
+        }
+    };
+    let web = async {
+        let (face, ahead) = introduction(address, found).await;
+        let access = match face {
+            Face::Node { .. } => access(setup, found).await,
+            _ => Access::NotAsked,
+        };
+        (face, access, ahead)
+    };
+    let (quic, (face, access, ahead)) = tokio::join!(quic, web);
+    Seen { quic, face, access, ahead }
+}
+
 async fn ask(
     address: &ServerAddress,
-    found: &[std::net::SocketAddr],
+    found: &[SocketAddr],
     request: Request<Full<Bytes>>,
 ) -> Result<web::Answer, Fault> {
     let stream = web::connect(found).await?;
@@ -139,7 +166,7 @@ async fn ask(
     web::ask(stream, &address.host, tls, request).await
 }
 
-async fn introduction(address: &ServerAddress, found: &[std::net::SocketAddr]) -> (Face, Option<i64>) {
+async fn introduction(address: &ServerAddress, found: &[SocketAddr]) -> (Face, Option<i64>) {
     let Some(request) = web::get(&address.authority(), "/v1/service") else {
         return (Face::Fault(Fault::NotHttp), None);
     };
@@ -157,7 +184,7 @@ async fn introduction(address: &ServerAddress, found: &[std::net::SocketAddr]) -
 }
 
 /// Asks for nothing, which needs the right to ask.
-async fn access(setup: &ServiceSetup, found: &[std::net::SocketAddr]) -> Access {
+async fn access(setup: &ServiceSetup, found: &[SocketAddr]) -> Access {
     let body = serde_json::json!({ "grid": "probe", "origin": null, "assets": [] }).to_string();
     let Some(mut request) = web::get(&setup.address.authority(), "/v1/lookup") else {
         return Access::NotAsked;
@@ -235,7 +262,7 @@ fn judge_face(address: &ServerAddress, face: &Face) -> CheckResult {
     }
 }
 
-fn judge_quic(quic: Option<QuicAnswer>, face: &Face) -> CheckResult {
+pub(super) fn judge_quic(quic: Option<QuicAnswer>, face: &Face) -> CheckResult {
     let Some(quic) = quic else {
         return CheckResult::skipped(QUIC, "Over plain HTTP there is no QUIC.");
     };
@@ -317,11 +344,17 @@ fn judge_access(face: &Face, access: &Access, known: Known) -> CheckResult {
     }
 }
 
-/// `marker` is the text of the file that says who was proven wrong.
-fn judge_trust(address: &ServerAddress, marker: Option<&[u8]>) -> CheckResult {
-    let text = String::from_utf8_lossy(marker.unwrap_or_default()).into_owned();
-    let service = address.authority();
-    let about_it = |line: &&str| line.split(' ').next() == Some(&*service);
+/// `service` is what it is called where something is remembered of it; for `marker` see there.
+pub(super) fn judge_trust(service: &str, data_dir: &Path, marker: Option<Vec<u8>>) -> CheckResult {
+    let Some(marker) = marker else {
+        let seen =
+            format!("The file {PROVEN_WRONG} in the data folder {} does not answer.", data_dir.display());
+        let advice = "See whether the disk or the network share of that folder is there and works, or choose another folder with \
+                      --data-dir.";
+        return CheckResult::failed(TRUST, seen, advice);
+    };
+    let text = String::from_utf8_lossy(&marker).into_owned();
+    let about_it = |line: &&str| line.split(' ').next() == Some(service);
     let lines: Vec<&str> = text.lines().filter(about_it).collect();
     let advice = format!(
         "Tell its operator. Once it is put right, remove the file {PROVEN_WRONG} from the data folder, and start the proxy again."
@@ -377,9 +410,12 @@ mod tests {
 
     #[test]
     fn only_the_lines_about_this_service_count() {
-        let address: ServerAddress = "https://cache.example:8443".parse().unwrap();
-        let of = |marker: Option<&str>| judge_trust(&address, marker.map(str::as_bytes)).outcome;
-        assert_eq!(of(None), Outcome::Ok);
+        let of = |marker: Option<&str>| {
+            let marker = marker.map(|marker| marker.as_bytes().to_vec());
+            judge_trust("cache.example:8443", Path::new("data"), marker).outcome
+        };
+        assert_eq!(of(None), Outcome::Failed, "nothing is known");
+        assert_eq!(of(Some("")), Outcome::Ok);
         assert_eq!(of(Some("other.example:8443\ncache.example:84433\n")), Outcome::Ok);
         assert_eq!(of(Some("cache.example:8443 grid.example sim.example\n")), Outcome::Warning);
         assert_eq!(of(Some("\ncache.example:8443\n")), Outcome::Failed);

@@ -1,14 +1,21 @@
 //! `rezcache doctor`: the self-test on the terminal.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
 
 use clap::Args;
 
-use super::{Outcome, print};
-use crate::checks::{self, Report, Setup};
+use super::{Outcome, owner, print};
+use crate::cache::inspect;
+use crate::checks::{self, Report, Setup, in_time};
 use crate::config::ports::{self, Ports, PortsError};
 use crate::config::{Problems, ProxyFlags, Settings};
 use crate::proxy::self_test;
+
+/// How long the files in the data folder may take that say what is to be looked at.
+const FILES_LIMIT: Duration = Duration::from_secs(2);
 
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
@@ -32,7 +39,7 @@ pub(super) async fn run(
     settings: Result<Settings, Problems>,
 ) -> anyhow::Result<Outcome> {
     let setup = match settings {
-        Ok(settings) => setup(settings),
+        Ok(settings) => setup(settings).await,
         Err(problems) => unreadable(&problems),
     };
     let report = Report::of(checks::run(&setup).await);
@@ -53,41 +60,72 @@ fn unreadable(problems: &Problems) -> Setup {
         data_dir: std::path::PathBuf::new(),
         cache_bytes: 0,
         control: None,
+        announced: None,
         grids: Vec::new(),
         ports_problem: None,
         service: None,
+        household: None,
     }
 }
 
-fn setup(settings: Settings) -> Setup {
+async fn setup(settings: Settings) -> Setup {
     let Settings { file, data_dir, proxy, .. } = settings;
     let (listen, control) = (proxy.listen, proxy.control);
     let places: Vec<_> = proxy.grids.iter().map(|grid| ports::place(&grid.uri)).collect();
-    let is_there = data_dir.is_dir();
+    let folder = || data_dir.clone();
+    let (memory, announcing) = (folder(), folder());
+    let (known, announced) = tokio::join!(
+        in_time(FILES_LIMIT, move || Known::read(&memory, listen, control, &places)),
+        in_time(FILES_LIMIT, move || announced(&announcing)),
+    );
+    let known = known.unwrap_or_else(|| {
+        let path = data_dir.join(ports::FILE_NAME);
+        Known { problem: Some(format!("the file {} does not answer", path.display())), ..Known::default() }
+    });
     // Nobody's secrets are needed here.
-    let config = proxy.into_config(&[], data_dir.clone(), String::new(), String::new(), false);
-    let (addresses, remembered, problem) = match Ports::load(&data_dir) {
-        Ok(memory) => {
-            let remembered: Vec<_> = places.iter().map(|place| memory.remembers(listen, place)).collect();
-            let mut memory = memory;
-            match memory.assign(listen, true, control, &places, ports::is_free) {
-                Ok(addresses) => (addresses, remembered, None),
-                Err(error) => (Vec::new(), Vec::new(), Some(error.to_string())),
-            }
-        }
-        Err(PortsError::File { .. }) if !is_there => (Vec::new(), Vec::new(), None),
-        Err(PortsError::Damaged { path, .. }) => {
-            (Vec::new(), Vec::new(), Some(format!("the file {} is damaged", path.display())))
-        }
-        Err(error) => (Vec::new(), Vec::new(), Some(error.to_string())),
-    };
-    let mut setup = self_test::setup(&config, &addresses, control);
+    let config = proxy.into_config(&[], data_dir, String::new(), String::new(), false);
+    let mut setup = self_test::setup(&config, &known.addresses, control);
     setup.config_file = file;
-    setup.ports_problem = problem;
-    for (grid, remembered) in setup.grids.iter_mut().zip(remembered) {
+    setup.announced = announced.flatten();
+    setup.ports_problem = known.problem;
+    for (grid, remembered) in setup.grids.iter_mut().zip(known.remembered) {
         grid.remembered = remembered;
     }
     setup
+}
+
+/// Where the proxy that uses this data folder says that it is. What a killed one has left behind counts for
+/// nothing.
+fn announced(data_dir: &Path) -> Option<SocketAddr> {
+    let in_use = inspect::is_in_use(&data_dir.join("assets")).unwrap_or(false);
+    in_use.then(|| owner::running(data_dir))??.control
+}
+
+/// Which ports the grids have, or would have.
+#[derive(Default)]
+struct Known {
+    addresses: Vec<SocketAddr>,
+    /// Whether viewers have known each before.
+    remembered: Vec<bool>,
+    problem: Option<String>,
+}
+
+impl Known {
+    fn read(data_dir: &Path, listen: SocketAddr, control: Option<SocketAddr>, places: &[String]) -> Self {
+        let problem = match Ports::load(data_dir) {
+            Ok(mut memory) => {
+                let remembered = places.iter().map(|place| memory.remembers(listen, place)).collect();
+                match memory.assign(listen, true, control, places, ports::is_free) {
+                    Ok(addresses) => return Self { addresses, remembered, problem: None },
+                    Err(error) => error.to_string(),
+                }
+            }
+            Err(PortsError::File { .. }) if !data_dir.is_dir() => return Self::default(),
+            Err(PortsError::Damaged { path, .. }) => format!("the file {} is damaged", path.display()),
+            Err(error) => error.to_string(),
+        };
+        Self { problem: Some(problem), ..Self::default() }
+    }
 }
 
 /// Whether signs beyond ASCII arrive as such.

@@ -44,7 +44,6 @@ impl ChatDesk {
                 "Nothing is shared with a cache server anyway.".to_owned()
             }
             (ChatCommand::Help, _) => help(),
-            (ChatCommand::Unknown, _) => format!("I do not know that. {}", help()),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::ProxyConfig;
-use crate::checks::{GridSetup, ServiceSetup, Setup};
+use crate::checks::{GridSetup, HouseholdSetup, ServiceSetup, Setup};
 
 /// Everything that a configuration says. `control` and the grids' `listen` are where the proxy listens, or
 /// would.
@@ -26,7 +26,9 @@ pub fn setup(config: &ProxyConfig, listen: &[SocketAddr], control: Option<Socket
         data_dir: config.data_dir.clone(),
         cache_bytes: config.cache_bytes,
         control,
+        announced: None,
         ports_problem: None,
+        household: config.lan.as_ref().map(|lan| HouseholdSetup { line: lan.line.clone() }),
         service: config
             .service
             .as_ref()

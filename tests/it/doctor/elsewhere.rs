@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rezcache::checks::Outcome::{Failed, Ok, Skipped, Warning};
+use rezcache::client::joined;
 use rezcache::node::Node;
 use rezcache::token;
+use rezcache::token::join::JoinLine;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-use super::{Desk, Found, unused};
+use super::{Desk, Found, everything, unused};
+use crate::lan::Home;
 use crate::service::config;
 use crate::support::fake_grid::Reply;
 use crate::support::operator::{Operator, now};
@@ -36,6 +39,12 @@ async fn a_grid_that_does_not_say_where_to_log_in() {
     let desk = Desk::new().await;
     desk.grid.on("/get_grid_info", |_| Reply::new("404 Not Found", &[], ""));
     desk.doctor(&[], &[]).await.blames("grid_info", Warning, "no page get_grid_info", "login address");
+    let whole = desk.grid.url("/cgi-bin/login.cgi");
+    for status in ["403 Forbidden", "301 Moved Permanently"] {
+        desk.grid.on("/get_grid_info", move |_| Reply::new(status, &[("Location", "/grid/")], ""));
+        desk.doctor(&[], &[]).await.blames("grid_info", Warning, "no page get_grid_info", "login address");
+        with_grid(&desk, &whole, &[]).await.is_fine();
+    }
     desk.grid.on("/get_grid_info", |_| Reply::ok("text/html", "<html>Welcome to our grid<br></html>"));
     desk.doctor(&[], &[]).await.blames(
         "grid_info",
@@ -87,10 +96,10 @@ async fn a_grid_whose_certificate_is_not_believed() {
 async fn a_clock_that_differs_from_the_grids() {
     let desk = Desk::new().await;
     let login = desk.grid.url("/");
-    desk.grid_says(&login, Duration::from_secs(1200));
-    desk.doctor(&[], &[]).await.blames("clock", Failed, "minutes slow", "Set the date");
-    desk.grid_says(&login, Duration::from_secs(300));
-    desk.doctor(&[], &[]).await.blames("clock", Warning, "minutes slow", "Set the date");
+    desk.grid_says(&login, Duration::from_secs(1230));
+    desk.doctor(&[], &[]).await.blames("clock", Warning, "are 20 minutes apart", "See whether the date");
+    desk.grid_says(&login, Duration::from_secs(60));
+    desk.doctor(&[], &[]).await.is_fine();
 }
 
 async fn with_service(desk: &Desk, service: &str, more: &[&str]) -> Found {
@@ -223,6 +232,60 @@ async fn tokens_that_are_missing_expired_or_refused() {
     claims.expires = now() + 90 * 86_400;
     ask(&claims).await.blames("service_access", Failed, "for another service", "Get a new token");
     node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shared_cache_at_home() {
+    let desk = Desk::new().await;
+    let auto = ["--cache-server", "auto"];
+    let found = desk.doctor(&[], &auto).await;
+    found.blames("service_joined", Warning, "No shared cache at home", "rezcache join");
+
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [home, school] = [Home::start(folders[0].path()).await, Home::start(folders[1].path()).await];
+    let line = home.line();
+    joined::add(&desk.data(), line.clone(), Some(true)).unwrap();
+    let before = everything(&desk.data());
+    let found = desk.doctor(&[], &auto).await;
+    found.is_fine();
+    let about = format!("{} at {}", line.pin.short(), line.address);
+    for name in ["service_https", "service_quic", "service_access", "service_trust"] {
+        let check = found.check(name);
+        assert_eq!((check.outcome, check.about.as_deref()), (Ok, Some(&*about)), "{check:?}");
+    }
+    assert_eq!(everything(&desk.data()), before, "nothing is made, and nobody joins");
+    assert!(!found.text.contains(line.token.reveal()), "a join line is a secret");
+
+    // The same by its line, which is given as it is.
+    desk.doctor(&[], &["--cache-server", &line.reveal()]).await.is_fine();
+
+    // It is known by its key, wherever it is.
+    let marker = desk.data().join("service-proven-wrong");
+    std::fs::write(&marker, format!("{}\n", line.pin)).unwrap();
+    let found = desk.doctor(&[], &auto).await;
+    found.blames("service_trust", Failed, "is not used any more", "remove the file service-proven-wrong");
+    std::fs::remove_file(&marker).unwrap();
+
+    // One that is away is no fault while another one is there.
+    let school_line = school.line();
+    joined::add(&desk.data(), school_line.clone(), None).unwrap();
+    school.node.stop().await;
+    desk.doctor(&[], &auto).await.is_fine();
+    let at = unused().await;
+    joined::change(&desk.data(), &line.pin, |server| server.line.address = at).unwrap();
+    joined::forget(&desk.data(), school_line.pin.short()).unwrap();
+    let found = desk.doctor(&[], &auto).await;
+    found.blames("service_https", Warning, "is not reached", "in its network");
+
+    // A line of another household, with this one's key, lets nobody in.
+    let other = Home::start(tempfile::tempdir().unwrap().path()).await;
+    let refused = JoinLine { token: other.line().token, ..line };
+    joined::add(&desk.data(), refused, None).unwrap();
+    let found = desk.doctor(&[], &auto).await;
+    found.blames("service_access", Failed, "refuses your join line", "new join line");
+    assert!(found.check("service_access").advice.as_ref().unwrap().contains("`rezcache join`"));
+    other.node.stop().await;
+    home.node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -62,15 +62,50 @@ async fn a_running_proxy_with_all_it_needs_is_found_healthy() {
     }
     assert_eq!(everything(&desk.data()), before, "nothing is left behind");
 
-    // Somebody else's data folder: the lock is held, and nobody answers where he should.
+    // It is there, but not where these options say; it has told so in the data folder.
     let elsewhere = unused().await.to_string();
     let found = desk.doctor(&["--control"], &["--control", &elsewhere]).await;
-    found.blames("data_dir_use", Warning, "Another rezcache uses the data folder", "--data-dir");
+    found.blames("page", Warning, "runs with other options", &format!("--control {control}"));
+    assert!(found.check("page").advice.as_ref().unwrap().contains("--listen"));
+    assert_eq!(found.check("data_dir_use").outcome, Ok);
     drop(running);
+    // What a killed one has left behind does not count.
+    assert!(desk.data().join("running.json").exists());
     // A proxy that is gone leaves nothing wrong.
     let found = run(&[], options, &[]).await;
     found.is_fine();
     assert_eq!((found.check("page").outcome, found.check("port").outcome), (Skipped, Ok));
+    node.stop().await;
+}
+
+/// A file that never answers, as on a share that is gone.
+#[cfg(unix)]
+fn silent_file(path: &std::path::Path) {
+    let made = Command::new("mkfifo").arg(path).status().unwrap();
+    assert!(made.success());
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_never_answer_hold_up_nothing_else() {
+    let desk = Desk::new().await;
+    let node = Node::start(config(desk.folder.path())).await.unwrap();
+    let service = format!("https://{}#pin={}", node.address(), node.pin().unwrap());
+    std::fs::create_dir_all(desk.data().join("assets")).unwrap();
+    for name in ["ports.json", "running.json", "service-proven-wrong", "assets/lock"] {
+        silent_file(&desk.data().join(name));
+    }
+    let found = desk.doctor(&[], &["--cache-server", &service]).await;
+    let folder = desk.data();
+    let shown = folder.to_str().unwrap();
+    let faults = [("data_dir", Failed), ("ports", Failed), ("service_trust", Failed)];
+    assert_eq!(found.faults(), faults, "{}", found.text);
+    found.says("data_dir", Failed, &format!("The data folder {shown} does not answer"), "--data-dir");
+    found.says("ports", Failed, shown, "ports.json");
+    found.says("service_trust", Failed, shown, "--data-dir");
+    for name in ["grid_info", "service_access", "service_quic"] {
+        assert_eq!(found.check(name).outcome, Ok, "{name}");
+    }
     node.stop().await;
 }
 
@@ -220,9 +255,13 @@ async fn a_read_only_disk_and_a_tiny_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_web_proxy_in_the_environment_is_noted_and_its_password_is_not() {
     let desk = Desk::new().await;
-    let proxy = ("HTTP_PROXY", "http://me:hunter2@proxy.example:3128/");
+    let proxy = ("http_proxy", "http://me:hunter2@proxy.example:3128/");
     let found = run(&[], desk.options(), &[proxy]).await;
-    found.blames("proxy_variables", Warning, "HTTP_PROXY", "no_proxy");
+    found.blames("proxy_variables", Warning, "http_proxy", "no_proxy");
     assert!(!found.text.contains("hunter2"));
     run(&[], desk.options(), &[proxy, ("no_proxy", "127.0.0.1")]).await.is_fine();
+    // In capitals viewers do not read it.
+    if cfg!(unix) {
+        run(&[], desk.options(), &[("HTTP_PROXY", proxy.1)]).await.is_fine();
+    }
 }
