@@ -11,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 use super::print;
 use crate::config::{LogFormat, ServeSettings};
 use crate::node::household::{self, Household, JoinToken, Role};
-use crate::node::{Node, NodeConfig};
+use crate::node::{Node, NodeConfig, remembered};
 use crate::support::interfaces;
 use crate::token::join::JoinLine;
 
@@ -58,6 +58,8 @@ impl Lan {
         config.also_listen = also.to_vec();
         config.token_keys.push(household.public_key());
         config.trusted_tenants.push(household::TENANT.to_owned());
+        // `token revoke --join-lines` must find it without being told.
+        remembered::use_catalog(&data_dir, &config.catalog)?;
         let printed = Vec::new();
         Ok((Self { household, data_dir, teacher_writes, only, log_format, printed }, config))
     }

@@ -35,6 +35,7 @@ mod patient;
 mod places;
 mod quic;
 mod refusal;
+pub mod remembered;
 mod sending;
 mod service;
 mod shares;

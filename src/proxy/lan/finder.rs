@@ -325,7 +325,9 @@ impl Finder {
         let uploads = if wanted && may {
             let folder = self.lan.data_dir.join("uploads");
             let service = Arc::clone(&tier);
-            Some(Arc::new(UploadQueue::start(folder, &self.uploads, service, cache, metrics).await))
+            let wishes = self.slot().wishes();
+            let queue = UploadQueue::start(folder, &self.uploads, &wishes, service, cache, metrics).await;
+            Some(Arc::new(queue))
         } else {
             None
         };
