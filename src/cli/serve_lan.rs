@@ -13,6 +13,7 @@ use crate::config::{LogFormat, ServeSettings};
 use crate::node::household::{self, Household, JoinToken, Role};
 use crate::node::{Node, NodeConfig, remembered};
 use crate::support::interfaces;
+use crate::support::mdns::Announcer;
 use crate::token::join::JoinLine;
 
 /// How often it is looked whether there is another network, and whether the join lines still hold.
@@ -68,9 +69,17 @@ impl Lan {
     pub(super) async fn look_after(&mut self, node: &mut Node) {
         let mut rounds = tokio::time::interval(ROUND);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = tokio::time::interval(Announcer::LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_error = String::new();
         loop {
-            rounds.tick().await;
+            tokio::select! {
+                _ = rounds.tick() => {}
+                _ = looks.tick() => {
+                    node.look_after_announcing();
+                    continue;
+                }
+            }
             self.follow_networks(node).await;
             if let Err(error) = self.say_how_to_join(node).await {
                 let error = format!("{error:#}");

@@ -77,7 +77,9 @@ pub fn use_catalog(data_dir: &Path, place: &Place) -> Result<(), HouseholdError>
     catalogs.push(noted);
     catalogs.drain(..catalogs.len().saturating_sub(MAX_CATALOGS));
     let text = serde_json::to_vec_pretty(&File { version: VERSION, catalogs }).unwrap_or_default();
-    private_file::replace(&path, &text).map_err(file_error(&path))
+    fs::create_dir_all(data_dir.join(FOLDER))
+        .and_then(|()| private_file::replace(&path, &text))
+        .map_err(file_error(&path))
 }
 
 /// The catalogs that the server of this data directory has used, the last one last.

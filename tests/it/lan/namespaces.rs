@@ -194,7 +194,7 @@ fn a_flood_of_announcements_is_bounded_and_the_server_in_use_stays_so() {
     let (line, pin) = (ready["join"].as_str().unwrap(), ready["pin"].as_str().unwrap());
     let joined = cable.rezcache(1, &at_home).args(["join", "--upload", "no", line]).output().unwrap();
     assert!(joined.status.success(), "{joined:?}");
-    let (_proxy, url) = cable.proxy(&at_home, &log);
+    let (proxy, url) = cable.proxy(&at_home, &log);
     let before = cable.until(&url, works);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/lan/flood.py");
     let flooding = cable.at(0).args(["python3", script, "10.77.1.1", pin, "5000"]).output().unwrap();
@@ -203,6 +203,16 @@ fn a_flood_of_announcements_is_bounded_and_the_server_in_use_stays_so() {
     assert!(works(&after), "{after:#}");
     assert!(after["lan"]["unknown"].as_u64() <= Some(16), "{after:#}");
     assert_eq!(counter(&after, "lan_probes"), counter(&before, "lan_probes"), "nothing is looked for");
+    // Answers that lead to no event are remembered by the library too, in the server as well.
+    let is_told = || std::fs::read_to_string(&log).unwrap().contains("floods the network with announcements");
+    let bare = ["python3", script, "10.77.1.1", pin, "5000", "bare"];
+    drop(proxy);
+    let (_again, url) = cable.proxy(&at_home, &log);
+    cable.until(&url, works);
+    cable.until(&url, |status| {
+        assert!(cable.at(0).args(bare).output().unwrap().status.success());
+        is_told() && counter(status, "mdns_failures") >= 1
+    });
     let page = cable.page(&url);
     assert!(page.matches("that you have not joined").count() <= 16, "{page}");
 }
