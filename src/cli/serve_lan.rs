@@ -18,6 +18,8 @@ use crate::token::join::JoinLine;
 
 /// How often it is looked whether there is another network, and whether the join lines still hold.
 const ROUND: Duration = Duration::from_secs(10);
+/// How often it is looked whether there is a network at all.
+const NETWORK_ROUND: Duration = Duration::from_secs(1);
 /// The port unless one is given.
 const PORT: u16 = 8443;
 
@@ -34,7 +36,7 @@ pub(super) struct Lan {
 
 impl Lan {
     /// Prepares a household's server, and the configuration of its node.
-    pub(super) fn prepare(
+    pub(super) async fn prepare(
         serve: ServeSettings,
         data_dir: PathBuf,
         log_format: LogFormat,
@@ -43,15 +45,10 @@ impl Lan {
         let only = given.map(|address| address.ip()).filter(|ip| !ip.is_unspecified());
         let addresses = match only {
             Some(ip) => vec![ip],
-            None => {
-                interfaces::private_addresses().context("cannot tell which networks this machine is in")?
-            }
+            None => in_a_network().await?,
         };
         let [first, also @ ..] = addresses.as_slice() else {
-            bail!(
-                "this machine is in no private network: connect it to your home's or classroom's network, or \
-                 name an address with --listen"
-            );
+            bail!("this machine is in no private network");
         };
         let household = Household::open(&data_dir, &serve.audience)?;
         let mut config = serve.into_config(&data_dir);
@@ -97,6 +94,7 @@ impl Lan {
             Some(ip) => vec![ip],
             None => interfaces::private_addresses().unwrap_or_default(),
         };
+        node.close_others(&present);
         for ip in &present {
             if let Err(error) = node.listen_also(*ip).await {
                 tracing::debug!(%error, "one of this machine's networks is not served");
@@ -139,6 +137,25 @@ impl Lan {
             LogFormat::Text => text(node, &lines, again),
         });
         Ok(())
+    }
+}
+
+/// This machine's addresses; waits until it has one. A machine that has just been switched on has none yet.
+async fn in_a_network() -> anyhow::Result<Vec<IpAddr>> {
+    let mut told = false;
+    loop {
+        let found =
+            interfaces::private_addresses().context("cannot tell which networks this machine is in")?;
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(
+                "this machine is in no private network yet; waiting for one. Connect it to your home's or \
+                 classroom's network, or name an address with --listen"
+            );
+        }
+        tokio::time::sleep(NETWORK_ROUND).await;
     }
 }
 

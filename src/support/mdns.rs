@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use mdns_sd::{IfKind, Metrics, Receiver, ServiceDaemon, ServiceEvent, ServiceInfo};
 
+use super::interfaces;
 use crate::token::join::Pin;
 
 /// What our servers are announced as.
@@ -249,7 +250,8 @@ impl Browser {
             };
             let mut addresses: Vec<IpAddr> =
                 service.get_addresses().iter().map(mdns_sd::ScopedIp::to_ip_addr).collect();
-            addresses.sort_unstable();
+            // A server with many networks must not hide the one that is ours too.
+            interfaces::nearest_first(&mut addresses, &interfaces::own_networks());
             addresses.truncate(MAX_ADDRESSES);
             return Heard::Sighting(Sighting { pin, addresses, port: service.get_port() });
         }

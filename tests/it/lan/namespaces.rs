@@ -43,12 +43,24 @@ impl Cable {
         Ok(cable)
     }
 
-    /// Where there is no network but loopback, nobody is served, and that is said.
+    /// Where there is no network but loopback a server waits for one, and says so.
     fn without_a_network(&self) {
         let folder = tempfile::tempdir().unwrap();
-        let refused = self.rezcache(0, folder.path()).args(["serve", "--lan"]).output().unwrap();
-        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(!refused.status.success() && said.contains("in no private network"), "{said}");
+        let log = folder.path().join("waiting");
+        let mut command = self.rezcache(0, &folder.path().join("waits"));
+        command.args(["serve", "--lan"]).stdout(Stdio::piped()).stderr(std::fs::File::create(&log).unwrap());
+        let mut waiting = Running(command.spawn().unwrap());
+        let began = Instant::now();
+        while !std::fs::read_to_string(&log).unwrap().contains("in no private network yet") {
+            assert!(began.elapsed() < Duration::from_secs(60), "{:?}", waiting.0.try_wait());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        ip(&format!("-n {} addr add 10.78.1.1/24 dev lo", self.ends[0])).unwrap();
+        let mut line = String::new();
+        BufReader::new(waiting.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("\"listening\":\"10.78.1.1:8443\""), "{line}");
+        drop(waiting);
+        ip(&format!("-n {} addr del 10.78.1.1/24 dev lo", self.ends[0])).unwrap();
         // Announcements go nowhere here; what was asked for works all the same.
         let mut command = self.rezcache(0, folder.path());
         command.args(["serve", "--lan", "--listen", "127.0.0.1:0"]);
