@@ -3,7 +3,7 @@
 
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
 
 use super::{Outcome, consent, print};
@@ -55,12 +55,9 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         return Ok(Outcome::Done);
     }
     if let Some(name) = &arguments.forget {
-        if name.trim().len() < 4 {
-            bail!("name at least four digits of the server, as `rezcache join --list` shows them");
-        }
-        let number = joined::forget(data_dir, name)?;
-        print(if number == 0 { "no server is called like that\n" } else { "forgotten\n" })?;
-        return Ok(if number == 0 { Outcome::Failed } else { Outcome::Done });
+        let known = joined::forget(data_dir, name)?;
+        print(if known { "forgotten\n" } else { "no server is called like that\n" })?;
+        return Ok(if known { Outcome::Done } else { Outcome::Failed });
     }
     let text = match arguments.line {
         Some(line) if line != "-" => line,

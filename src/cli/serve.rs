@@ -29,7 +29,11 @@ pub(super) struct Arguments {
 pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
     let Settings { serve, log_format, data_dir, .. } = settings;
     if serve.lan {
-        let (lan, config) = Lan::prepare(serve, data_dir, log_format)?;
+        let stop = StopSignal::listen()?;
+        let (lan, config) = tokio::select! {
+            prepared = Lan::prepare(serve, data_dir, log_format) => prepared?,
+            () = stop.given() => return Ok(Outcome::Done),
+        };
         return household(lan, config).await;
     }
     let config = serve.into_config(&data_dir);

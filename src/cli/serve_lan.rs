@@ -11,12 +11,15 @@ use tokio::time::MissedTickBehavior;
 use super::print;
 use crate::config::{LogFormat, ServeSettings};
 use crate::node::household::{self, Household, JoinToken, Role};
-use crate::node::{Node, NodeConfig};
+use crate::node::{Node, NodeConfig, remembered};
 use crate::support::interfaces;
+use crate::support::mdns::Announcer;
 use crate::token::join::JoinLine;
 
 /// How often it is looked whether there is another network, and whether the join lines still hold.
 const ROUND: Duration = Duration::from_secs(10);
+/// How often it is looked whether there is a network at all.
+const NETWORK_ROUND: Duration = Duration::from_secs(1);
 /// The port unless one is given.
 const PORT: u16 = 8443;
 
@@ -33,7 +36,7 @@ pub(super) struct Lan {
 
 impl Lan {
     /// Prepares a household's server, and the configuration of its node.
-    pub(super) fn prepare(
+    pub(super) async fn prepare(
         serve: ServeSettings,
         data_dir: PathBuf,
         log_format: LogFormat,
@@ -42,15 +45,10 @@ impl Lan {
         let only = given.map(|address| address.ip()).filter(|ip| !ip.is_unspecified());
         let addresses = match only {
             Some(ip) => vec![ip],
-            None => {
-                interfaces::private_addresses().context("cannot tell which networks this machine is in")?
-            }
+            None => in_a_network().await?,
         };
         let [first, also @ ..] = addresses.as_slice() else {
-            bail!(
-                "this machine is in no private network: connect it to your home's or classroom's network, or \
-                 name an address with --listen"
-            );
+            bail!("this machine is in no private network");
         };
         let household = Household::open(&data_dir, &serve.audience)?;
         let mut config = serve.into_config(&data_dir);
@@ -58,6 +56,8 @@ impl Lan {
         config.also_listen = also.to_vec();
         config.token_keys.push(household.public_key());
         config.trusted_tenants.push(household::TENANT.to_owned());
+        // `token revoke --join-lines` must find it without being told.
+        remembered::use_catalog(&data_dir, &config.catalog)?;
         let printed = Vec::new();
         Ok((Self { household, data_dir, teacher_writes, only, log_format, printed }, config))
     }
@@ -66,9 +66,17 @@ impl Lan {
     pub(super) async fn look_after(&mut self, node: &mut Node) {
         let mut rounds = tokio::time::interval(ROUND);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = tokio::time::interval(Announcer::LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_error = String::new();
         loop {
-            rounds.tick().await;
+            tokio::select! {
+                _ = rounds.tick() => {}
+                _ = looks.tick() => {
+                    node.look_after_announcing();
+                    continue;
+                }
+            }
             self.follow_networks(node).await;
             if let Err(error) = self.say_how_to_join(node).await {
                 let error = format!("{error:#}");
@@ -86,6 +94,7 @@ impl Lan {
             Some(ip) => vec![ip],
             None => interfaces::private_addresses().unwrap_or_default(),
         };
+        node.close_others(&present);
         for ip in &present {
             if let Err(error) = node.listen_also(*ip).await {
                 tracing::debug!(%error, "one of this machine's networks is not served");
@@ -128,6 +137,25 @@ impl Lan {
             LogFormat::Text => text(node, &lines, again),
         });
         Ok(())
+    }
+}
+
+/// This machine's addresses; waits until it has one. A machine that has just been switched on has none yet.
+async fn in_a_network() -> anyhow::Result<Vec<IpAddr>> {
+    let mut told = false;
+    loop {
+        let found =
+            interfaces::private_addresses().context("cannot tell which networks this machine is in")?;
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(
+                "this machine is in no private network yet; waiting for one. Connect it to your home's or \
+                 classroom's network, or name an address with --listen"
+            );
+        }
+        tokio::time::sleep(NETWORK_ROUND).await;
     }
 }
 

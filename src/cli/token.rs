@@ -15,7 +15,7 @@ use super::{Outcome, print};
 use crate::catalog::{Place, RevokedKind};
 use crate::config::Settings;
 use crate::grid::GridId;
-use crate::node::household;
+use crate::node::{household, remembered};
 use crate::support::private_file;
 use crate::token::{self, Budgets, Claims, Rights, SigningKey, is_name};
 
@@ -308,23 +308,35 @@ async fn withdraw(revoke: Revoke, settings: Settings) -> anyhow::Result<Outcome>
     Ok(Outcome::Done)
 }
 
-/// Makes worthless what `serve --lan` has printed. In this order: what is forgotten and not revoked would
-/// hold for ever.
+/// Makes worthless what `serve --lan` has printed, in every catalog that its server has used. Only then it is
+/// forgotten: what is forgotten and not revoked would hold for ever.
 async fn withdraw_join_lines(settings: Settings) -> anyhow::Result<Outcome> {
-    let ids = household::issued(&settings.data_dir)?;
+    let data_dir = settings.data_dir;
+    let ids = household::issued(&data_dir)?;
     if ids.is_empty() {
         bail!(
             "there are no join lines in {}; name the data directory of the server with --data-dir",
-            settings.data_dir.display()
+            data_dir.display()
         );
     }
-    let config = settings.serve.into_config(&settings.data_dir);
-    has_catalog(&config.catalog)?;
-    let catalog = config.catalog.open().await?;
-    for id in &ids {
-        catalog.revoke(RevokedKind::Token, id.clone(), now()).await?;
+    let named = settings.serve.store.is_some() || settings.serve.catalog.is_some();
+    let configured = settings.serve.into_config(&data_dir).catalog;
+    let mut places = remembered::used_catalogs(&data_dir)?;
+    let last = places.pop();
+    // A server of long ago may have had another store, which is gone now and knows nobody any more.
+    places.retain(|place| has_catalog(place).is_ok());
+    if named || last.is_none() {
+        places.push(configured);
     }
-    household::forget(&settings.data_dir, &ids)?;
+    places.extend(last);
+    for place in &places {
+        has_catalog(place)?;
+        let catalog = place.open().await.context("nothing is withdrawn as long as its catalog is away")?;
+        for id in &ids {
+            catalog.revoke(RevokedKind::Token, id.clone(), now()).await?;
+        }
+    }
+    household::forget(&data_dir, &ids)?;
     print(
         "the join lines are worthless now, and nobody is joined any more within 10 seconds; a running server \
          prints new lines, others make them when they start\n",

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,13 @@ use crate::token::unverified_rights;
 
 /// The file's name within the data directory.
 pub const FILE_NAME: &str = "joined.json";
+/// Held by whoever changes the file.
+const LOCK_NAME: &str = "joined.lock";
+/// How long somebody else may have it, and how often it is looked.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// Digits of a name that are a name.
+const LEAST_DIGITS: usize = 4;
 const VERSION: u32 = 1;
 /// Sixteen tokens of half a kilobyte.
 const MAX_FILE_BYTES: u64 = 256 << 10;
@@ -57,6 +65,15 @@ pub enum JoinedError {
         "this rezcache has joined {MAX_JOINED} servers already; forget one with `rezcache join --forget`"
     )]
     TooMany,
+    /// Too little of a name.
+    #[error("name at least four of the digits that `rezcache join --list` shows")]
+    TooShort,
+    /// A name that begins like that is not one server's.
+    #[error("several servers are called like that; name more of the digits")]
+    Several,
+    /// Somebody else has the file.
+    #[error("another rezcache is changing {0}; try again")]
+    Busy(PathBuf),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -102,6 +119,29 @@ fn read(text: &str) -> Option<Vec<JoinedServer>> {
     file.servers.into_iter().take(MAX_JOINED).map(server).collect()
 }
 
+/// Nobody else changes the file until what is returned is dropped. Blocks for some seconds at most.
+fn lock(data_dir: &Path) -> Result<fs::File, JoinedError> {
+    let path = data_dir.join(LOCK_NAME);
+    let failed = |source| JoinedError::File { path: path.clone(), source };
+    fs::create_dir_all(data_dir).map_err(failed)?;
+    let file = fs::File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(fs::TryLockError::WouldBlock) => return Err(JoinedError::Busy(data_dir.join(FILE_NAME))),
+            // Some file systems know no locks; then it is as good as it gets.
+            Err(fs::TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
+                return Ok(file);
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(failed(error)),
+        }
+    }
+}
+
 fn save(data_dir: &Path, servers: &[JoinedServer]) -> Result<(), JoinedError> {
     let entry = |server: &JoinedServer| Entry {
         address: server.line.address,
@@ -123,6 +163,7 @@ fn save(data_dir: &Path, servers: &[JoinedServer]) -> Result<(), JoinedError> {
 /// # Errors
 /// When there are too many, or the file cannot be used.
 pub fn add(data_dir: &Path, line: JoinLine, upload: Option<bool>) -> Result<(), JoinedError> {
+    let _alone = lock(data_dir)?;
     let mut servers = load(data_dir)?;
     let full = servers.len() >= MAX_JOINED;
     match servers.iter_mut().find(|server| server.line.pin == line.pin) {
@@ -141,6 +182,7 @@ pub fn add(data_dir: &Path, line: JoinLine, upload: Option<bool>) -> Result<(), 
 /// # Errors
 /// When the file cannot be used.
 pub fn change(data_dir: &Path, pin: &Pin, change: impl FnOnce(&mut JoinedServer)) -> Result<(), JoinedError> {
+    let _alone = lock(data_dir)?;
     let mut servers = load(data_dir)?;
     let Some(known) = servers.iter_mut().find(|server| server.line.pin == *pin) else { return Ok(()) };
     let before = known.clone();
@@ -148,19 +190,29 @@ pub fn change(data_dir: &Path, pin: &Pin, change: impl FnOnce(&mut JoinedServer)
     if *known == before { Ok(()) } else { save(data_dir, &servers) }
 }
 
-/// Forgets the servers whose pin's digits begin like this; how many those were.
+/// Forgets the server whose pin's digits begin like this; whether there was one.
 ///
 /// # Errors
-/// When the file cannot be used.
-pub fn forget(data_dir: &Path, digits: &str) -> Result<usize, JoinedError> {
-    let mut servers = load(data_dir)?;
-    let before = servers.len();
-    let digits = digits.trim().trim_start_matches("sha256:").to_ascii_lowercase();
-    servers.retain(|server| !server.line.pin.as_str().trim_start_matches("sha256:").starts_with(&digits));
-    if servers.len() < before {
-        save(data_dir, &servers)?;
+/// When so few digits are no name, or several servers', or the file cannot be used.
+pub fn forget(data_dir: &Path, digits: &str) -> Result<bool, JoinedError> {
+    const PREFIX: &str = "sha256:";
+    let digits = digits.trim().to_ascii_lowercase();
+    let digits = digits.strip_prefix(PREFIX).unwrap_or(&digits);
+    if digits.len() < LEAST_DIGITS || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(JoinedError::TooShort);
     }
-    Ok(before - servers.len())
+    let _alone = lock(data_dir)?;
+    let mut servers = load(data_dir)?;
+    let meant = |server: &JoinedServer| {
+        server.line.pin.as_str().strip_prefix(PREFIX).is_some_and(|pin| pin.starts_with(digits))
+    };
+    match servers.iter().filter(|server| meant(server)).count() {
+        0 => return Ok(false),
+        1 => servers.retain(|server| !meant(server)),
+        _ => return Err(JoinedError::Several),
+    }
+    save(data_dir, &servers)?;
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -192,9 +244,46 @@ mod tests {
         let again = load(folder.path()).unwrap();
         assert_eq!((again.len(), again[0].line.address, again[0].upload), (2, line(1).address, Some(false)));
         assert!(!private_file::is_exposed(&folder.path().join(FILE_NAME)));
-        assert_eq!(forget(folder.path(), line(2).pin.short()).unwrap(), 1);
-        assert_eq!(forget(folder.path(), line(2).pin.short()).unwrap(), 0);
+        assert!(forget(folder.path(), line(2).pin.short()).unwrap());
+        assert!(!forget(folder.path(), line(2).pin.short()).unwrap());
         assert_eq!(load(folder.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn one_server_is_forgotten_and_never_all_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut twin = line(1);
+        twin.pin = format!("sha256:{}{}", "01".repeat(4), "02".repeat(28)).parse().unwrap();
+        for line in [line(1), twin.clone(), line(3)] {
+            add(folder.path(), line, None).unwrap();
+        }
+        for short in
+            ["", "sha256:", "SHA256:", "sha256:sha256:", "010", "sha256:010", " sha256: ", "rezc", "01:0"]
+        {
+            assert!(matches!(forget(folder.path(), short), Err(JoinedError::TooShort)), "{short}");
+        }
+        assert!(matches!(forget(folder.path(), "0101"), Err(JoinedError::Several)));
+        assert_eq!(load(folder.path()).unwrap().len(), 3);
+        assert!(forget(folder.path(), twin.pin.as_str()).unwrap());
+        assert!(forget(folder.path(), " SHA256:0101 ").unwrap());
+        assert_eq!(load(folder.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn of_many_who_write_at_once_none_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for number in 1..=u8::try_from(MAX_JOINED).unwrap() {
+                let folder = folder.path();
+                scope.spawn(move || {
+                    add(folder, line(number), None).unwrap();
+                    change(folder, &line(number).pin, |server| server.upload = Some(true)).unwrap();
+                });
+            }
+        });
+        let known = load(folder.path()).unwrap();
+        assert_eq!(known.len(), MAX_JOINED);
+        assert!(known.iter().all(|server| server.upload == Some(true)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Decisions of the fetch plan that need no I/O: what of an asset is asked from the grid, and
 //! whether a fetch in flight serves another request.
 
+pub mod baked;
 pub mod lan_plan;
 pub mod pace;
 pub mod savings;

@@ -9,9 +9,10 @@
 //! Knows neither files nor sockets nor clocks. Whoever drives it writes down what was queued and what
 //! has gone.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use super::baked::Baked;
 use super::upload_pace::{Dice, doubled};
 use crate::asset::{AssetId, AssetKey, AssetKind, Digest};
 use crate::grid::{GridId, Origin};
@@ -36,8 +37,6 @@ const YIELD_PAUSE: Duration = Duration::from_millis(100);
 const CLASSES: [u64; 2] = [64 << 10, 1 << 20];
 /// Every so many picks the oldest goes, whatever its size.
 const OLDEST_EVERY: u32 = 4;
-/// Ids of bakes that are remembered.
-const MAX_BAKED: usize = 16_384;
 
 /// What an entry is called, here and on disk; later ones are larger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -216,8 +215,7 @@ pub struct UploadPlan {
     /// Since when viewers' requests have held uploads back.
     yielding_since: Option<Instant>,
     paused: bool,
-    baked: HashSet<(GridId, AssetId)>,
-    baked_order: VecDeque<(GridId, AssetId)>,
+    baked: Baked,
     dice: Dice,
 }
 
@@ -240,8 +238,7 @@ impl UploadPlan {
             forbidden: 0,
             yielding_since: None,
             paused: false,
-            baked: HashSet::new(),
-            baked_order: VecDeque::new(),
+            baked: Baked::default(),
             dice,
         }
     }
@@ -337,15 +334,7 @@ impl UploadPlan {
     /// These textures are bakes of avatars, and nobody else's.
     pub fn baked(&mut self, grid: &GridId, ids: &[AssetId], gone: &mut Vec<(Number, Dropped)>) {
         for id in ids {
-            let name = (grid.clone(), *id);
-            if self.baked.insert(name.clone()) {
-                self.baked_order.push_back(name);
-                if self.baked_order.len() > MAX_BAKED
-                    && let Some(oldest) = self.baked_order.pop_front()
-                {
-                    self.baked.remove(&oldest);
-                }
-            }
+            self.baked.note(grid, *id);
             let key = AssetKey { grid: grid.clone(), kind: AssetKind::Texture, id: *id };
             for number in self.names.get(&key).cloned().unwrap_or_default() {
                 self.remove(number, Dropped::Baked, gone);
@@ -355,8 +344,7 @@ impl UploadPlan {
 
     /// The grid is called otherwise from now on; what was baked there still is.
     pub fn renamed(&mut self, before: &GridId, now: &GridId, gone: &mut Vec<(Number, Dropped)>) {
-        let ids: Vec<AssetId> =
-            self.baked.iter().filter(|(grid, _)| grid == before).map(|(_, id)| *id).collect();
+        let ids = self.baked.of(before);
         self.baked(now, &ids, gone);
     }
 
@@ -370,7 +358,7 @@ impl UploadPlan {
     /// Whether it has been seen as a bake.
     #[must_use]
     pub fn is_baked(&self, key: &AssetKey) -> bool {
-        key.kind == AssetKind::Texture && self.baked.contains(&(key.grid.clone(), key.id))
+        key.kind == AssetKind::Texture && self.baked.contains(&key.grid, key.id)
     }
 
     /// Drops what has been in the queue for too long. `unix_now` in seconds since 1970.

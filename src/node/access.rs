@@ -15,6 +15,7 @@ use super::budgets::Budgets;
 use super::caller::{Caller, Identity, customer_of};
 use super::config::{AccessConfig, Open};
 use super::enrol::{Member, Residents, Standing};
+use super::household;
 use super::refusal::Refusal;
 use crate::catalog::{Catalog, CatalogError, RevokedKind};
 use crate::token::{Keys, RESIDENTS, Rights};
@@ -164,6 +165,25 @@ impl Access {
         catalog: &dyn Catalog,
         now: u64,
     ) -> Result<Caller, Refusal> {
+        let caller = self.known(token, from, secure, catalog, now).await?;
+        // All of a class have the same line: with its token itself they would be one principal.
+        if self.members && household::is_join_subject(&caller.who.principal) {
+            return Err(Refusal::new(
+                StatusCode::FORBIDDEN,
+                "this token only brings proxies in; join with it",
+            ));
+        }
+        Ok(caller)
+    }
+
+    async fn known(
+        &self,
+        token: Option<&str>,
+        from: IpAddr,
+        secure: bool,
+        catalog: &dyn Catalog,
+        now: u64,
+    ) -> Result<Caller, Refusal> {
         let Some(token) = token else {
             let who = match (self.open, from.to_canonical().is_loopback()) {
                 (Open::No, _) => {
@@ -288,7 +308,7 @@ impl Access {
                 false => Err(unauthorized("join with the line that the server prints")),
             };
         };
-        let caller = self.authenticate(Some(token), from, secure, catalog, now).await?;
+        let caller = self.known(Some(token), from, secure, catalog, now).await?;
         // Only what an operator has signed brings others in: members do not.
         if !caller.who.trusted || caller.who.via.is_some() {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "nobody joins by this token"));

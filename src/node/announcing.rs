@@ -36,6 +36,20 @@ impl Announcing {
 }
 
 impl Node {
+    /// Looks whether others announce so much that what the library remembers of it has to be thrown away;
+    /// then begins to announce anew. To be called every [`Announcer::LOOK`].
+    pub fn look_after_announcing(&mut self) {
+        if !self.announcing.announcer.as_mut().is_some_and(Announcer::is_flooded) {
+            return;
+        }
+        tracing::warn!("somebody floods the network with announcements; what was heard is forgotten");
+        self.service.counters.count(Count::AnnouncementFloods);
+        self.announcing.announcer = None;
+        if let Some(announced) = self.announcing.told.take() {
+            self.announce(&announced.addresses);
+        }
+    }
+
     /// Announces that this node is reached at these addresses, or at those from now on. Failing is logged
     /// once and counted; the next call tries again.
     pub fn announce(&mut self, addresses: &[IpAddr]) {

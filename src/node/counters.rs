@@ -77,6 +77,8 @@ counts! {
     StaleRecords = "stale_records",
     /// Times that the node could not announce itself in the local network.
     Unannounced = "unannounced",
+    /// Times that others announced so much that what was remembered of it was thrown away.
+    AnnouncementFloods = "announcement_floods",
 }
 
 /// The counters.

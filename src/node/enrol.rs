@@ -27,6 +27,9 @@ const VERSION: u8 = 1;
 const MEMBER_VERSION: u8 = 2;
 /// Keys that join by one token in a day: more than any school has.
 const PER_TOKEN_AND_DAY: u64 = 1000;
+/// Keys of one computer that join by one token in a day, so that none can use up the others' places, or have
+/// budgets without end. Some programs on one machine each join for themselves.
+const PER_TOKEN_ADDRESS_AND_DAY: u64 = 8;
 /// How long a challenge is good.
 const CHALLENGE_SECONDS: u64 = 300;
 /// New principals of one network in a day.
@@ -167,25 +170,15 @@ impl Residents {
             let standing = self.opened(&name, &record, public)?;
             return Ok(Enrolled { new: false, standing });
         }
-        let (lease, most, refusal) = match &member {
-            Some(member) => (
-                self.ring.keyed_hash("members by a token", &[member.via.as_bytes()]),
-                PER_TOKEN_AND_DAY,
-                "enough proxies have joined by this line today; come again tomorrow",
-            ),
-            None => (
-                self.ring.keyed_hash("enrolments of a network", &[network_of(from).to_string().as_bytes()]),
-                PER_NETWORK_AND_DAY,
-                "enough proxies of this network have enrolled today; come again tomorrow",
-            ),
-        };
-        let granted = catalog.lease(lease, now / DAY, 1, most).await;
-        if granted.map_err(|error| unavailable(&error))? == 0 {
-            return Err(Refusal::later(
-                StatusCode::TOO_MANY_REQUESTS,
-                refusal,
-                u32::try_from(DAY - now % DAY).unwrap_or(u32::MAX),
-            ));
+        for (lease, most, refusal) in self.allowances(member.as_ref(), from) {
+            let granted = catalog.lease(lease, now / DAY, 1, most).await;
+            if granted.map_err(|error| unavailable(&error))? == 0 {
+                return Err(Refusal::later(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    refusal,
+                    u32::try_from(DAY - now % DAY).unwrap_or(u32::MAX),
+                ));
+            }
         }
         let record = match &member {
             Some(member) => member.record(public).ok_or_else(Refusal::unavailable)?,
@@ -196,6 +189,38 @@ impl Residents {
         let stands = catalog.enrol(name, sealed).await.map_err(|error| unavailable(&error))?;
         let standing = self.opened(&name, &stands, public)?;
         Ok(Enrolled { new: true, standing })
+    }
+
+    /// How many new keys there may be in a day, and what is said beyond: the narrowest first, so that whoever
+    /// has had enough uses up nothing of the others'.
+    fn allowances(&self, member: Option<&Member>, from: IpAddr) -> Vec<(KeyHash, u64, &'static str)> {
+        let Some(member) = member else {
+            let network = network_of(from).to_string();
+            return vec![(
+                self.ring.keyed_hash("enrolments of a network", &[network.as_bytes()]),
+                PER_NETWORK_AND_DAY,
+                "enough proxies of this network have enrolled today; come again tomorrow",
+            )];
+        };
+        let via = member.via.as_bytes();
+        let mut allowances = Vec::new();
+        // A household is one network, so computers are told apart by whole addresses. This machine's own load
+        // is nobody's attack.
+        let address = from.to_canonical();
+        if !address.is_loopback() {
+            allowances.push((
+                self.ring
+                    .keyed_hash("members by a token and address", &[via, address.to_string().as_bytes()]),
+                PER_TOKEN_ADDRESS_AND_DAY,
+                "enough proxies of this computer have joined by this line today; come again tomorrow",
+            ));
+        }
+        allowances.push((
+            self.ring.keyed_hash("members by a token", &[via]),
+            PER_TOKEN_AND_DAY,
+            "enough proxies have joined by this line today; come again tomorrow",
+        ));
+        allowances
     }
 
     /// What holds of a key.
@@ -228,7 +253,7 @@ impl Residents {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::{CHALLENGE_SECONDS, DAY, Member, Residents, Standing};
+    use super::{CHALLENGE_SECONDS, DAY, Member, PER_TOKEN_ADDRESS_AND_DAY, Residents, Standing};
     use crate::catalog::SqliteCatalog;
     use crate::store::keys::KeyRing;
     use crate::token::{Rights, SigningKey, enrolment_message};
@@ -322,14 +347,17 @@ mod tests {
         let (residents, catalog) = (residents(), SqliteCatalog::in_memory().unwrap());
         let rights = Rights { read: true, ..Rights::default() };
         let member = Member { tenant: "household".into(), rights, via: "token-1".into() };
-        let join = async |number: u8, member: Member| {
+        let join_from = async |number: u8, member: Member, from: &str| {
             let key = SigningKey::from_seed(&[number; 32]).unwrap();
             let challenge = residents.challenge(NOW, [number; 16]);
             let signature = key.sign(&enrolment_message("rezcache", &challenge, key.public()));
-            let from = "192.168.1.7".parse().unwrap();
+            let from = from.parse().unwrap();
             residents
                 .enrol(&catalog, "rezcache", key.public(), &challenge, &signature, Some(member), from, NOW)
                 .await
+        };
+        let join = async |number: u8, member: Member| {
+            join_from(number, member, &format!("192.168.1.{number}")).await
         };
         for number in 1..=40 {
             let joined = join(number, member.clone()).await.unwrap();
@@ -337,7 +365,23 @@ mod tests {
         }
         let writer = Member { rights: Rights { write: true, ..rights }, ..member.clone() };
         let again = join(1, writer).await.unwrap();
-        assert_eq!((again.new, again.standing), (false, Standing::Member(member)), "nobody promotes itself");
+        assert_eq!(
+            (again.new, again.standing),
+            (false, Standing::Member(member.clone())),
+            "nobody promotes itself"
+        );
+        // One of them has several proxies, and not as many as it likes; the others do not feel it.
+        let mut taken = 1;
+        for number in 101..=255 {
+            match join_from(number, member.clone(), "192.168.1.1").await {
+                Ok(_) => taken += 1,
+                Err(refused) => assert_eq!(refused.status, 429),
+            }
+        }
+        assert_eq!(taken, PER_TOKEN_ADDRESS_AND_DAY);
+        assert!(join(41, member.clone()).await.unwrap().new);
+        let again = join_from(40, member.clone(), "192.168.1.1").await.unwrap();
+        assert!(!again.new, "whoever is known comes in from anywhere");
     }
 
     #[test]

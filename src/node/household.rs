@@ -17,8 +17,10 @@ use crate::token::{self, Budgets, Claims, KeyFormError, Rights, SigningKey};
 
 /// The tenant that all who join belong to. Its members believe one another.
 pub const TENANT: &str = "household";
+/// How the subjects of join tokens begin.
+const JOIN_SUBJECT: &str = "join-";
 /// The folder within the data directory.
-const FOLDER: &str = "lan";
+pub(super) const FOLDER: &str = "lan";
 const KEY: &str = "signing.key";
 const PUBLIC: &str = "signing.key.pub";
 const TOKENS: &str = "join-tokens.json";
@@ -29,9 +31,10 @@ const LIFE: u64 = 180 * DAY;
 /// With less than this left a new one is made. The old one holds to its end.
 const RENEW: u64 = 30 * DAY;
 /// Some tokens of half a kilobyte.
-const MAX_FILE_BYTES: u64 = 256 << 10;
-/// Tokens that may be valid at once; the oldest make room.
-const MAX_TOKENS: usize = 64;
+pub(super) const MAX_FILE_BYTES: u64 = 256 << 10;
+/// Tokens that are remembered. Those that have expired are too, without their text: whoever joined by them
+/// stays joined, and can be put out only by their ids. The oldest make room in the end.
+const MAX_TOKENS: usize = 256;
 
 /// For whom a join line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +118,9 @@ pub enum HouseholdError {
     /// The tokens were written by something else, or by a later version.
     #[error("{0} is not what this version of rezcache writes; delete it to have new join lines made")]
     Form(PathBuf),
+    /// The same of the catalogs.
+    #[error("{0} is not what this version of rezcache writes; delete it, and start the server once more")]
+    Catalogs(PathBuf),
 }
 
 /// The key and the tokens of a household.
@@ -124,7 +130,7 @@ pub struct Household {
     audience: String,
 }
 
-fn file_error(path: &Path) -> impl FnOnce(io::Error) -> HouseholdError {
+pub(super) fn file_error(path: &Path) -> impl FnOnce(io::Error) -> HouseholdError {
     let path = path.to_owned();
     |source| HouseholdError::File { path, source }
 }
@@ -164,9 +170,13 @@ impl Household {
     /// When the file cannot be read or written.
     pub fn joining(&self, teacher_writes: bool, now: u64) -> Result<Joining, HouseholdError> {
         let mut file = read(&self.folder)?;
-        let before = file.tokens.len();
-        file.tokens.retain(|issued| issued.expires > now);
-        let mut changed = file.tokens.len() != before;
+        let mut changed = false;
+        for issued in
+            file.tokens.iter_mut().filter(|issued| issued.expires <= now && !issued.token.is_empty())
+        {
+            issued.token.clear();
+            changed = true;
+        }
         let roles: &[Role] = if teacher_writes { &[Role::Pupil, Role::Teacher] } else { &[Role::Everybody] };
         let mut tokens = Vec::new();
         for role in roles {
@@ -197,7 +207,7 @@ impl Household {
         let id = format!("{:032x}", rand::random::<u128>());
         let claims = Claims {
             id: id.as_str().into(),
-            subject: format!("join-{}", role.name()).into(),
+            subject: format!("{JOIN_SUBJECT}{}", role.name()).into(),
             tenant: TENANT.into(),
             audience: self.audience.clone(),
             grids: None,
@@ -210,7 +220,13 @@ impl Household {
     }
 }
 
-/// The ids of all join tokens of a data directory that may still hold.
+/// Whether a token with this subject only brings proxies in.
+pub(super) fn is_join_subject(subject: &str) -> bool {
+    subject.starts_with(JOIN_SUBJECT)
+}
+
+/// The ids of all join tokens of a data directory by which somebody may be joined, those that have expired
+/// too.
 ///
 /// # Errors
 /// When the file cannot be read.
@@ -268,8 +284,28 @@ mod tests {
         assert_ne!(renewed.tokens, first.tokens);
         assert!(renewed.withdraw.is_empty(), "the old one holds to its end");
         assert_eq!(issued(folder.path()).unwrap().len(), 2);
+        let both = issued(folder.path()).unwrap();
         open().joining(false, NOW + LIFE).unwrap();
-        assert_eq!(issued(folder.path()).unwrap().len(), 1, "what has expired is forgotten");
+        assert_eq!(issued(folder.path()).unwrap(), both, "whoever joined by it can still be put out");
+        let text = fs::read_to_string(folder.path().join(FOLDER).join(TOKENS)).unwrap();
+        assert!(
+            !text.contains(first.tokens[0].token.reveal()) && text.contains(renewed.tokens[0].token.reveal())
+        );
+        let withdrawn = open().joining(true, NOW + 2 * LIFE).unwrap().withdraw;
+        assert_eq!(withdrawn, both, "the line of everybody, however old");
+    }
+
+    #[test]
+    fn ids_are_kept_for_ever_and_not_without_bound() {
+        let folder = tempfile::tempdir().unwrap();
+        let household = Household::open(folder.path(), "rezcache").unwrap();
+        let made = u64::try_from(MAX_TOKENS).unwrap() + 5;
+        for number in 0..made {
+            household.joining(false, NOW + number * LIFE).unwrap();
+        }
+        assert_eq!(issued(folder.path()).unwrap().len(), MAX_TOKENS);
+        let again = household.joining(false, NOW + (made - 1) * LIFE).unwrap();
+        assert!(!again.tokens[0].token.reveal().is_empty(), "the newest is among them");
     }
 
     #[test]

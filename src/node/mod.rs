@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use crate::catalog::{CatalogError, RevokedKind};
@@ -35,6 +35,7 @@ mod patient;
 mod places;
 mod quic;
 mod refusal;
+pub mod remembered;
 mod sending;
 mod service;
 mod shares;
@@ -67,7 +68,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(6 * 3600);
 /// A running node.
 pub struct Node {
     address: SocketAddr,
-    also: Vec<SocketAddr>,
+    /// Other addresses, with the tasks that serve them.
+    also: Vec<(SocketAddr, Vec<AbortHandle>)>,
     identity: Option<tls::Identity>,
     service: Arc<Service>,
     stop: watch::Sender<bool>,
@@ -239,17 +241,18 @@ impl Node {
         listener: TcpListener,
         endpoint: Option<quinn::Endpoint>,
         local: SocketAddr,
-    ) -> Result<(), StartError> {
+    ) -> Result<Vec<AbortHandle>, StartError> {
         let acceptor = match &self.identity {
             Some(identity) => Some(TlsAcceptor::from(Arc::new(identity.tcp()?))),
             None => None,
         };
         let face = http::Face { service: Arc::clone(&self.service), tls: acceptor, local };
-        self.tasks.spawn(http::serve(listener, face, self.stop.subscribe()));
+        let mut serving = vec![self.tasks.spawn(http::serve(listener, face, self.stop.subscribe()))];
         if let Some(endpoint) = endpoint {
-            self.tasks.spawn(quic::serve(endpoint, Arc::clone(&self.service), self.stop.subscribe()));
+            let (service, stop) = (Arc::clone(&self.service), self.stop.subscribe());
+            serving.push(self.tasks.spawn(quic::serve(endpoint, service, stop)));
         }
-        Ok(())
+        Ok(serving)
     }
 
     /// Listens at one more address of a private network, with the same port. Nothing is done at one that is
@@ -266,14 +269,27 @@ impl Node {
         }
         let address = SocketAddr::new(ip, self.address.port());
         let (listener, endpoint, local) = listen(address, self.identity.as_ref()).await?;
-        self.open(listener, endpoint, local)?;
-        self.also.push(local);
+        let serving = self.open(listener, endpoint, local)?;
+        self.also.push((local, serving));
         Ok(())
+    }
+
+    /// Listens no more at other addresses than these, but for the first one: this machine does not have them
+    /// any more.
+    pub fn close_others(&mut self, present: &[IpAddr]) {
+        let (kept, gone) = std::mem::take(&mut self.also)
+            .into_iter()
+            .partition(|(address, _)| present.contains(&address.ip()));
+        self.also = kept;
+        let gone: Vec<(SocketAddr, Vec<AbortHandle>)> = gone;
+        for task in gone.into_iter().flat_map(|(_, serving)| serving) {
+            task.abort();
+        }
     }
 
     /// All addresses at which the node listens, the first one first.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        std::iter::once(self.address).chain(self.also.iter().copied())
+        std::iter::once(self.address).chain(self.also.iter().map(|(address, _)| *address))
     }
 
     /// Makes a token worthless, and what joined by it; on this node at once, on others of the same catalog

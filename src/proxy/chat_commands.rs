@@ -28,22 +28,21 @@ impl ChatDesk {
 
     /// Does what is asked for, and says so.
     pub(super) fn answer(&self, shared: &Shared, command: ChatCommand) -> String {
-        match (command, shared.service.uploads()) {
-            (ChatCommand::Status, _) => {
+        match command {
+            ChatCommand::Status => {
                 status(&Status::of(&shared.metrics, shared.started.elapsed()), self.before)
             }
-            (ChatCommand::Pause, Some(uploads)) => {
-                uploads.pause();
-                format!("Nothing is shared any more until you say /{CHANNEL} rez resume.")
+            ChatCommand::Pause | ChatCommand::Resume => {
+                let pause = command == ChatCommand::Pause;
+                match (shared.service.pause(pause), pause) {
+                    (true, true) => {
+                        format!("Nothing is shared any more until you say /{CHANNEL} rez resume.")
+                    }
+                    (true, false) => "Assets are shared with the cache server again.".to_owned(),
+                    (false, _) => "Nothing is shared with a cache server anyway.".to_owned(),
+                }
             }
-            (ChatCommand::Resume, Some(uploads)) => {
-                uploads.resume();
-                "Assets are shared with the cache server again.".to_owned()
-            }
-            (ChatCommand::Pause | ChatCommand::Resume, None) => {
-                "Nothing is shared with a cache server anyway.".to_owned()
-            }
-            (ChatCommand::Help, _) => help(),
+            ChatCommand::Help => help(),
         }
     }
 }

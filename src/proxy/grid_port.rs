@@ -193,10 +193,10 @@ impl GridPort {
     /// Lets the upload queue know what the grid has said of itself.
     pub(super) fn tell_uploads(&self) {
         let Some(identity) = self.identity.get() else { return };
-        let Some(uploads) = self.shared.service.uploads() else { return };
         if identity.id != self.configured.id {
-            uploads.renamed(&self.configured.id, &identity.id);
+            self.shared.service.renamed(&self.configured.id, &identity.id);
         }
+        let Some(uploads) = self.shared.service.uploads() else { return };
         // What waits since an earlier run, or since before the grid had its say.
         if identity.sharing != Sharing::Share {
             uploads.withdraw(&identity.id);

@@ -238,17 +238,20 @@ impl Proxy {
             }
             None => None,
         };
+        let rate =
+            config.uploads.as_ref().map_or_else(|| UploadConfig::default().rate, |uploads| uploads.rate);
+        let slot = Arc::new(Slot::new(config.lan.is_some(), rate, Arc::clone(&metrics)));
         let uploads = match (&service, &config.uploads) {
             (Some(service), Some(uploads)) => {
                 let folder = config.data_dir.join("uploads");
                 let (service, cache) = (Arc::clone(service), cache.clone());
-                let queue = UploadQueue::start(folder, uploads, service, cache, Arc::clone(&metrics));
+                let (metrics, wishes) = (Arc::clone(&metrics), slot.wishes());
+                let queue = UploadQueue::start(folder, uploads, &wishes, service, cache, metrics);
                 Some(Arc::new(queue.await))
             }
             _ => None,
         };
         let uploading = config.uploads.clone().unwrap_or_default();
-        let slot = Arc::new(Slot::default());
         slot.put(Bound { tier: service.clone(), uploads, care: None });
         let mode = if config.lan.as_ref().is_some_and(|lan| lan.line.is_none()) {
             lan::Mode::Auto
@@ -389,23 +392,17 @@ impl Proxy {
 
     /// Uploads nothing until [`Self::resume_uploads`].
     pub fn pause_uploads(&self) {
-        if let Some(uploads) = self.shared.service.uploads() {
-            uploads.pause();
-        }
+        self.shared.service.pause(true);
     }
 
     /// Goes on uploading.
     pub fn resume_uploads(&self) {
-        if let Some(uploads) = self.shared.service.uploads() {
-            uploads.resume();
-        }
+        self.shared.service.pause(false);
     }
 
     /// Caps uploads at so many bytes a second; `None` takes the cap off.
     pub fn limit_uploads(&self, rate: Option<u64>) {
-        if let Some(uploads) = self.shared.service.uploads() {
-            uploads.set_limit(rate);
-        }
+        self.shared.service.limit(rate);
     }
 
     /// Waits until nothing waits to be uploaded, at most for `patience`; whether that is so.

@@ -107,14 +107,14 @@ impl UdpAssets {
 
     /// These textures are bakes of avatars, under each name that the grid has here.
     pub(super) fn baked(&self, ids: &[AssetId]) {
-        let Some(uploads) = self.grid.shared.service.uploads() else { return };
+        let slot = &self.grid.shared.service;
         // First under the one that the grid had before it was heard: should it be heard just now, the
         // other takes them over from there.
         let before = &self.grid.configured.id;
-        uploads.baked(before, ids);
+        slot.baked(before, ids);
         let now = self.grid.identity().id;
         if now != *before {
-            uploads.baked(&now, ids);
+            slot.baked(&now, ids);
         }
     }
 

@@ -40,6 +40,31 @@ pub fn private_addresses() -> io::Result<Vec<IpAddr>> {
     Ok(in_order(found, outward()))
 }
 
+/// The networks that this machine is in: an address of each, and how many of its bits are the network's.
+#[must_use]
+pub fn own_networks() -> Vec<(IpAddr, u8)> {
+    let found = if_addrs::get_if_addrs().unwrap_or_default().into_iter();
+    let networks = found.map(|interface| match interface.addr {
+        if_addrs::IfAddr::V4(v4) => (IpAddr::V4(v4.ip), v4.prefixlen),
+        if_addrs::IfAddr::V6(v6) => (IpAddr::V6(v6.ip), v6.prefixlen),
+    });
+    networks.collect()
+}
+
+/// Addresses in this order: those in one of these networks, then the others.
+pub fn nearest_first(addresses: &mut [IpAddr], networks: &[(IpAddr, u8)]) {
+    addresses.sort_unstable_by_key(|ip| (!networks.iter().any(|network| is_in(*ip, *network)), *ip));
+}
+
+fn is_in(ip: IpAddr, (network, bits): (IpAddr, u8)) -> bool {
+    let differ = match (ip, network) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => u128::from(one.to_bits() ^ other.to_bits()) << 96,
+        (IpAddr::V6(one), IpAddr::V6(other)) => one.to_bits() ^ other.to_bits(),
+        _ => return false,
+    };
+    differ.leading_zeros() >= u32::from(bits)
+}
+
 /// The private ones of these, the best first. `outward` is where this machine's way out begins.
 fn in_order(found: Vec<(String, IpAddr)>, outward: Option<IpAddr>) -> Vec<IpAddr> {
     let mut found: Vec<(u8, IpAddr)> = found
@@ -73,7 +98,22 @@ fn outward() -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::in_order;
+    use super::{in_order, nearest_first};
+
+    #[test]
+    fn what_is_in_our_own_networks_comes_first() {
+        let parse = |texts: &[&str]| -> Vec<std::net::IpAddr> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let own = parse(&["192.168.1.7", "fd00::7"]);
+        let networks = [(own[0], 24), (own[1], 64)];
+        let mut told = parse(&["10.8.0.1", "172.17.0.1", "192.168.1.5", "192.168.2.5", "fd00::5", "fd01::5"]);
+        nearest_first(&mut told, &networks);
+        let order = ["192.168.1.5", "fd00::5", "10.8.0.1", "172.17.0.1", "192.168.2.5", "fd01::5"];
+        assert_eq!(told, parse(&order));
+        nearest_first(&mut told, &[(own[0], 0)]);
+        assert_eq!(told[4..], parse(&["fd00::5", "fd01::5"]), "another kind of address is elsewhere");
+    }
 
     #[test]
     fn only_private_addresses_and_those_that_others_reach_first() {

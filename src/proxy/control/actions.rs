@@ -284,12 +284,9 @@ fn act(state: &ControlState, action: Action, fields: &Fields) -> Result<(), NotD
 }
 
 fn uploads(state: &ControlState, action: Action, fields: &Fields) -> Result<(), NotDone> {
-    let Some(uploads) = state.service.uploads() else {
-        return Err(not_done(StatusCode::NOT_FOUND, "nothing is uploaded"));
-    };
-    match action {
-        Action::UploadsPause => uploads.pause(),
-        Action::UploadsResume => uploads.resume(),
+    let accepted = match action {
+        Action::UploadsPause => state.service.pause(true),
+        Action::UploadsResume => state.service.pause(false),
         _ => {
             let rate = match (fields.number("bytes_per_second"), fields.number("kilobytes_per_second")) {
                 (Some(bytes), _) => Some(bytes),
@@ -297,8 +294,8 @@ fn uploads(state: &ControlState, action: Action, fields: &Fields) -> Result<(), 
                 (None, None) => None,
             };
             match rate {
-                Some(0) => uploads.set_limit(None),
-                Some(rate @ 1000..) => uploads.set_limit(Some(rate)),
+                Some(0) => state.service.limit(None),
+                Some(rate @ 1000..) => state.service.limit(Some(rate)),
                 _ => {
                     return Err(not_done(
                         StatusCode::BAD_REQUEST,
@@ -308,8 +305,8 @@ fn uploads(state: &ControlState, action: Action, fields: &Fields) -> Result<(), 
                 }
             }
         }
-    }
-    Ok(())
+    };
+    if accepted { Ok(()) } else { Err(not_done(StatusCode::NOT_FOUND, "nothing is uploaded")) }
 }
 
 fn region(state: &ControlState, action: Action, fields: &Fields) -> Result<(), NotDone> {

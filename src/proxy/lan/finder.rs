@@ -37,6 +37,9 @@ const ASK_AGAIN: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(4
 const GRACE: Duration = Duration::from_secs(4);
 /// How long a server may be away before another one takes its place.
 const FAITHFUL: Duration = Duration::from_secs(20);
+/// For how long a server that has not let us in does not take the place of another one.
+const REFUSING: Duration = Duration::from_secs(600);
+
 /// See the module's documentation.
 pub(in crate::proxy) struct Finder {
     lan: Arc<Lan>,
@@ -54,6 +57,8 @@ pub(in crate::proxy) struct Finder {
     hold: Instant,
     away_since: Option<Instant>,
     told_reading_only: Option<Pin>,
+    /// Servers that made way for another one, since they did not let us in.
+    refusing: Vec<(Pin, Instant)>,
 }
 
 /// What woke the finder.
@@ -86,6 +91,7 @@ impl Finder {
             hold: now,
             away_since: None,
             told_reading_only: None,
+            refusing: Vec::new(),
         }
     }
 
@@ -170,6 +176,8 @@ impl Finder {
         if loopback(&servers) != loopback(&self.servers) {
             (self.browser, self.listen_at) = (None, Instant::now());
         }
+        // With another line it may let us in.
+        self.refusing.clear();
         let before = std::mem::replace(&mut self.servers, servers);
         self.drop_outdated(&before).await;
     }
@@ -244,7 +252,8 @@ impl Finder {
     fn look(&mut self, now: Instant, knocks: &mut JoinSet<(Pin, SocketAddr, bool)>) -> Option<Instant> {
         let tier = self.slot().tier();
         let standing = tier.as_ref().map(|tier| *tier.standing().borrow());
-        if standing == Some(Standing::Working) {
+        let refused = tier.as_ref().is_some_and(|tier| tier.is_refused());
+        if standing == Some(Standing::Working) && !refused {
             self.away_since = None;
             return None;
         }
@@ -253,7 +262,7 @@ impl Finder {
         }
         let since = *self.away_since.get_or_insert(now);
         // A server that has been found once is not given up for another one at its first hiccup.
-        let faithful = standing == Some(Standing::Away) && now < since + FAITHFUL;
+        let faithful = !refused && standing == Some(Standing::Away) && now < since + FAITHFUL;
         let only = tier.as_ref().and_then(|tier| tier.pin()).filter(|_| faithful);
         let wake = match self.plan.next(only, now) {
             Next::Probe(pin, at) => {
@@ -278,7 +287,9 @@ impl Finder {
         let there = bound.as_ref().map(|tier| tier.client().address().authority());
         let address = ServerAddress::at(at, pin);
         // A server in use that is where it was, and yet does not serve, is the tier's to probe.
-        let new = found && there != Some(address.authority());
+        self.refusing.retain(|(_, since)| now < *since + REFUSING);
+        let tried = bound.is_none() && self.refusing.iter().any(|(refusing, _)| refusing == pin);
+        let new = found && !tried && there != Some(address.authority());
         self.plan.probed(pin, at, new, now);
         if !found {
             self.shared.metrics.count(Counter::LanProbesFailed);
@@ -315,6 +326,12 @@ impl Finder {
                 return;
             }
         };
+        if let Some(before) = self.slot().tier()
+            && before.is_refused()
+            && let Some(pin) = before.pin()
+        {
+            self.refusing.push((pin.clone(), Instant::now()));
+        }
         self.clear().await;
         let wanted = self.config.upload.or(server.upload) == Some(true);
         let may = server.takes_uploads();
@@ -325,7 +342,9 @@ impl Finder {
         let uploads = if wanted && may {
             let folder = self.lan.data_dir.join("uploads");
             let service = Arc::clone(&tier);
-            Some(Arc::new(UploadQueue::start(folder, &self.uploads, service, cache, metrics).await))
+            let wishes = self.slot().wishes();
+            let queue = UploadQueue::start(folder, &self.uploads, &wishes, service, cache, metrics).await;
+            Some(Arc::new(queue))
         } else {
             None
         };
@@ -357,6 +376,7 @@ impl Finder {
         let tier = self.slot().tier();
         let used = tier.as_ref().filter(|tier| *tier.standing().borrow() == Standing::Working);
         let used = used.and_then(|tier| tier.pin());
+        let refused = tier.as_ref().filter(|tier| tier.is_refused()).and_then(|tier| tier.pin());
         let joined: Vec<Shown> = self
             .servers
             .iter()
@@ -364,6 +384,8 @@ impl Finder {
                 address: server.line.address,
                 name: server.line.pin.short().to_owned(),
                 used: used == Some(&server.line.pin),
+                refuses: refused == Some(&server.line.pin)
+                    || self.refusing.iter().any(|(pin, _)| *pin == server.line.pin),
                 writes: server.takes_uploads(),
             })
             .collect();

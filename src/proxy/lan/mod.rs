@@ -37,6 +37,8 @@ pub(crate) struct Shown {
     pub(crate) name: String,
     /// It is the one in use.
     pub(crate) used: bool,
+    /// It does not let us in.
+    pub(crate) refuses: bool,
     /// We may give it something.
     pub(crate) writes: bool,
 }

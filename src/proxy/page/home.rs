@@ -16,10 +16,11 @@ pub(super) fn render(view: &View) -> Option<String> {
             "<table><thead><tr><th scope=\"col\">Server</th><th scope=\"col\">State</th></tr></thead><tbody>",
         );
         for server in &home.joined {
-            let state = match (server.used, server.writes) {
-                (true, true) => "in use",
-                (true, false) => "in use, for reading",
-                (false, _) => "joined; not in use now",
+            let state = match (server.refuses, server.used, server.writes) {
+                (true, ..) => "does not accept this computer: ask for a new join line, and paste it below",
+                (_, true, true) => "in use",
+                (_, true, false) => "in use, for reading",
+                (_, false, _) => "joined; not in use now",
             };
             let (address, name) = (server.address, escape(&server.name.to_string()));
             let _ = write!(html, "<tr><th scope=\"row\">{address} ({name})</th><td>{state}</td></tr>");

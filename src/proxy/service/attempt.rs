@@ -138,6 +138,7 @@ impl ServiceTier {
                 progress.header(Instant::now(), found.length, grid.usual(wanted.min(found.length)));
             }
         }
+        self.accepted();
         if found.verify {
             // Somebody says otherwise: the grid decides, and what it says is attested.
             self.metrics.count(Counter::ServiceVerify);
@@ -200,6 +201,7 @@ impl ServiceTier {
 
     fn absent(&self, key: ReadKey, took: Duration) {
         self.metrics.count(Counter::ServiceAbsent);
+        self.accepted();
         self.update(|plan| {
             plan.absent(key, Instant::now());
             plan.answered(took);

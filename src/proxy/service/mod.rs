@@ -106,6 +106,8 @@ pub(super) struct ServiceTier {
     changed: Notify,
     standing: watch::Sender<Standing>,
     refusal_told: AtomicBool,
+    /// It has not let us in since it last did.
+    refused: AtomicBool,
 }
 
 impl ServiceTier {
@@ -156,6 +158,7 @@ impl ServiceTier {
             doubt,
             changed: Notify::new(),
             refusal_told: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
         };
         tier.tell();
         Ok(tier)
@@ -213,6 +216,16 @@ impl ServiceTier {
     pub(super) async fn settled(&self, patience: Duration) {
         let mut standing = self.standing.subscribe();
         let _ = tokio::time::timeout(patience, standing.wait_for(|now| *now != Standing::Away)).await;
+    }
+
+    /// Whether the service does not let us in.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// It has let us in.
+    fn accepted(&self) {
+        self.refused.store(false, Ordering::Relaxed);
     }
 
     fn plan(&self) -> MutexGuard<'_, ServicePlan<ReadKey>> {
@@ -274,6 +287,9 @@ impl ServiceTier {
             CallError::Refused { status, retry_after, .. } => {
                 let pause = retry_after.unwrap_or(REFUSED_FOR.1);
                 self.pause(pause);
+                if matches!(status, 401 | 403) {
+                    self.refused.store(true, Ordering::Relaxed);
+                }
                 if matches!(status, 401 | 403) && !self.refusal_told.swap(true, Ordering::Relaxed) {
                     let advice = match &self.pin {
                         Some(_) => "join again with the line that the server prints",

@@ -20,6 +20,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::service::ServiceTier;
 use crate::asset::{Asset, AssetId, AssetKey};
 use crate::cache::{LocalCache, Scope};
+use crate::fetch::baked::Baked;
 use crate::fetch::upload_pace::{Bucket, Dice};
 use crate::fetch::upload_plan::{Dropped, Entry, Limits, Next, Number, Offered, Outcome, UploadPlan};
 use crate::fetch::upload_rules::NotUploaded;
@@ -61,6 +62,17 @@ impl Default for UploadConfig {
     }
 }
 
+/// What holds of uploads, whichever queue they wait in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wishes {
+    /// Nothing is sent.
+    pub(crate) paused: bool,
+    /// The bandwidth cap in bytes a second.
+    pub(crate) rate: Option<u64>,
+    /// What is worn as a bake, and so not sent.
+    pub(crate) baked: Baked,
+}
+
 /// The upload queue of a proxy.
 pub(crate) struct UploadQueue {
     inner: Arc<Inner>,
@@ -100,6 +112,7 @@ impl UploadQueue {
     pub(super) async fn start(
         folder: PathBuf,
         config: &UploadConfig,
+        wishes: &Wishes,
         service: Arc<ServiceTier>,
         cache: LocalCache,
         metrics: Arc<Metrics>,
@@ -110,7 +123,7 @@ impl UploadQueue {
         let now = Instant::now();
         let mut state = State {
             plan: UploadPlan::new(config.limits, Dice::new(rand::random())),
-            bucket: Bucket::new(config.rate, now),
+            bucket: Bucket::new(wishes.rate, now),
             changes: Vec::new(),
             rewrite: false,
             stopping: false,
@@ -138,7 +151,6 @@ impl UploadQueue {
             }
             Err(_) => None,
         };
-        metrics.set_upload_control(false, config.rate.unwrap_or(0));
         let inner = Arc::new(Inner {
             state: Mutex::new(state),
             changed: Notify::new(),
@@ -147,7 +159,7 @@ impl UploadQueue {
             cache,
             metrics,
         });
-        inner.settle(&mut inner.state(), gone);
+        inner.follow(wishes, gone);
         let driver = tokio::spawn(drive(Arc::clone(&inner), journal));
         Self { inner, driver: Mutex::new(Some(driver)) }
     }
@@ -185,6 +197,12 @@ impl UploadQueue {
     /// These textures are worn as bakes.
     pub(crate) fn baked(&self, grid: &GridId, ids: &[AssetId]) {
         self.change(|state, gone| state.plan.baked(grid, ids, gone));
+    }
+
+    /// Does as is wished from now on.
+    pub(crate) fn follow(&self, wishes: &Wishes) {
+        self.inner.follow(wishes, Vec::new());
+        self.inner.changed.notify_one();
     }
 
     /// The grid has told us its name; what was baked under the one it had before still is.
@@ -252,6 +270,20 @@ impl UploadQueue {
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn follow(&self, wishes: &Wishes, mut gone: Vec<(Number, Dropped)>) {
+        let mut state = self.state();
+        for (grid, id) in wishes.baked.iter() {
+            state.plan.baked(grid, &[*id], &mut gone);
+        }
+        if wishes.paused {
+            state.plan.pause()
+        } else {
+            state.plan.resume()
+        }
+        state.bucket.set_rate(wishes.rate, Instant::now());
+        self.settle(&mut state, gone);
     }
 
     /// Why an entry that is being sent is not wanted any more.

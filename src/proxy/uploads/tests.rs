@@ -34,7 +34,9 @@ async fn found_for(address: &str, entries: &[Entry]) -> Arc<Metrics> {
     let service = ServiceTier::new(config, data.path(), cache.clone(), Arc::clone(&metrics)).unwrap();
     let limits = Limits { wait: Duration::ZERO, patience: Duration::ZERO, ..Limits::default() };
     let config = UploadConfig { limits, ..UploadConfig::default() };
-    let queue = UploadQueue::start(folder, &config, Arc::new(service), cache, Arc::clone(&metrics)).await;
+    let wishes = Wishes { rate: config.rate, ..Wishes::default() };
+    let queue =
+        UploadQueue::start(folder, &config, &wishes, Arc::new(service), cache, Arc::clone(&metrics)).await;
     assert!(queue.idle(Duration::from_secs(20)).await);
     queue.stop().await;
     metrics

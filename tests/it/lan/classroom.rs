@@ -131,6 +131,9 @@ async fn who_has_no_line_or_a_withdrawn_one_is_not_let_in_and_members_let_nobody
             .unwrap()
     };
     assert_eq!(status(&read(&at(None), &asset, "a").await.unwrap_err()), 401);
+    // The line brings proxies in, and is nobody itself: all of a class would be one principal.
+    let bearer = at(Some(line.token.reveal().clone()));
+    assert_eq!(status(&read(&bearer, &asset, "a").await.unwrap_err()), 403);
     // A key of one's own is not enough here.
     let own = Credentials::own(&folder.path().join("nobody"), at(None).address()).unwrap();
     let nobody = ServiceClient::with_credentials(at(None).address().clone(), own).unwrap();

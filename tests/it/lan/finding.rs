@@ -11,9 +11,9 @@ use rezcache::support::metrics::Counter;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 
-use super::{Home, count, fetch, proxy, standing, until};
+use super::{CONTROL_TOKEN, Home, count, fetch, proxy, standing, until};
 use crate::service::config as node_config;
-use crate::support::client::get;
+use crate::support::client::{ask, get};
 use crate::support::{mesh, texture, within};
 
 const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -120,6 +120,67 @@ async fn until_away(setup: &crate::support::Setup) {
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_of_uploads_before_a_server_is_found_holds_when_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = Home::start(folder.path()).await;
+    let setup = proxy(&[], |_| {}).await;
+    let control = setup.proxy.control_address().unwrap();
+    let bearer = format!("Bearer {CONTROL_TOKEN}");
+    let said = async |path: &str| ask(control, "POST", path, &[("Authorization", &bearer)], b"").await.status;
+    assert_eq!(said("/uploads/pause").await, 200);
+    assert_eq!(said("/uploads/limit?bytes_per_second=5000").await, 200);
+    assert_eq!(setup.proxy.metrics().upload_control(), (true, 5000));
+    joined::add(setup.dir.path(), home.line(), Some(true)).unwrap();
+    standing(&setup, "working").await;
+    assert_eq!(fetch(&setup, &texture()).await, "miss");
+    until(|| count(&setup, Counter::UploadsQueued) == 1).await;
+    assert_eq!(setup.proxy.metrics().upload_control(), (true, 5000));
+    assert_eq!(count(&setup, Counter::UploadsSent), 0);
+    // Put in anew.
+    joined::change(setup.dir.path(), &home.line().pin, |server| server.upload = Some(false)).unwrap();
+    until(|| setup.proxy.metrics().upload_control() == (true, 5000)).await;
+    joined::change(setup.dir.path(), &home.line().pin, |server| server.upload = Some(true)).unwrap();
+    assert_eq!(said("/uploads/limit?bytes_per_second=0").await, 200);
+    assert_eq!(said("/uploads/resume").await, 200);
+    until(|| count(&setup, Counter::UploadsSent) == 1).await;
+    within(setup.proxy.stop()).await;
+    home.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_let_us_in_is_not_in_use_and_makes_way() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [home, club] = [Home::start(folders[0].path()).await, Home::start(folders[1].path()).await];
+    let line = home.line();
+    let setup = proxy(&[(&line, None)], |_| {}).await;
+    standing(&setup, "working").await;
+    for id in rezcache::node::household::issued(folders[0].path()).unwrap() {
+        home.node.revoke_token(&id).await.unwrap();
+    }
+    let control = setup.proxy.control_address().unwrap();
+    let cap = setup.asset_capability().await;
+    let page_says = async |words: String| {
+        within(async {
+            for number in 0u32.. {
+                let path = format!("{cap}/?texture_id=00000000-0000-4000-8000-{number:012x}");
+                let _ = get(setup.at, &path, &[]).await;
+                if get(control, "/", &[]).await.text().contains(&words) {
+                    return;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    };
+    page_says(format!("({})</th><td>does not accept this computer", line.pin.short())).await;
+    joined::add(setup.dir.path(), club.line(), None).unwrap();
+    page_says(format!("({})</th><td>in use", club.line().pin.short())).await;
+    within(setup.proxy.stop()).await;
+    home.node.stop().await;
+    club.node.stop().await;
 }
 
 /// Takes whatever comes, and says nothing.

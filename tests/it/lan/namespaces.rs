@@ -43,12 +43,24 @@ impl Cable {
         Ok(cable)
     }
 
-    /// Where there is no network but loopback, nobody is served, and that is said.
+    /// Where there is no network but loopback a server waits for one, and says so.
     fn without_a_network(&self) {
         let folder = tempfile::tempdir().unwrap();
-        let refused = self.rezcache(0, folder.path()).args(["serve", "--lan"]).output().unwrap();
-        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(!refused.status.success() && said.contains("in no private network"), "{said}");
+        let log = folder.path().join("waiting");
+        let mut command = self.rezcache(0, &folder.path().join("waits"));
+        command.args(["serve", "--lan"]).stdout(Stdio::piped()).stderr(std::fs::File::create(&log).unwrap());
+        let mut waiting = Running(command.spawn().unwrap());
+        let began = Instant::now();
+        while !std::fs::read_to_string(&log).unwrap().contains("in no private network yet") {
+            assert!(began.elapsed() < Duration::from_secs(60), "{:?}", waiting.0.try_wait());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        ip(&format!("-n {} addr add 10.78.1.1/24 dev lo", self.ends[0])).unwrap();
+        let mut line = String::new();
+        BufReader::new(waiting.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("\"listening\":\"10.78.1.1:8443\""), "{line}");
+        drop(waiting);
+        ip(&format!("-n {} addr del 10.78.1.1/24 dev lo", self.ends[0])).unwrap();
         // Announcements go nowhere here; what was asked for works all the same.
         let mut command = self.rezcache(0, folder.path());
         command.args(["serve", "--lan", "--listen", "127.0.0.1:0"]);
@@ -194,7 +206,7 @@ fn a_flood_of_announcements_is_bounded_and_the_server_in_use_stays_so() {
     let (line, pin) = (ready["join"].as_str().unwrap(), ready["pin"].as_str().unwrap());
     let joined = cable.rezcache(1, &at_home).args(["join", "--upload", "no", line]).output().unwrap();
     assert!(joined.status.success(), "{joined:?}");
-    let (_proxy, url) = cable.proxy(&at_home, &log);
+    let (proxy, url) = cable.proxy(&at_home, &log);
     let before = cable.until(&url, works);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/lan/flood.py");
     let flooding = cable.at(0).args(["python3", script, "10.77.1.1", pin, "5000"]).output().unwrap();
@@ -203,6 +215,16 @@ fn a_flood_of_announcements_is_bounded_and_the_server_in_use_stays_so() {
     assert!(works(&after), "{after:#}");
     assert!(after["lan"]["unknown"].as_u64() <= Some(16), "{after:#}");
     assert_eq!(counter(&after, "lan_probes"), counter(&before, "lan_probes"), "nothing is looked for");
+    // Answers that lead to no event are remembered by the library too, in the server as well.
+    let is_told = || std::fs::read_to_string(&log).unwrap().contains("floods the network with announcements");
+    let bare = ["python3", script, "10.77.1.1", pin, "5000", "bare"];
+    drop(proxy);
+    let (_again, url) = cable.proxy(&at_home, &log);
+    cable.until(&url, works);
+    cable.until(&url, |status| {
+        assert!(cable.at(0).args(bare).output().unwrap().status.success());
+        is_told() && counter(status, "mdns_failures") >= 1
+    });
     let page = cable.page(&url);
     assert!(page.matches("that you have not joined").count() <= 16, "{page}");
 }

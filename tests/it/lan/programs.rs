@@ -183,6 +183,50 @@ async fn with_teacher_writes_there_are_two_lines_and_the_line_of_before_is_worth
     assert_eq!(read(&member(&folder.path().join("new"), &pupil), &key(1), "a").await, Ok(None));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lines_are_withdrawn_in_the_catalog_of_the_server_wherever_its_store_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("elsewhere");
+    let (serving, _) = Serving::start(folder.path(), &[]);
+    drop(serving);
+    let (_serving, ready) =
+        Serving::start(folder.path(), &["--store", &format!("file://{}", store.display())]);
+    let client = member(&folder.path().join("pupil"), &join_of(&ready));
+    assert_eq!(read(&client, &key(1), "a").await, Ok(None));
+    let revoke = || {
+        let at = folder.path().join("box");
+        run(rezcache().args(["token", "revoke", "--join-lines", "--data-dir"]).arg(at), "")
+    };
+    let revoking = revoke();
+    assert!(revoking.status.success(), "{}", said(&revoking));
+    within(async {
+        while read(&client, &key(1), "a").await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+
+    // What the catalog did not take is not forgotten.
+    let at = folder.path().join("box");
+    let known = || rezcache::node::household::issued(&at).unwrap();
+    let gone = rezcache::catalog::Place::Sqlite(folder.path().join("gone/catalog.sqlite"));
+    rezcache::node::remembered::use_catalog(&at, &gone).unwrap();
+    within(async {
+        while known().is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let before = known();
+    let refused = revoke();
+    assert!(
+        !refused.status.success() && said(&refused).contains("there is no catalog"),
+        "{}",
+        said(&refused)
+    );
+    assert_eq!(known(), before);
+}
+
 #[test]
 fn what_a_households_server_does_not_do_is_refused_in_words() {
     let folder = tempfile::tempdir().unwrap();
