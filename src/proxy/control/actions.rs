@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use super::form::{self, Fields};
 use super::state::ControlState;
 use super::{html, text};
+use crate::proxy::chronicle::SIZES;
 use crate::proxy::lan::JoinError;
 use crate::proxy::page::{self, Said};
 use crate::proxy::replies;
@@ -22,8 +23,6 @@ use crate::support::metrics::Counter;
 
 /// How long a form may take to come.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a store may be made to hold: fewer than this would hold nothing, more has nobody.
-const SIZES: std::ops::RangeInclusive<u64> = 64 << 20..=16 << 40;
 
 /// Something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +34,8 @@ pub(super) enum Action {
     UploadsLimit,
     StoreClear,
     StoreSize,
+    /// The same, where it could not be written down. No path stands for it.
+    StoreSizeForNow,
     RegionPin,
     RegionUnpin,
     RegionWarm,
@@ -79,6 +80,7 @@ impl Action {
             Self::UploadsLimit => "limited",
             Self::StoreClear => "cleared",
             Self::StoreSize => "resized",
+            Self::StoreSizeForNow => "resized-for-now",
             Self::RegionPin => "pinned",
             Self::RegionUnpin => "unpinned",
             Self::RegionWarm => "warming",
@@ -97,6 +99,10 @@ impl Action {
             Self::UploadsLimit => "The limit of uploads is set.",
             Self::StoreClear => "The store is being cleared; the regions and their pins are forgotten.",
             Self::StoreSize => "The size of the store is set.",
+            Self::StoreSizeForNow => {
+                "The size of the store is set, but it holds only until the next start: it could not be written down. \
+                 See whether the disk is full or the data folder read-only."
+            }
             Self::RegionPin => "The region is pinned.",
             Self::RegionUnpin => "The region is not pinned any more.",
             Self::RegionWarm => "The region is being warmed up.",
@@ -109,7 +115,8 @@ impl Action {
     /// What the word in the page's address says was done.
     pub(super) fn said(query: &str) -> Option<Said> {
         let word = query.strip_prefix("done=")?;
-        let (_, action) = Self::ALL.into_iter().find(|(_, action)| action.word() == word)?;
+        let all = Self::ALL.into_iter().map(|(_, action)| action).chain([Self::StoreSizeForNow]);
+        let action = all.into_iter().find(|action| action.word() == word)?;
         Some(Said { text: action.done() })
     }
 }
@@ -214,6 +221,7 @@ async fn attempt(state: &ControlState, parts: &Parts, body: Incoming) -> Result<
     let fields = sent.or(query);
     match action {
         Action::Join => join(state, &fields).await?,
+        Action::StoreSize => return resize(state, &fields),
         _ => act(state, action, &fields)?,
     }
     Ok(action)
@@ -249,38 +257,37 @@ fn act(state: &ControlState, action: Action, fields: &Fields) -> Result<(), NotD
             state.clear();
             Ok(())
         }
-        Action::StoreSize => {
-            let asked = match (fields.number("bytes"), fields.number("mebibytes")) {
-                (Some(bytes), _) => Some(bytes),
-                (None, Some(mebibytes)) => mebibytes.checked_mul(1 << 20),
-                (None, None) => None,
-            };
-            let size = asked.filter(|size| SIZES.contains(size)).ok_or_else(|| {
-                not_done(
-                    StatusCode::BAD_REQUEST,
-                    "Say a whole number of MiB, at least 64 and at most 16777216 (scripts send bytes=N).",
-                )
-            })?;
-            if state.cache.stats().disk_limit == 0 {
-                return Err(not_done(
-                    StatusCode::CONFLICT,
-                    "There is no store on disk whose size could be set.",
-                ));
-            }
-            state.resize(size);
-            Ok(())
-        }
         Action::RegionPin | Action::RegionUnpin | Action::RegionWarm => region(state, action, fields),
         Action::RegionStop => {
             state.prewarm()?.stop();
             Ok(())
         }
-        Action::Join => Ok(()),
+        // These are dealt with by whoever calls.
+        Action::Join | Action::StoreSize | Action::StoreSizeForNow => Ok(()),
         Action::SelfTest => match state.self_test() {
             true => Ok(()),
             false => Err(not_done(StatusCode::NOT_FOUND, "There is no self-test in this rezcache.")),
         },
     }
+}
+
+/// Sets the size of the store; answers what is to be said.
+fn resize(state: &ControlState, fields: &Fields) -> Result<Action, NotDone> {
+    let asked = match (fields.number("bytes"), fields.number("mebibytes")) {
+        (Some(bytes), _) => Some(bytes),
+        (None, Some(mebibytes)) => mebibytes.checked_mul(1 << 20),
+        (None, None) => None,
+    };
+    let size = asked.filter(|size| SIZES.contains(size)).ok_or_else(|| {
+        not_done(
+            StatusCode::BAD_REQUEST,
+            "Say a whole number of MiB, at least 64 and at most 16777216 (scripts send bytes=N).",
+        )
+    })?;
+    if state.cache.stats().disk_limit == 0 {
+        return Err(not_done(StatusCode::CONFLICT, "There is no store on disk whose size could be set."));
+    }
+    Ok(if state.resize(size) { Action::StoreSize } else { Action::StoreSizeForNow })
 }
 
 fn uploads(state: &ControlState, action: Action, fields: &Fields) -> Result<(), NotDone> {

@@ -115,7 +115,6 @@ impl ControlState {
         runs: Arc<Runs>,
     ) -> Self {
         let before = Before {
-            write_failures: metrics.get(Counter::StoreWriteFailures),
             addresses_refused: metrics.get(Counter::AddressesRefused),
             requests: Status::of(&metrics, Duration::ZERO).assets.requests,
             logins: metrics.get(Counter::LoginsGranted),
@@ -149,17 +148,17 @@ impl ControlState {
     /// Clears the store and forgets the regions.
     pub(super) fn clear(&self) {
         if let Some(prewarm) = &self.prewarm {
-            prewarm.stop();
+            prewarm.forget();
         }
         self.cache.clear();
         self.chronicle.forget_regions();
         self.chronicle.save();
     }
 
-    /// Sets the size of the store, now and for later runs.
-    pub(super) fn resize(&self, bytes: u64) {
+    /// Sets the size of the store, now and for later runs; false when only for this one.
+    pub(super) fn resize(&self, bytes: u64) -> bool {
         self.cache.set_disk_bytes(bytes);
-        self.chronicle.set_cache_bytes(bytes);
+        self.chronicle.set_cache_bytes(bytes)
     }
 
     /// Starts the self-test, unless it runs. False when there is none.
@@ -228,6 +227,7 @@ impl ControlState {
             before: self.before,
             today: history.today(now),
             unanswered: self.chronicle.unanswered(),
+            unstored: self.chronicle.unstored(),
             history,
             here,
             completed,
