@@ -4,6 +4,7 @@
 //! The token alone lets an action pass. That it comes by POST, under our own name, and from no other site's
 //! page is asked for too, before the token is looked at.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION};
@@ -19,6 +20,7 @@ use crate::proxy::lan::JoinError;
 use crate::proxy::page::{self, Said};
 use crate::proxy::replies;
 use crate::proxy::upstream::Body;
+use crate::scenes::RegionKey;
 use crate::support::metrics::Counter;
 
 /// How long a form may take to come.
@@ -222,6 +224,8 @@ async fn attempt(state: &ControlState, parts: &Parts, body: Incoming) -> Result<
     match action {
         Action::Join => join(state, &fields).await?,
         Action::StoreSize => return resize(state, &fields),
+        Action::StoreClear => clear(state, &fields).await?,
+        Action::RegionPin | Action::RegionUnpin => pin(state, action, &fields).await?,
         _ => act(state, action, &fields)?,
     }
     Ok(action)
@@ -248,22 +252,22 @@ fn act(state: &ControlState, action: Action, fields: &Fields) -> Result<(), NotD
     match action {
         Action::Key => Ok(()),
         Action::UploadsPause | Action::UploadsResume | Action::UploadsLimit => uploads(state, action, fields),
-        Action::StoreClear => {
-            if fields.get("sure") != Some("yes") {
-                let sentence =
-                    "Nothing was removed: tick the box beside the button to confirm (scripts send sure=yes).";
-                return Err(not_done(StatusCode::BAD_REQUEST, sentence));
-            }
-            state.clear();
-            Ok(())
+        Action::RegionWarm => {
+            let region = region(state, fields)?;
+            let started = state.prewarm()?.start(&region);
+            started.map_err(|error| not_done(StatusCode::CONFLICT, error.to_string()))
         }
-        Action::RegionPin | Action::RegionUnpin | Action::RegionWarm => region(state, action, fields),
         Action::RegionStop => {
             state.prewarm()?.stop();
             Ok(())
         }
         // These are dealt with by whoever calls.
-        Action::Join | Action::StoreSize | Action::StoreSizeForNow => Ok(()),
+        Action::Join
+        | Action::StoreClear
+        | Action::StoreSize
+        | Action::StoreSizeForNow
+        | Action::RegionPin
+        | Action::RegionUnpin => Ok(()),
         Action::SelfTest => match state.self_test() {
             true => Ok(()),
             false => Err(not_done(StatusCode::NOT_FOUND, "There is no self-test in this rezcache.")),
@@ -319,21 +323,44 @@ fn uploads(state: &ControlState, action: Action, fields: &Fields) -> Result<(), 
     Ok(())
 }
 
-fn region(state: &ControlState, action: Action, fields: &Fields) -> Result<(), NotDone> {
+/// The region that is meant.
+fn region(state: &ControlState, fields: &Fields) -> Result<RegionKey, NotDone> {
     let id = fields.get("region").unwrap_or_default();
-    let Some(region) = state.chronicle.with_book(|book| book.find(id).map(|(key, _)| key.clone())) else {
+    state.chronicle.with_book(|book| book.find(id).map(|(key, _)| key.clone())).ok_or_else(|| {
         let sentence =
             "This region is not known (any more); visit it, then try again (regions.json has their ids).";
-        return Err(not_done(StatusCode::NOT_FOUND, sentence));
-    };
-    let conflict = |sentence: String| not_done(StatusCode::CONFLICT, sentence);
-    match action {
-        Action::RegionWarm => state.prewarm()?.start(&region).map_err(|error| conflict(error.to_string())),
-        _ => {
-            let pinned = action == Action::RegionPin;
-            state.chronicle.pin(&region, pinned).map_err(|error| conflict(error.to_string()))
-        }
+        not_done(StatusCode::NOT_FOUND, sentence)
+    })
+}
+
+/// Pins a region or releases it. The store goes through its files for that, which others need not wait for.
+async fn pin(state: &ControlState, action: Action, fields: &Fields) -> Result<(), NotDone> {
+    let region = region(state, fields)?;
+    let chronicle = Arc::clone(&state.chronicle);
+    let pinned = action == Action::RegionPin;
+    match tokio::task::spawn_blocking(move || chronicle.pin(&region, pinned)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(not_done(StatusCode::CONFLICT, error.to_string())),
+        Err(_) => Err(not_done(StatusCode::INTERNAL_SERVER_ERROR, "The region could not be dealt with.")),
     }
+}
+
+/// Clears the store and forgets the regions, if that is really meant.
+async fn clear(state: &ControlState, fields: &Fields) -> Result<(), NotDone> {
+    if fields.get("sure") != Some("yes") {
+        let sentence =
+            "Nothing was removed: tick the box beside the button to confirm (scripts send sure=yes).";
+        return Err(not_done(StatusCode::BAD_REQUEST, sentence));
+    }
+    state.clear();
+    let chronicle = Arc::clone(&state.chronicle);
+    let forgotten = tokio::task::spawn_blocking(move || {
+        chronicle.forget_regions();
+        chronicle.save();
+    });
+    forgotten.await.map_err(|_| {
+        not_done(StatusCode::INTERNAL_SERVER_ERROR, "The regions could not be forgotten; try again.")
+    })
 }
 
 impl ControlState {

@@ -145,14 +145,12 @@ impl ControlState {
         self.acted.notify_one();
     }
 
-    /// Clears the store and forgets the regions.
+    /// Clears the store, and ends what would fill it again.
     pub(super) fn clear(&self) {
         if let Some(prewarm) = &self.prewarm {
             prewarm.forget();
         }
         self.cache.clear();
-        self.chronicle.forget_regions();
-        self.chronicle.save();
     }
 
     /// Sets the size of the store, now and for later runs; false when only for this one.
