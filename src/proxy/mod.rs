@@ -15,8 +15,8 @@ use crate::checks::{self, CheckResult, Setup};
 use crate::grid::GridId;
 use crate::redact::Redacted;
 use crate::session::reach::AddressBlock;
-use crate::support::counters_file;
 use crate::support::metrics::{Counter, Metrics};
+use crate::support::{counters_file, private_file};
 
 mod arrivals;
 mod assets;
@@ -50,7 +50,7 @@ mod underway;
 mod uploads;
 mod upstream;
 
-use chronicle::Chronicle;
+use chronicle::{Chronicle, Found};
 use control::ControlState;
 use control::runs::{Opening, Runs, ServedGrid};
 pub use control::{PageConfig, SelfTest};
@@ -219,17 +219,14 @@ impl Proxy {
         let metrics = Arc::new(Metrics::default());
         let mut setup = self_test::setup(&config, &[], None);
         setup.inside = true;
-        std::fs::create_dir_all(&config.data_dir)
+        private_file::create_folder(&config.data_dir)
             .map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
         counters_file::restore(&config.data_dir, &metrics);
-        let cache = open_cache(&config, &metrics);
-        let chronicle =
-            Arc::new(Chronicle::open(config.data_dir.clone(), Arc::clone(&metrics), cache.clone()));
+        let found = Found::read(config.data_dir.clone());
         // What the user has just said goes before what was once set on the page.
-        if let Some(bytes) = chronicle.settings().cache_bytes.filter(|_| !config.page.size_fixed) {
-            cache.set_disk_bytes(bytes);
-            chronicle.show_sizes();
-        }
+        let set = found.cache_bytes().filter(|_| !config.page.size_fixed);
+        let cache = open_cache(&config, set.unwrap_or(config.cache_bytes), &metrics);
+        let chronicle = Arc::new(Chronicle::open(found, Arc::clone(&metrics), cache.clone()));
 
         let service = match config.service {
             Some(service) => {
@@ -496,8 +493,8 @@ async fn stopped(mut stopping: watch::Receiver<bool>) {
 }
 
 /// A disk that cannot be used is no reason not to proxy.
-fn open_cache(config: &ProxyConfig, metrics: &Arc<Metrics>) -> LocalCache {
-    let mut cache = CacheConfig::new(config.data_dir.join("assets"), config.cache_bytes, config.memory_bytes);
+fn open_cache(config: &ProxyConfig, disk_bytes: u64, metrics: &Arc<Metrics>) -> LocalCache {
+    let mut cache = CacheConfig::new(config.data_dir.join("assets"), disk_bytes, config.memory_bytes);
     cache.read_deadline = config.disk_patience;
     LocalCache::open(cache, Arc::clone(metrics)).unwrap_or_else(|error| {
         metrics.count(Counter::StoreWriteFailures);

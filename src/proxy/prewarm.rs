@@ -135,6 +135,13 @@ impl Prewarm {
         }
     }
 
+    /// Stops, and forgets which region it was.
+    pub(crate) fn forget(&self) {
+        if let Some(run) = self.current.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            run.counts.stop.notify_one();
+        }
+    }
+
     /// The region in work, or the last one.
     pub(crate) fn view(&self) -> Option<PrewarmView> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);

@@ -12,11 +12,15 @@ use crate::grid::{GridId, Origin, RegionHandle};
 pub const MAX_REGIONS: usize = 64;
 /// Assets remembered of a region. The largest capture asks for some 900.
 pub const MAX_KEYS: usize = 8192;
+/// Regions that may wait to be removed where they are written down; what is left is found at the next start.
+const MAX_GONE: usize = MAX_REGIONS * 4;
 /// Regions that may be pinned.
 pub const MAX_PINNED: usize = 16;
 /// Hosts that delivered a region's assets.
 const MAX_ORIGINS: usize = 4;
-/// An asset that was not asked for in so many visits is no longer the region's.
+/// A visit that asks for so many assets tells what is in a region; for a small one a quarter is enough.
+const FAIR_VISIT: usize = 256;
+/// An asset that was not asked for in so many such visits is no longer the region's.
 const KEPT_VISITS: u32 = 10;
 /// Longer names are no host's.
 const MAX_NAME_BYTES: usize = 255;
@@ -31,7 +35,8 @@ pub struct RegionKey {
 }
 
 impl RegionKey {
-    /// A short name for files and forms. Whoever knows it knows nothing.
+    /// A short name for files and forms. It is no secret: whoever knows the grid can try all places and find
+    /// out which it is. Only the folder it lies in keeps others from seeing it.
     #[must_use]
     pub fn id(&self) -> String {
         let mut hasher = blake3::Hasher::new_derive_key("rezcache 2026-11 region");
@@ -89,11 +94,26 @@ pub struct Region {
     /// Asset requests that found no room among the keys.
     pub overflow: u64,
     pub(super) origins: Vec<Origin>,
-    /// Each asset, and the visit in which it was last asked for.
+    /// How many visits have asked for so much that they tell what is there.
+    pub(super) round: u32,
+    /// Each asset, and the round in which it was last asked for.
     pub(super) keys: HashMap<(AssetKind, AssetId), u32>,
 }
 
 impl Region {
+    /// Before another visit: what no telling visit has asked for in a long time goes. A viewer that only
+    /// crosses a corner asks for little, and one that has it all itself for nothing; that says nothing of what is
+    /// there. What is pinned is kept until it is released.
+    fn age(&mut self) {
+        let asked = self.keys.values().filter(|round| **round == self.round).count();
+        if self.pinned || asked < (self.keys.len() / 4).clamp(1, FAIR_VISIT) {
+            return;
+        }
+        self.round = self.round.saturating_add(1);
+        let oldest = self.round.saturating_sub(KEPT_VISITS);
+        self.keys.retain(|_, round| *round >= oldest);
+    }
+
     /// How many different assets were asked for.
     #[must_use]
     pub fn assets(&self) -> usize {
@@ -138,8 +158,10 @@ pub struct Book {
     regions: BTreeMap<RegionKey, Region>,
     /// Not yet written down since they changed.
     dirty: BTreeSet<RegionKey>,
-    /// To be removed where they are written down.
-    gone: Vec<String>,
+    /// Those that are written down.
+    written: BTreeSet<RegionKey>,
+    /// To be removed there; only what was written comes here.
+    gone: BTreeSet<String>,
     /// Which assets are pinned may have changed.
     pins_changed: bool,
 }
@@ -166,14 +188,21 @@ impl Book {
     pub fn restore(&mut self, key: RegionKey, region: Region) {
         if self.regions.len() < MAX_REGIONS {
             self.pins_changed |= region.pinned;
+            self.written.insert(key.clone());
             self.regions.entry(key).or_insert(region);
         }
     }
 
     /// Somebody has entered a region. Room is made at the cost of others, but not of `occupied` ones.
     pub(super) fn visit(&mut self, key: &RegionKey, unix: u64, occupied: &[RegionKey]) {
-        if !self.regions.contains_key(key) && !self.make_room(occupied) {
-            return;
+        if !self.regions.contains_key(key) {
+            if !self.make_room(&key.grid, occupied) {
+                return;
+            }
+            // Its old file is written over.
+            if self.gone.remove(&key.id()) {
+                self.written.insert(key.clone());
+            }
         }
         let region = self.regions.entry(key.clone()).or_default();
         if region.visits == 0 {
@@ -181,17 +210,26 @@ impl Book {
         }
         region.last_unix = unix;
         region.visits = region.visits.saturating_add(1);
-        let oldest = region.visits.saturating_sub(KEPT_VISITS);
-        region.keys.retain(|_, visit| *visit >= oldest);
+        region.age();
         self.dirty.insert(key.clone());
     }
 
-    fn make_room(&mut self, occupied: &[RegionKey]) -> bool {
+    /// Whether there is room for one more region of this grid, perhaps at the cost of another. Who is over
+    /// its share of the book gives way first, so that no grid pushes out what is known of the others.
+    fn make_room(&mut self, grid: &GridId, occupied: &[RegionKey]) -> bool {
         if self.regions.len() < MAX_REGIONS {
             return true;
         }
+        let mut held: BTreeMap<&GridId, usize> = BTreeMap::from([(grid, 0)]);
+        for key in self.regions.keys() {
+            *held.entry(&key.grid).or_default() += 1;
+        }
+        let share = (MAX_REGIONS / held.len().max(1)).max(1);
+        let count = |grid: &GridId| held.get(grid).copied().unwrap_or(0);
+        let in_its_share = count(grid) < share;
+        let gives_way = |other: &GridId| if in_its_share { count(other) > share } else { other == grid };
         let stays = |key: &RegionKey, region: &Region| region.pinned || occupied.contains(key);
-        let goes = self.regions.iter().filter(|(key, region)| !stays(key, region));
+        let goes = self.regions.iter().filter(|(key, region)| gives_way(&key.grid) && !stays(key, region));
         let goes = goes.min_by_key(|(_, region)| region.last_unix).map(|(key, _)| key.clone());
         match goes {
             Some(key) => {
@@ -203,9 +241,12 @@ impl Book {
     }
 
     fn remove(&mut self, key: &RegionKey) {
-        self.regions.remove(key);
+        let region = self.regions.remove(key);
+        self.pins_changed |= region.is_some_and(|region| region.pinned);
         self.dirty.remove(key);
-        self.gone.push(key.id());
+        if self.written.remove(key) && self.gone.len() < MAX_GONE {
+            self.gone.insert(key.id());
+        }
     }
 
     pub(super) fn name(&mut self, key: &RegionKey, name: &RegionName) {
@@ -226,7 +267,7 @@ impl Book {
         if new && full {
             region.overflow = region.overflow.saturating_add(1);
         } else {
-            region.keys.insert((kind, id), region.visits);
+            region.keys.insert((kind, id), region.round);
             self.pins_changed |= new && region.pinned;
         }
         let known = region.origins.contains(origin);
@@ -294,11 +335,23 @@ impl Book {
             let region = self.regions.get(&key)?.clone();
             Some((key, region))
         });
-        (changed.collect(), std::mem::take(&mut self.gone))
+        let changed: Vec<_> = changed.collect();
+        self.written.extend(changed.iter().map(|(key, _)| key.clone()));
+        (changed, std::mem::take(&mut self.gone).into_iter().collect())
     }
 
-    /// These could not be written down: they are given out again.
-    pub fn mark_changed(&mut self, keys: impl IntoIterator<Item = RegionKey>) {
+    /// These could not be written down, and those not be removed: they are given out again.
+    pub fn mark_changed(
+        &mut self,
+        keys: impl IntoIterator<Item = RegionKey>,
+        gone: impl IntoIterator<Item = String>,
+    ) {
         self.dirty.extend(keys);
+        for id in gone {
+            // It may have been entered again meanwhile.
+            if self.gone.len() < MAX_GONE && self.find(&id).is_none() {
+                self.gone.insert(id);
+            }
+        }
     }
 }

@@ -23,7 +23,7 @@ pub use record::{Record, RecordError};
 /// How long nothing may be asked until a scene counts as complete. Viewers ask in waves: what a mesh or an
 /// object's face names is asked once that has been decoded, which takes a second or two on slow machines.
 pub const QUIET: Duration = Duration::from_secs(5);
-/// A scene that has not come to rest by then never will: the avatar walks about, or a request hangs.
+/// A scene that has not come to rest so long after the first request never will: the avatar walks about, or a request hangs.
 pub const SCENE_LIMIT: Duration = Duration::from_secs(600);
 /// A request on which nothing has moved for so long is not waited for.
 const STUCK: Duration = Duration::from_secs(60);
@@ -31,6 +31,11 @@ const STUCK: Duration = Duration::from_secs(60);
 const RECENT: usize = 8;
 /// Logins at a time; more are not watched.
 const MAX_VISITORS: usize = 64;
+
+/// Arrivals of a login that are taken at once, and how long it takes until one more is. Nobody walks or
+/// teleports faster; a grid that says so would fill the book with regions that nobody has seen.
+const ARRIVALS: u32 = 4;
+const ARRIVAL_EVERY: Duration = Duration::from_secs(1);
 
 /// One login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,6 +62,7 @@ pub enum Progress {
 #[derive(Debug)]
 struct Scene {
     number: u64,
+    allowance: Allowance,
     region: RegionKey,
     since: Instant,
     arrived_unix: u64,
@@ -65,9 +71,44 @@ struct Scene {
     open: u64,
     /// Downloads over LLUDP that are under way, as last told.
     open_udp: u64,
+    /// Whether anything has come: a hit, or over LLUDP.
+    came: bool,
+    /// How often a grid had answered when it began.
+    answers_before: u64,
+    first_asked: Option<Instant>,
     last_event: Instant,
     last_delivery: Option<Instant>,
     progress: Progress,
+}
+
+/// Arrivals that a login may still have.
+#[derive(Clone, Copy, Debug)]
+struct Allowance {
+    left: u32,
+    /// When the last one was added.
+    since: Instant,
+}
+
+impl Allowance {
+    const fn new(now: Instant) -> Self {
+        Self { left: ARRIVALS, since: now }
+    }
+
+    /// Takes one, if there is one.
+    fn take(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.since).as_secs() / ARRIVAL_EVERY.as_secs();
+        if passed > 0 {
+            let more = u32::try_from(passed).unwrap_or(ARRIVALS);
+            self.left = self.left.saturating_add(more).min(ARRIVALS);
+            self.since += ARRIVAL_EVERY * more.min(ARRIVALS);
+            if self.left == ARRIVALS {
+                self.since = now;
+            }
+        }
+        let has = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        has
+    }
 }
 
 /// Where a login is now.
@@ -111,6 +152,9 @@ pub struct Scenes {
     recent: VecDeque<Completed>,
     completed: u64,
     next_scene: u64,
+    arrivals_ignored: u64,
+    /// How often a grid has answered.
+    answers: u64,
     book: Book,
 }
 
@@ -134,9 +178,19 @@ impl Scenes {
         if self.visitors.len() >= MAX_VISITORS && !self.visitors.contains_key(&visitor) {
             return;
         }
+        let allowance = self.visitors.get(&visitor).map(|scene| scene.allowance);
+        let mut allowance = allowance.unwrap_or_else(|| Allowance::new(now));
+        if !allowance.take(now) {
+            self.arrivals_ignored += 1;
+            return;
+        }
         self.next_scene += 1;
         let scene = Scene {
             number: self.next_scene,
+            allowance,
+            came: false,
+            answers_before: self.answers,
+            first_asked: None,
             region: region.clone(),
             since: now,
             arrived_unix: unix,
@@ -198,6 +252,7 @@ impl Scenes {
     ) -> Option<&mut Scene> {
         let scene = self.visitors.get_mut(&visitor)?;
         scene.asked += 1;
+        scene.first_asked.get_or_insert(now);
         scene.last_event = now;
         self.book.asked(&scene.region, kind, id, origin);
         Some(scene)
@@ -211,13 +266,16 @@ impl Scenes {
             return;
         }
         scene.open = scene.open.saturating_sub(1);
+        scene.came |= hit;
         let region = scene.region.clone();
         self.delivered(now, open.visitor, hit, &region);
     }
 
     /// An answer over LLUDP has been delivered.
     pub fn ended_udp(&mut self, now: Instant, visitor: Visitor, hit: bool) {
-        let Some(region) = self.visitors.get(&visitor).map(|scene| scene.region.clone()) else { return };
+        let Some(scene) = self.visitors.get_mut(&visitor) else { return };
+        scene.came = true;
+        let region = scene.region.clone();
         self.delivered(now, visitor, hit, &region);
     }
 
@@ -229,6 +287,11 @@ impl Scenes {
             scene.hits += 1;
             self.book.hit(region);
         }
+    }
+
+    /// A grid has answered a request for an asset.
+    pub const fn grid_answered(&mut self) {
+        self.answers = self.answers.wrapping_add(1);
     }
 
     /// How many downloads over LLUDP are under way.
@@ -251,7 +314,9 @@ impl Scenes {
             }
             let silent = now.saturating_duration_since(scene.last_event);
             let open = scene.open + scene.open_udp > 0 && silent < STUCK;
-            let done = scene.last_delivery.filter(|_| !open && silent >= QUIET);
+            // Where all requests failed nothing has come to rest.
+            let came = scene.came || scene.answers_before != self.answers;
+            let done = scene.last_delivery.filter(|_| came && !open && silent >= QUIET);
             if let Some(last) = done {
                 let took = last.saturating_duration_since(scene.since);
                 scene.progress = Progress::Complete(took);
@@ -269,7 +334,10 @@ impl Scenes {
                     hits: scene.hits,
                     arrived_unix: scene.arrived_unix,
                 });
-            } else if now.saturating_duration_since(scene.since) >= SCENE_LIMIT {
+            } else if scene
+                .first_asked
+                .is_some_and(|first| now.saturating_duration_since(first) >= SCENE_LIMIT)
+            {
                 scene.progress = Progress::Unsettled;
             }
         }
@@ -300,6 +368,12 @@ impl Scenes {
     #[must_use]
     pub const fn completed(&self) -> u64 {
         self.completed
+    }
+
+    /// How many arrivals since the start were too many to be believed.
+    #[must_use]
+    pub const fn arrivals_ignored(&self) -> u64 {
+        self.arrivals_ignored
     }
 
     /// Forgets every region, but not who is where, and what it is called there.

@@ -47,6 +47,7 @@ pub struct Record {
     first_unix: u64,
     last_unix: u64,
     visits: u32,
+    round: u32,
     asked: u64,
     hits: u64,
     first_scene: Option<SceneTime>,
@@ -54,7 +55,7 @@ pub struct Record {
     pinned: bool,
     overflow: u64,
     origins: Vec<String>,
-    /// By the number of visits since they were last asked for.
+    /// By the round in which they were last asked for.
     keys: Vec<(u32, String)>,
 }
 
@@ -92,6 +93,7 @@ impl Record {
             first_unix: region.first_unix,
             last_unix: region.last_unix,
             visits: region.visits,
+            round: region.round,
             asked: region.asked,
             hits: region.hits,
             first_scene: region.first_scene,
@@ -137,6 +139,7 @@ impl Record {
             first_unix: record.first_unix,
             last_unix: record.last_unix,
             visits: record.visits,
+            round: record.round,
             asked: record.asked,
             hits: record.hits,
             first_scene: record.first_scene,

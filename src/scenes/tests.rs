@@ -67,6 +67,7 @@ fn a_scene_is_complete_when_all_came_and_nothing_more_was_asked_and_the_silence_
     clock.scenes.ended(clock.now(), first, true);
     clock.pass(8000);
     assert_eq!(clock.progress(), Progress::Coming, "one is still open");
+    clock.scenes.grid_answered();
     clock.scenes.ended(clock.now(), second, false);
     clock.pass(4900);
     assert_eq!(clock.progress(), Progress::Coming);
@@ -103,8 +104,8 @@ fn a_wave_within_the_quiet_time_belongs_to_the_scene_and_one_after_it_does_not()
 fn nothing_asked_is_no_scene_and_a_restless_one_is_given_up() {
     let mut clock = Clock::new();
     clock.arrive(1);
-    clock.pass(60_000);
-    assert_eq!(clock.progress(), Progress::Coming);
+    clock.pass(700_000);
+    assert_eq!(clock.progress(), Progress::Coming, "nothing was asked");
     for n in 0..300 {
         let open = clock.ask(n).unwrap();
         clock.scenes.ended(clock.now(), open, true);
@@ -122,6 +123,7 @@ fn a_request_that_hangs_does_not_hold_the_scene_for_ever() {
     let _hangs = clock.ask(1).unwrap();
     let comes = clock.ask(2).unwrap();
     clock.pass(1000);
+    clock.scenes.grid_answered();
     clock.scenes.ended(clock.now(), comes, false);
     clock.pass(59_000);
     assert_eq!(clock.progress(), Progress::Coming);
@@ -141,6 +143,7 @@ fn what_was_asked_before_a_teleport_does_not_disturb_the_scene_after_it() {
     clock.scenes.ended(clock.now(), before, true);
     clock.pass(6000);
     assert_eq!(clock.progress(), Progress::Coming, "the region's own request is still open");
+    clock.scenes.grid_answered();
     clock.scenes.ended(clock.now(), after, false);
     clock.pass(5000);
     assert_eq!(clock.progress(), Progress::Complete(Duration::from_millis(6500)));
@@ -188,11 +191,13 @@ fn the_book_is_bounded_and_the_region_not_seen_for_longest_goes_but_no_pinned_or
     let mut scenes = Scenes::default();
     let now = Instant::now();
     for number in 0..MAX_REGIONS as u64 {
-        scenes.arrived(now, number, ME, &region(number));
+        scenes.arrived(now + Duration::from_secs(number), number, ME, &region(number));
     }
+    let written = scenes.book_mut().take_changes();
+    assert_eq!((written.0.len(), written.1), (MAX_REGIONS, Vec::new()));
     scenes.book_mut().pin(&region(0), true).unwrap();
     scenes.arrived(now, 1, Visitor(2), &region(1));
-    scenes.arrived(now, 1000, ME, &region(500));
+    scenes.arrived(now + Duration::from_secs(1000), 1000, ME, &region(500));
     let book = scenes.book_mut();
     assert_eq!(book.iter().count(), MAX_REGIONS);
     assert!(book.get(&region(0)).is_some() && book.get(&region(1)).is_some());
@@ -209,18 +214,80 @@ fn a_regions_assets_are_bounded_and_those_not_asked_for_in_ten_visits_go() {
     }
     let known = clock.scenes.book().get(&region(1)).unwrap();
     assert_eq!((known.assets(), known.overflow), (MAX_KEYS, 5));
-    for _ in 0..11 {
+    let visit = |clock: &mut Clock, asked: u128| {
+        clock.pass(2000);
         clock.arrive(2);
         clock.arrive(1);
-        clock.ask(7);
+        (0..asked).for_each(|n| {
+            clock.ask(n);
+        });
+        clock.scenes.book().get(&region(1)).unwrap().assets()
+    };
+    // Somebody crosses a corner, or has it all in the viewer.
+    for _ in 0..30 {
+        assert_eq!(visit(&mut clock, 7), MAX_KEYS);
     }
-    assert_eq!(clock.scenes.book().get(&region(1)).unwrap().assets(), 1);
+    clock.scenes.book_mut().pin(&region(1), true).unwrap();
+    for _ in 0..12 {
+        assert_eq!(visit(&mut clock, 300), MAX_KEYS, "what is pinned is kept");
+    }
+    clock.scenes.book_mut().pin(&region(1), false).unwrap();
+    for _ in 0..12 {
+        visit(&mut clock, 300);
+    }
+    assert_eq!(visit(&mut clock, 0), 300);
+}
+
+#[test]
+fn a_grid_that_announces_arrivals_without_end_neither_fills_memory_nor_takes_the_place_of_others() {
+    let mut scenes = Scenes::default();
+    let (start, mut unix) = (Instant::now(), 0);
+    let key = |grid: &str, number: u64| RegionKey { grid: GridId::new(grid), handle: number << 40 };
+    for number in 0..10 {
+        scenes.arrived(start + Duration::from_secs(number), number, Visitor(2), &key("home.example", number));
+    }
+    let _ = scenes.book_mut().take_changes();
+    // At once, then for a thousand seconds with a hundred a second.
+    for number in 0..100_000_u64 {
+        unix = 100 + number / 100;
+        scenes.arrived(start + Duration::from_secs(number / 100), unix, ME, &key("bad.example", number));
+    }
+    assert!(scenes.arrivals_ignored() > 98_000, "{}", scenes.arrivals_ignored());
+    let of = |scenes: &Scenes, grid: &str| {
+        scenes.book().iter().filter(|(key, _)| key.grid == GridId::new(grid)).count()
+    };
+    assert_eq!((of(&scenes, "home.example"), of(&scenes, "bad.example")), (10, MAX_REGIONS - 10));
+    assert_eq!(scenes.book_mut().take_changes().1, Vec::<String>::new(), "none of them was ever written");
+    // The others have room up to their share.
+    for number in 10..50 {
+        unix += 1;
+        scenes.arrived(start + Duration::from_secs(unix), unix, Visitor(2), &key("home.example", number));
+    }
+    assert_eq!(of(&scenes, "home.example"), MAX_REGIONS / 2);
+    assert_eq!(of(&scenes, "bad.example"), MAX_REGIONS / 2);
+}
+
+#[test]
+fn a_scene_of_which_nothing_came_is_not_complete() {
+    let mut clock = Clock::new();
+    clock.arrive(1);
+    let open = clock.ask(1).unwrap();
+    clock.pass(1000);
+    clock.scenes.ended(clock.now(), open, false);
+    clock.pass(20_000);
+    assert_eq!((clock.progress(), clock.scenes.completed()), (Progress::Coming, 0));
+    let open = clock.ask(2).unwrap();
+    clock.scenes.grid_answered();
+    clock.scenes.ended(clock.now(), open, false);
+    clock.pass(6000);
+    assert_eq!(clock.scenes.completed(), 1);
 }
 
 #[test]
 fn pins_are_bounded_and_told_when_they_change() {
     let mut clock = Clock::new();
     for number in 0..=MAX_PINNED as u64 {
+        clock.pass(1000);
         clock.arrive(number);
         clock.ask(u128::from(number));
     }
@@ -235,6 +302,7 @@ fn pins_are_bounded_and_told_when_they_change() {
     assert!(book.take_pins().is_none());
     book.pin(&region(0), false).unwrap();
     assert_eq!(book.take_pins().unwrap().len(), MAX_PINNED - 1);
+    clock.pass(1000);
     clock.arrive(1);
     clock.ask(4711);
     assert_eq!(clock.scenes.book_mut().take_pins().unwrap().len(), MAX_PINNED);

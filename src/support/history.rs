@@ -118,16 +118,24 @@ impl History {
         for span in Span::ALL {
             let number = unix / span.seconds();
             let row = self.row_mut(span);
-            // A clock that was ahead and has been set right: what lies in the future is no history.
-            row.split_off(&(number + 1));
-            let oldest = number.saturating_sub(span.kept() - 1);
-            *row = row.split_off(&oldest);
             let entry = row.entry(number).or_default();
             *entry = entry.plus(news);
+            // By their number and not by their age: a clock that is wrong for a moment must not cost a year. What
+            // is farthest from now goes, so that what was counted by a clock that was ahead does not stay.
+            while row.len() as u64 > span.kept() {
+                let first = row.first_key_value().map_or(0, |(first, _)| number.abs_diff(*first));
+                let last = row.last_key_value().map_or(0, |(last, _)| number.abs_diff(*last));
+                if first >= last {
+                    row.pop_first()
+                } else {
+                    row.pop_last()
+                };
+            }
         }
     }
 
-    /// The last `count` spans up to `unix`, the oldest first.
+    /// The last `count` spans up to `unix`, the oldest first. What lies in the future was counted by a clock
+    /// that was ahead, and is not shown.
     #[must_use]
     pub fn last(&self, span: Span, count: u64, unix: u64) -> Vec<(u64, Option<Counted>)> {
         let now = unix / span.seconds();
@@ -216,7 +224,28 @@ mod tests {
         history.advance(unix + 86_400, sums(5000));
         history.advance(unix, sums(5010));
         assert_eq!(history.today(unix).requests, before + 10);
-        assert!(history.last(Span::Day, 1, unix + 86_400).iter().all(|(_, counted)| counted.is_none()));
+        assert_eq!(history.last(Span::Day, 1, unix).len(), 1, "nothing of the future is shown");
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_for_a_moment_costs_next_to_nothing() {
+        let noon = 20_000 * 86_400 + 43_200;
+        for wrong in [0, noon + 80 * 365 * 86_400] {
+            let mut history = History::default();
+            for day in 0..500 {
+                history.advance(noon + day * 86_400, sums(10 * day));
+            }
+            let now = noon + 499 * 86_400;
+            let before = history.sum(Span::Day, 366, now).requests;
+            assert_eq!(before, 3660);
+            history.advance(wrong, sums(5000));
+            history.advance(now, sums(5000));
+            assert!(history.is_bounded());
+            assert!(history.sum(Span::Day, 366, now).requests >= before - 10, "{wrong}");
+            // What was counted then is gone at last.
+            history.advance(now + 86_400, sums(5000));
+            assert!(history.days.keys().all(|day| day.abs_diff(now / 86_400) < 500), "{wrong}");
+        }
     }
 
     #[test]

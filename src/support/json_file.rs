@@ -58,12 +58,18 @@ impl JsonFile {
         let ours = |stored: &Stored<T>| stored.format == self.format && stored.version == self.version;
         match read.filter(|stored| ours(stored) && bytes.len() as u64 <= self.max_bytes) {
             Some(stored) => Ok(Loaded::Content(stored.content)),
-            None => {
-                let aside = folder.join(format!("{}.bad", self.name));
-                fs::rename(&path, &aside)?;
-                Ok(Loaded::SetAside(aside))
-            }
+            None => self.set_aside(folder).map(Loaded::SetAside),
         }
+    }
+
+    /// Renames the file in `folder`, also when only its content is none that can be; answers where it is now.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn set_aside(&self, folder: &Path) -> io::Result<PathBuf> {
+        let aside = folder.join(format!("{}.bad", self.name));
+        fs::rename(folder.join(self.name), &aside)?;
+        Ok(aside)
     }
 
     /// Replaces the file in `folder`; a crash leaves either the old or the new one.

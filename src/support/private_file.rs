@@ -20,6 +20,18 @@ pub fn is_exposed(path: &Path) -> bool {
     }
 }
 
+/// Makes a folder, unless there is one, which is left as it is; a new one is for the owner's eyes only.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn create_folder(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
 /// A whole file beside `path`, for the owner's eyes only.
 fn beside(path: &Path, text: &[u8]) -> io::Result<std::path::PathBuf> {
     let temporary = path.with_extension(format!("new-{:032x}", rand::random::<u128>()));
@@ -57,7 +69,7 @@ pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
 /// When it cannot be written.
 pub fn create(path: &Path, text: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder)?;
+        create_folder(folder)?;
     }
     let temporary = beside(path, text)?;
     let linked = match fs::hard_link(&temporary, path) {
@@ -68,4 +80,26 @@ pub fn create(path: &Path, text: &[u8]) -> io::Result<()> {
     };
     let _ = fs::remove_file(&temporary);
     linked
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_made_is_the_owners_and_one_that_is_there_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (new, old) = (dir.path().join("a/new"), dir.path().join("old"));
+        fs::create_dir(&old).unwrap();
+        fs::set_permissions(&old, fs::Permissions::from_mode(0o750)).unwrap();
+        for (folder, mode) in [(&new, 0o700), (&old, 0o750)] {
+            create_folder(folder).unwrap();
+            assert_eq!(fs::metadata(folder).unwrap().permissions().mode() & 0o777, mode);
+        }
+        create(&dir.path().join("b/secret"), b"x").unwrap();
+        assert_eq!(fs::metadata(dir.path().join("b")).unwrap().permissions().mode() & 0o777, 0o700);
+    }
 }

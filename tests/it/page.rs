@@ -334,6 +334,27 @@ async fn the_size_is_changed_at_once_and_remembered_unless_it_is_given() {
     within(proxy.stop()).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_made_larger_is_not_cut_back_at_the_next_start() {
+    let world = World::new(|config| config.cache_bytes = 1).await;
+    assert_eq!(world.act("/store/size", "mebibytes=64").await.status, 200);
+    world.fetch().await;
+    world.until("/status.json", |status| status["store"]["objects"] == 4).await;
+    let Setup { grid, proxy, dir, .. } = world.setup;
+    within(proxy.stop()).await;
+    let mut config = proxy_config(grid_config(&grid.url("/")), dir.path());
+    config.cache_bytes = 1;
+    with_token(&mut config);
+    let proxy = rezcache::proxy::Proxy::start(config).await.unwrap();
+    let control = proxy.control_address().unwrap();
+    // When all is counted, what is too much has been removed.
+    within(async { while get(control, "/", &[]).await.text().contains("still being counted") {} }).await;
+    let status = get(control, "/status.json", &[]).await;
+    let store = serde_json::from_slice::<Value>(&status.body).unwrap()["store"].clone();
+    assert_eq!((&store["objects"], &store["limit"]), (&4.into(), &(64 << 20).into()));
+    within(proxy.stop()).await;
+}
+
 /// Reads server-sent events.
 struct Events(Connection);
 

@@ -21,15 +21,17 @@ use crate::support::status::Status;
 
 mod files;
 
-use files::Files;
-pub(crate) use files::Settings;
+use files::{Files, Read, Unwritten};
+pub(crate) use files::{SIZES, Settings};
 
 /// How often scenes are looked after.
 const TICK: Duration = Duration::from_secs(1);
 /// How often it is all written down, if it has changed; a crash loses no more than this.
 const SAVE_INTERVAL: Duration = Duration::from_secs(60);
-/// How often what is new in pinned regions is pinned, in seconds.
-const PIN_SECONDS: u64 = 10;
+/// How often what is new in pinned regions is pinned.
+const PIN_INTERVAL: Duration = Duration::from_secs(10);
+/// After so long without another failure nothing is known of whether the grid answers.
+const FAILURE_FRESH: Duration = Duration::from_secs(300);
 /// Grids whose pace is remembered.
 const MAX_PACES: usize = 64;
 
@@ -42,9 +44,15 @@ pub(crate) struct Chronicle {
     /// What the user is to know about our files.
     notes: Mutex<Vec<String>>,
     next_visitor: AtomicU64,
-    /// Asset requests in a row that no grid has answered.
-    unanswered: AtomicU64,
+    /// Asset requests in a row that no grid has answered, and when the last of them failed.
+    unanswered: Mutex<Unanswered>,
+    /// Assets that the store could not write since it last wrote one.
+    unstored: Mutex<Unstored>,
     files: Files,
+    /// Held from looking at what has changed until it is written, so that nothing old is written over what is new.
+    saving: Mutex<()>,
+    /// Held from looking at which assets are pinned until the store knows it, likewise.
+    pinning: Mutex<()>,
     metrics: Arc<Metrics>,
     cache: LocalCache,
 }
@@ -55,11 +63,31 @@ impl std::fmt::Debug for Chronicle {
     }
 }
 
-impl Chronicle {
-    /// Reads what earlier runs remembered in the data directory.
-    pub(crate) fn open(data_dir: PathBuf, metrics: Arc<Metrics>, cache: LocalCache) -> Self {
+/// What earlier runs remembered.
+pub(crate) struct Found {
+    files: Files,
+    read: Read,
+}
+
+impl Found {
+    /// Reads it in the data directory.
+    pub(crate) fn read(data_dir: PathBuf) -> Self {
         let files = Files::new(data_dir);
         let read = files.read();
+        Self { files, read }
+    }
+
+    /// The size that was set for the store. It has to be known before the store is opened, which cuts itself
+    /// to its size then.
+    pub(crate) const fn cache_bytes(&self) -> Option<u64> {
+        self.read.settings.cache_bytes
+    }
+}
+
+impl Chronicle {
+    /// Goes on with what earlier runs remembered.
+    pub(crate) fn open(found: Found, metrics: Arc<Metrics>, cache: LocalCache) -> Self {
+        let Found { files, read } = found;
         let mut scenes = Scenes::default();
         for (key, region) in read.regions {
             scenes.book_mut().restore(key, region);
@@ -74,8 +102,11 @@ impl Chronicle {
             settings: Mutex::new(read.settings),
             notes: Mutex::new(read.notes),
             next_visitor: AtomicU64::new(1),
-            unanswered: AtomicU64::new(0),
+            unanswered: Mutex::default(),
+            unstored: Mutex::new(Unstored::new(&metrics)),
             files,
+            saving: Mutex::default(),
+            pinning: Mutex::default(),
             metrics,
             cache,
         };
@@ -101,6 +132,7 @@ impl Chronicle {
     }
 
     /// What was set on the page.
+    #[cfg(test)]
     pub(crate) fn settings(&self) -> Settings {
         lock(&self.settings).clone()
     }
@@ -140,15 +172,20 @@ impl Chronicle {
     /// A grid has answered a request for an asset, or has not.
     pub(crate) fn grid_answered(&self, answered: bool) {
         if answered {
-            self.unanswered.store(0, Ordering::Relaxed);
-        } else {
-            self.unanswered.fetch_add(1, Ordering::Relaxed);
+            self.scenes().grid_answered();
         }
+        lock(&self.unanswered).note(Instant::now(), answered);
     }
 
-    /// How many requests for assets no grid has answered since the last that one did.
+    /// How many requests for assets no grid has answered since the last that one did; none when the last
+    /// failure is long past.
     pub(crate) fn unanswered(&self) -> u64 {
-        self.unanswered.load(Ordering::Relaxed)
+        lock(&self.unanswered).count(Instant::now())
+    }
+
+    /// How many assets the store could not write since it last wrote one.
+    pub(crate) fn unstored(&self) -> u64 {
+        lock(&self.unstored).look(&self.metrics)
     }
 
     /// How a grid has been answering, in this run or in earlier ones.
@@ -171,22 +208,33 @@ impl Chronicle {
         Ok(())
     }
 
-    /// Forgets the regions.
+    /// Forgets the regions, and removes their files.
     pub(crate) fn forget_regions(&self) {
-        self.scenes().forget_regions(unix_now());
+        {
+            let _saving = lock(&self.saving);
+            self.scenes().forget_regions(unix_now());
+            if let Err(error) = self.files.forget_regions() {
+                self.trouble(&error);
+            }
+        }
         self.pin_what_changed();
     }
 
-    /// Remembers the size that was chosen for the store.
-    pub(crate) fn set_cache_bytes(&self, bytes: u64) {
+    /// Remembers the size that was chosen for the store; whether it could be written down.
+    pub(crate) fn set_cache_bytes(&self, bytes: u64) -> bool {
         let settings = Settings { cache_bytes: Some(bytes) };
-        *lock(&self.settings) = settings.clone();
-        if let Err(error) = self.files.write_settings(&settings) {
-            self.trouble(&error);
+        let mut known = lock(&self.settings);
+        *known = settings;
+        let written = self.files.write_settings(&known);
+        drop(known);
+        if let Err(error) = &written {
+            self.trouble(error);
         }
+        written.is_ok()
     }
 
     fn pin_what_changed(&self) {
+        let _pinning = lock(&self.pinning);
         let pins = self.scenes().book_mut().take_pins();
         if let Some(pins) = pins {
             self.cache.pin(&pins);
@@ -217,10 +265,7 @@ impl Chronicle {
         self.metrics.add(Counter::ScenesCompleted, completed);
         let now = unix_now();
         self.advance(now);
-        // New assets of a pinned region: the store goes through its files for that.
-        if now.is_multiple_of(PIN_SECONDS) {
-            self.pin_what_changed();
-        }
+        self.unstored();
         self.show_sizes();
     }
 
@@ -237,10 +282,10 @@ impl Chronicle {
 
     /// Writes down what has changed.
     pub(crate) fn save(&self) {
+        let _saving = lock(&self.saving);
         let (regions, gone) = self.scenes().book_mut().take_changes();
-        let failed = self.files.write_regions(regions, &gone);
-        if let Err((keys, error)) = failed {
-            self.scenes().book_mut().mark_changed(keys);
+        if let Err(Unwritten { regions, gone, error }) = self.files.write_regions(regions, gone) {
+            self.scenes().book_mut().mark_changed(regions, gone);
             self.trouble(&error);
         }
         let (history, paces) = (self.history().clone(), lock(&self.paces).clone());
@@ -257,13 +302,28 @@ impl Chronicle {
     /// Looks after all of it until `stop` completes, and writes it down once more then.
     pub(crate) async fn keep(self: Arc<Self>, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
-        let mut saved = Instant::now();
+        let (mut saved, mut pinned) = (Instant::now(), Instant::now());
+        let mut ignored = 0;
         loop {
             let stopping = tokio::select! {
                 () = tokio::time::sleep(TICK) => false,
                 () = &mut stop => true,
             };
             self.tick();
+            let arrivals = self.scenes().arrivals_ignored();
+            if arrivals > ignored {
+                tracing::debug!(
+                    count = arrivals - ignored,
+                    "a grid announces more arrivals than anybody can make"
+                );
+                ignored = arrivals;
+            }
+            // New assets of a pinned region: the store goes through its files for that.
+            if pinned.elapsed() >= PIN_INTERVAL {
+                pinned = Instant::now();
+                let this = Arc::clone(&self);
+                let _ = tokio::task::spawn_blocking(move || this.pin_what_changed()).await;
+            }
             if stopping || saved.elapsed() >= SAVE_INTERVAL {
                 saved = Instant::now();
                 let this = Arc::clone(&self);
@@ -274,6 +334,51 @@ impl Chronicle {
                 return;
             }
         }
+    }
+}
+
+/// Requests that no grid has answered.
+#[derive(Debug, Default)]
+struct Unanswered {
+    in_a_row: u64,
+    last: Option<Instant>,
+}
+
+impl Unanswered {
+    fn note(&mut self, now: Instant, answered: bool) {
+        *self = if answered {
+            Self::default()
+        } else {
+            Self { in_a_row: self.count(now).saturating_add(1), last: Some(now) }
+        };
+    }
+
+    fn count(&self, now: Instant) -> u64 {
+        let fresh = self.last.is_some_and(|last| now.saturating_duration_since(last) < FAILURE_FRESH);
+        if fresh { self.in_a_row } else { 0 }
+    }
+}
+
+/// Assets that the store could not write, by what the counters say now and then.
+#[derive(Debug)]
+struct Unstored {
+    writes: u64,
+    /// Failures when it last wrote one.
+    before: u64,
+}
+
+impl Unstored {
+    fn new(metrics: &Metrics) -> Self {
+        Self { writes: metrics.get(Counter::StoreWrites), before: metrics.get(Counter::StoreWriteFailures) }
+    }
+
+    fn look(&mut self, metrics: &Metrics) -> u64 {
+        let (writes, failures) =
+            (metrics.get(Counter::StoreWrites), metrics.get(Counter::StoreWriteFailures));
+        if writes != self.writes {
+            (self.writes, self.before) = (writes, failures);
+        }
+        failures.saturating_sub(self.before)
     }
 }
 

@@ -4,6 +4,7 @@
 //! The token alone lets an action pass. That it comes by POST, under our own name, and from no other site's
 //! page is asked for too, before the token is looked at.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION};
@@ -14,16 +15,16 @@ use hyper::body::Incoming;
 use super::form::{self, Fields};
 use super::state::ControlState;
 use super::{html, text};
+use crate::proxy::chronicle::SIZES;
 use crate::proxy::lan::JoinError;
 use crate::proxy::page::{self, Said};
 use crate::proxy::replies;
 use crate::proxy::upstream::Body;
+use crate::scenes::RegionKey;
 use crate::support::metrics::Counter;
 
 /// How long a form may take to come.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a store may be made to hold: fewer than this would hold nothing, more has nobody.
-const SIZES: std::ops::RangeInclusive<u64> = 64 << 20..=16 << 40;
 
 /// Something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub(super) enum Action {
     UploadsLimit,
     StoreClear,
     StoreSize,
+    /// The same, where it could not be written down. No path stands for it.
+    StoreSizeForNow,
     RegionPin,
     RegionUnpin,
     RegionWarm,
@@ -79,6 +82,7 @@ impl Action {
             Self::UploadsLimit => "limited",
             Self::StoreClear => "cleared",
             Self::StoreSize => "resized",
+            Self::StoreSizeForNow => "resized-for-now",
             Self::RegionPin => "pinned",
             Self::RegionUnpin => "unpinned",
             Self::RegionWarm => "warming",
@@ -97,6 +101,10 @@ impl Action {
             Self::UploadsLimit => "The limit of uploads is set.",
             Self::StoreClear => "The store is being cleared; the regions and their pins are forgotten.",
             Self::StoreSize => "The size of the store is set.",
+            Self::StoreSizeForNow => {
+                "The size of the store is set, but it holds only until the next start: it could not be written down. \
+                 See whether the disk is full or the data folder read-only."
+            }
             Self::RegionPin => "The region is pinned.",
             Self::RegionUnpin => "The region is not pinned any more.",
             Self::RegionWarm => "The region is being warmed up.",
@@ -109,7 +117,8 @@ impl Action {
     /// What the word in the page's address says was done.
     pub(super) fn said(query: &str) -> Option<Said> {
         let word = query.strip_prefix("done=")?;
-        let (_, action) = Self::ALL.into_iter().find(|(_, action)| action.word() == word)?;
+        let all = Self::ALL.into_iter().map(|(_, action)| action).chain([Self::StoreSizeForNow]);
+        let action = all.into_iter().find(|action| action.word() == word)?;
         Some(Said { text: action.done() })
     }
 }
@@ -214,6 +223,9 @@ async fn attempt(state: &ControlState, parts: &Parts, body: Incoming) -> Result<
     let fields = sent.or(query);
     match action {
         Action::Join => join(state, &fields).await?,
+        Action::StoreSize => return resize(state, &fields),
+        Action::StoreClear => clear(state, &fields).await?,
+        Action::RegionPin | Action::RegionUnpin => pin(state, action, &fields).await?,
         _ => act(state, action, &fields)?,
     }
     Ok(action)
@@ -240,47 +252,46 @@ fn act(state: &ControlState, action: Action, fields: &Fields) -> Result<(), NotD
     match action {
         Action::Key => Ok(()),
         Action::UploadsPause | Action::UploadsResume | Action::UploadsLimit => uploads(state, action, fields),
-        Action::StoreClear => {
-            if fields.get("sure") != Some("yes") {
-                let sentence =
-                    "Nothing was removed: tick the box beside the button to confirm (scripts send sure=yes).";
-                return Err(not_done(StatusCode::BAD_REQUEST, sentence));
-            }
-            state.clear();
-            Ok(())
+        Action::RegionWarm => {
+            let region = region(state, fields)?;
+            let started = state.prewarm()?.start(&region);
+            started.map_err(|error| not_done(StatusCode::CONFLICT, error.to_string()))
         }
-        Action::StoreSize => {
-            let asked = match (fields.number("bytes"), fields.number("mebibytes")) {
-                (Some(bytes), _) => Some(bytes),
-                (None, Some(mebibytes)) => mebibytes.checked_mul(1 << 20),
-                (None, None) => None,
-            };
-            let size = asked.filter(|size| SIZES.contains(size)).ok_or_else(|| {
-                not_done(
-                    StatusCode::BAD_REQUEST,
-                    "Say a whole number of MiB, at least 64 and at most 16777216 (scripts send bytes=N).",
-                )
-            })?;
-            if state.cache.stats().disk_limit == 0 {
-                return Err(not_done(
-                    StatusCode::CONFLICT,
-                    "There is no store on disk whose size could be set.",
-                ));
-            }
-            state.resize(size);
-            Ok(())
-        }
-        Action::RegionPin | Action::RegionUnpin | Action::RegionWarm => region(state, action, fields),
         Action::RegionStop => {
             state.prewarm()?.stop();
             Ok(())
         }
-        Action::Join => Ok(()),
+        // These are dealt with by whoever calls.
+        Action::Join
+        | Action::StoreClear
+        | Action::StoreSize
+        | Action::StoreSizeForNow
+        | Action::RegionPin
+        | Action::RegionUnpin => Ok(()),
         Action::SelfTest => match state.self_test() {
             true => Ok(()),
             false => Err(not_done(StatusCode::NOT_FOUND, "There is no self-test in this rezcache.")),
         },
     }
+}
+
+/// Sets the size of the store; answers what is to be said.
+fn resize(state: &ControlState, fields: &Fields) -> Result<Action, NotDone> {
+    let asked = match (fields.number("bytes"), fields.number("mebibytes")) {
+        (Some(bytes), _) => Some(bytes),
+        (None, Some(mebibytes)) => mebibytes.checked_mul(1 << 20),
+        (None, None) => None,
+    };
+    let size = asked.filter(|size| SIZES.contains(size)).ok_or_else(|| {
+        not_done(
+            StatusCode::BAD_REQUEST,
+            "Say a whole number of MiB, at least 64 and at most 16777216 (scripts send bytes=N).",
+        )
+    })?;
+    if state.cache.stats().disk_limit == 0 {
+        return Err(not_done(StatusCode::CONFLICT, "There is no store on disk whose size could be set."));
+    }
+    Ok(if state.resize(size) { Action::StoreSize } else { Action::StoreSizeForNow })
 }
 
 fn uploads(state: &ControlState, action: Action, fields: &Fields) -> Result<(), NotDone> {
@@ -309,21 +320,44 @@ fn uploads(state: &ControlState, action: Action, fields: &Fields) -> Result<(), 
     if accepted { Ok(()) } else { Err(not_done(StatusCode::NOT_FOUND, "nothing is uploaded")) }
 }
 
-fn region(state: &ControlState, action: Action, fields: &Fields) -> Result<(), NotDone> {
+/// The region that is meant.
+fn region(state: &ControlState, fields: &Fields) -> Result<RegionKey, NotDone> {
     let id = fields.get("region").unwrap_or_default();
-    let Some(region) = state.chronicle.with_book(|book| book.find(id).map(|(key, _)| key.clone())) else {
+    state.chronicle.with_book(|book| book.find(id).map(|(key, _)| key.clone())).ok_or_else(|| {
         let sentence =
             "This region is not known (any more); visit it, then try again (regions.json has their ids).";
-        return Err(not_done(StatusCode::NOT_FOUND, sentence));
-    };
-    let conflict = |sentence: String| not_done(StatusCode::CONFLICT, sentence);
-    match action {
-        Action::RegionWarm => state.prewarm()?.start(&region).map_err(|error| conflict(error.to_string())),
-        _ => {
-            let pinned = action == Action::RegionPin;
-            state.chronicle.pin(&region, pinned).map_err(|error| conflict(error.to_string()))
-        }
+        not_done(StatusCode::NOT_FOUND, sentence)
+    })
+}
+
+/// Pins a region or releases it. The store goes through its files for that, which others need not wait for.
+async fn pin(state: &ControlState, action: Action, fields: &Fields) -> Result<(), NotDone> {
+    let region = region(state, fields)?;
+    let chronicle = Arc::clone(&state.chronicle);
+    let pinned = action == Action::RegionPin;
+    match tokio::task::spawn_blocking(move || chronicle.pin(&region, pinned)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(not_done(StatusCode::CONFLICT, error.to_string())),
+        Err(_) => Err(not_done(StatusCode::INTERNAL_SERVER_ERROR, "The region could not be dealt with.")),
     }
+}
+
+/// Clears the store and forgets the regions, if that is really meant.
+async fn clear(state: &ControlState, fields: &Fields) -> Result<(), NotDone> {
+    if fields.get("sure") != Some("yes") {
+        let sentence =
+            "Nothing was removed: tick the box beside the button to confirm (scripts send sure=yes).";
+        return Err(not_done(StatusCode::BAD_REQUEST, sentence));
+    }
+    state.clear();
+    let chronicle = Arc::clone(&state.chronicle);
+    let forgotten = tokio::task::spawn_blocking(move || {
+        chronicle.forget_regions();
+        chronicle.save();
+    });
+    forgotten.await.map_err(|_| {
+        not_done(StatusCode::INTERNAL_SERVER_ERROR, "The regions could not be forgotten; try again.")
+    })
 }
 
 impl ControlState {

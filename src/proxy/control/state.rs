@@ -118,7 +118,6 @@ impl ControlState {
         runs: Arc<Runs>,
     ) -> Self {
         let before = Before {
-            write_failures: metrics.get(Counter::StoreWriteFailures),
             addresses_refused: metrics.get(Counter::AddressesRefused),
             requests: Status::of(&metrics, Duration::ZERO).assets.requests,
             logins: metrics.get(Counter::LoginsGranted),
@@ -150,20 +149,18 @@ impl ControlState {
         self.acted.notify_one();
     }
 
-    /// Clears the store and forgets the regions.
+    /// Clears the store, and ends what would fill it again.
     pub(super) fn clear(&self) {
         if let Some(prewarm) = &self.prewarm {
-            prewarm.stop();
+            prewarm.forget();
         }
         self.cache.clear();
-        self.chronicle.forget_regions();
-        self.chronicle.save();
     }
 
-    /// Sets the size of the store, now and for later runs.
-    pub(super) fn resize(&self, bytes: u64) {
+    /// Sets the size of the store, now and for later runs; false when only for this one.
+    pub(super) fn resize(&self, bytes: u64) -> bool {
         self.cache.set_disk_bytes(bytes);
-        self.chronicle.set_cache_bytes(bytes);
+        self.chronicle.set_cache_bytes(bytes)
     }
 
     /// Somebody looks at the page: the first time in a run nobody has to press a button to be told what is missing.
@@ -240,6 +237,7 @@ impl ControlState {
             before: self.before,
             today: history.today(now),
             unanswered: self.chronicle.unanswered(),
+            unstored: self.chronicle.unstored(),
             history,
             here,
             completed,

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::{ControlState, serve};
 use crate::asset::{AssetKind, AssetSource};
 use crate::cache::LocalCache;
-use crate::proxy::chronicle::Chronicle;
+use crate::proxy::chronicle::{Chronicle, Found};
 use crate::proxy::page::uptime;
 use crate::support::metrics::{Counter, Metrics};
 use crate::support::status::Status;
@@ -28,7 +28,8 @@ async fn start() -> Control {
     let metrics = Arc::new(Metrics::default());
     let dir = tempfile::tempdir().unwrap();
     let cache = LocalCache::memory_only(1 << 20, Arc::clone(&metrics));
-    let chronicle = Arc::new(Chronicle::open(dir.path().to_owned(), Arc::clone(&metrics), cache.clone()));
+    let chronicle =
+        Arc::new(Chronicle::open(Found::read(dir.path().to_owned()), Arc::clone(&metrics), cache.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (runs, _) = super::runs::Runs::new(tokio::sync::watch::channel(false).1);

@@ -74,11 +74,10 @@ pub(super) fn verdict(view: &View) -> Verdict {
              rezcache again. Viewers are not affected meanwhile.",
         );
     }
-    if status.store.write_failures > view.before.write_failures {
-        let failed = status.store.write_failures - view.before.write_failures;
+    if view.unstored > 0 {
         return say(
             Level::Warning,
-            format!("The store could not take {}.", super::text::counted(failed, "asset")),
+            format!("The store could not take {}.", super::text::counted(view.unstored, "asset")),
             "Is the disk full? Free some space or make the store smaller below. Viewers are not affected, but \
              what cannot be kept comes from the grid again.",
         );

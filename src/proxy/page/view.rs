@@ -23,6 +23,8 @@ pub(in crate::proxy) struct View {
     pub(in crate::proxy) today: Counted,
     /// Asset requests in a row that the grid has not answered.
     pub(in crate::proxy) unanswered: u64,
+    /// Assets that the store could not write since it last wrote one.
+    pub(in crate::proxy) unstored: u64,
     pub(in crate::proxy) history: History,
     /// Where each login is, and what that region is called.
     pub(in crate::proxy) here: Vec<(Now, RegionName)>,
@@ -49,7 +51,6 @@ pub(in crate::proxy) struct View {
 /// Counters when this run began.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::proxy) struct Before {
-    pub(in crate::proxy) write_failures: u64,
     pub(in crate::proxy) addresses_refused: u64,
     pub(in crate::proxy) requests: u64,
     pub(in crate::proxy) logins: u64,
