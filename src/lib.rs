@@ -3,7 +3,7 @@
 //! ```text
 //!  layer 3  cli, telemetry, config          the program: arguments, files, logs
 //!  layer 2  replay, proxy, client, cache, node, upkeep, catalog, store, support   shells that do I/O; support: what they share
-//!  layer 1  session, publication, fetch                  state machines; no socket, no clock, no file
+//!  layer 1  session, publication, fetch, fleet                state machines; no socket, no clock, no file
 //!  layer 0  wire, token, lludp, xmlrpc, asset, llsd, xml, grid, redact
 //!                                           vocabulary and codecs; bytes in, values out
 //! ```
@@ -18,6 +18,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod fetch;
+pub mod fleet;
 pub mod grid;
 pub mod llsd;
 pub mod lludp;
