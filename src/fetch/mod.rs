@@ -2,6 +2,7 @@
 //! whether a fetch in flight serves another request.
 
 pub mod pace;
+pub mod routing;
 pub mod service_plan;
 pub mod sharing;
 pub mod upload_pace;
