@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  layer 3  cli, telemetry, config          the program: arguments, files, logs
-//!  layer 2  replay, proxy, client, cache, node, upkeep, catalog, store, support   shells that do I/O; support: what they share
+//!  layer 2  director, replay, proxy, client, cache, node, upkeep, catalog, store, support   shells that do I/O; support: what they share
 //!  layer 1  session, publication, fetch, fleet                state machines; no socket, no clock, no file
 //!  layer 0  wire, token, lludp, xmlrpc, asset, llsd, xml, grid, redact
 //!                                           vocabulary and codecs; bytes in, values out
@@ -17,6 +17,7 @@ pub mod catalog;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod director;
 pub mod fetch;
 pub mod fleet;
 pub mod grid;

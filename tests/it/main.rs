@@ -9,6 +9,7 @@ mod catalog_contract;
 mod cli;
 mod concurrency;
 mod decode_agreement;
+mod director_dns;
 mod disk_trouble;
 mod event_queue;
 mod garage;
