@@ -5,6 +5,7 @@ mod access;
 mod access_secrets;
 mod array;
 mod asset_url;
+mod board_contract;
 mod catalog_contract;
 mod cli;
 mod concurrency;
