@@ -5,6 +5,8 @@
 //! as values. The shell is the director, which probes, answers DNS and asks a provisioner for nodes.
 
 pub mod answers;
+pub mod array;
 pub mod health;
 pub mod notices;
+pub mod report;
 pub mod scaling;
