@@ -1,3 +1,9 @@
-//! The director: answers DNS for the service's zone with the nodes that are well.
+//! The director: probes the nodes of the service's array, answers DNS with those that are well, and, when it leads
+//! among the directors, opens and closes nodes and tells the operators. The decisions are in [`crate::fleet`].
 
 pub mod dns;
+mod probe;
+mod run;
+
+pub use probe::{NodeAddress, Prober};
+pub use run::{Director, DirectorConfig, DirectorError, Picture};
