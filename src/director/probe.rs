@@ -191,7 +191,7 @@ where
 }
 
 /// The address that DNS answers for a node that names none of its own: that of its URL, resolved once at the start.
-pub async fn resolve(node: &NodeAddress) -> Vec<std::net::IpAddr> {
+pub(super) async fn resolve(node: &NodeAddress) -> Vec<std::net::IpAddr> {
     let found = tokio::net::lookup_host((node.host.as_str(), node.port)).await;
     let mut addresses: Vec<_> =
         found.into_iter().flatten().map(|address: SocketAddr| address.ip().to_canonical()).collect();

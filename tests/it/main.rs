@@ -10,6 +10,7 @@ mod catalog_contract;
 mod cli;
 mod concurrency;
 mod decode_agreement;
+mod director;
 mod director_dns;
 mod disk_trouble;
 mod event_queue;
