@@ -74,12 +74,8 @@ impl NodeAddress {
     }
 }
 
-enum Trouble {
-    /// Nobody is there, or somebody else.
-    Refused,
-    /// The answer is no.
-    No,
-}
+/// Nobody is there, or somebody else.
+struct Refused;
 
 type Sender = SendRequest<Empty<Bytes>>;
 
@@ -95,19 +91,18 @@ impl Prober {
         let began = Instant::now();
         let ready = tokio::time::timeout(patience, self.ready(node)).await;
         let latency = began.elapsed();
-        let mut sender = match ready {
+        let (mut sender, able) = match ready {
             Err(_) => return (Probe::TimedOut, None),
-            Ok(Err(Trouble::Refused)) => return (Probe::Refused, None),
-            Ok(Err(Trouble::No)) => return (Probe::NotReady, None),
-            Ok(Ok(sender)) => sender,
+            Ok(Err(Refused)) => return (Probe::Refused, None),
+            Ok(Ok(answer)) => answer,
         };
-        // A node that is ready and slow to report is ready.
+        // A node that is ready and slow to report is ready; one that leaves says who is still with it.
         let left = patience.saturating_sub(latency);
         let report = tokio::time::timeout(left, self.report(&mut sender, node)).await.ok().flatten();
-        let storage = report.as_ref().is_none_or(NodeReport::storage_works);
-        if report.as_ref().is_some_and(|report| report.draining) {
+        if !able || report.as_ref().is_some_and(|report| report.draining) {
             return (Probe::NotReady, report);
         }
+        let storage = report.as_ref().is_none_or(NodeReport::storage_works);
         (Probe::Ready { latency, storage }, report)
     }
 
@@ -121,17 +116,17 @@ impl Prober {
         tokio::time::timeout(patience, asked).await.ok().flatten().unwrap_or(false)
     }
 
-    async fn ready(&self, node: &NodeAddress) -> Result<Sender, Trouble> {
+    async fn ready(&self, node: &NodeAddress) -> Result<(Sender, bool), Refused> {
         let mut sender = self.connect(node).await?;
-        let request = self.request(Method::GET, "/readyz", node).ok_or(Trouble::Refused)?;
-        let response = sender.send_request(request).await.map_err(|_| Trouble::Refused)?;
+        let request = self.request(Method::GET, "/readyz", node).ok_or(Refused)?;
+        let response = sender.send_request(request).await.map_err(|_| Refused)?;
         let status = response.status();
         // The next answer comes after this one's body.
         let _ = Limited::new(response.into_body(), MAX_REPORT).collect().await;
         match status {
-            StatusCode::OK => Ok(sender),
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Err(Trouble::No),
-            _ => Err(Trouble::Refused),
+            StatusCode::OK => Ok((sender, true)),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Ok((sender, false)),
+            _ => Err(Refused),
         }
     }
 
@@ -161,28 +156,25 @@ impl Prober {
         Some(request)
     }
 
-    async fn connect(&self, node: &NodeAddress) -> Result<Sender, Trouble> {
-        let stream =
-            TcpStream::connect((node.host.as_str(), node.port)).await.map_err(|_| Trouble::Refused)?;
+    async fn connect(&self, node: &NodeAddress) -> Result<Sender, Refused> {
+        let stream = TcpStream::connect((node.host.as_str(), node.port)).await.map_err(|_| Refused)?;
         let _ = stream.set_nodelay(true);
         if !node.tls {
             return speak(TokioIo::new(stream)).await;
         }
         let name = self.server_name.clone().unwrap_or_else(|| node.host.clone());
-        let name = ServerName::try_from(name).map_err(|_| Trouble::Refused)?;
-        let stream = TlsConnector::from(Arc::clone(&self.tls))
-            .connect(name, stream)
-            .await
-            .map_err(|_| Trouble::Refused)?;
+        let name = ServerName::try_from(name).map_err(|_| Refused)?;
+        let stream =
+            TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await.map_err(|_| Refused)?;
         speak(TokioIo::new(stream)).await
     }
 }
 
-async fn speak<S>(stream: TokioIo<S>) -> Result<Sender, Trouble>
+async fn speak<S>(stream: TokioIo<S>) -> Result<Sender, Refused>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, connection) = handshake(stream).await.map_err(|_| Trouble::Refused)?;
+    let (sender, connection) = handshake(stream).await.map_err(|_| Refused)?;
     // Ends with the sender.
     tokio::spawn(async move {
         let _ = connection.await;

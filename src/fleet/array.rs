@@ -265,7 +265,10 @@ impl Array {
             (node.report, node.reported_at) = (Some(report), Some(now));
         }
         let turn = node.health.observe(began, now, probe);
-        node.lost_since = if node.health.is_healthy() { None } else { node.lost_since.or(Some(now)) };
+        // One that drains says that it is not ready, and is there all the same.
+        let there = node.health.is_healthy()
+            || (node.phase == Phase::Draining && !matches!(probe, Probe::TimedOut | Probe::Refused));
+        node.lost_since = if there { None } else { node.lost_since.or(Some(now)) };
         if node.lost_since.is_some() {
             // What a lost node last said of itself is over.
             node.load = 0.0;

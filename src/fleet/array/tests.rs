@@ -45,6 +45,8 @@ struct World {
     closed: Vec<(String, Reason)>,
     drained: Vec<String>,
     refuse_to_open: bool,
+    /// Whether clients stay on nodes that drain.
+    busy: bool,
 }
 
 impl World {
@@ -65,6 +67,7 @@ impl World {
             closed: Vec::new(),
             drained: Vec::new(),
             refuse_to_open: false,
+            busy: false,
         }
     }
 
@@ -83,11 +86,14 @@ impl World {
             Command::Probe(spec) => {
                 let probe = if self.dead.contains(&spec.name) {
                     Probe::Refused
+                } else if self.drained.contains(&spec.name) {
+                    Probe::NotReady
                 } else {
                     Probe::Ready { latency: Duration::from_millis(2), storage: self.storage }
                 };
                 let good = probe != Probe::Refused;
-                let connections = if self.drained.contains(&spec.name) { 0 } else { 9 };
+                let draining = self.drained.contains(&spec.name);
+                let connections = if draining && !self.busy { 0 } else { 9 };
                 let report = good.then(|| report(self.load, connections, self.storage));
                 self.array.probed(self.now, &spec.name, self.now, probe, report);
             }
@@ -213,6 +219,28 @@ fn nodes_are_opened_written_of_drained_and_closed() {
     assert_eq!(world.drained.len(), all - 1);
     assert!(world.facts.is_empty());
     assert!(world.told.iter().all(|(key, _)| key == "limit"), "planned ends alarm nobody: {:?}", world.told);
+}
+
+#[test]
+fn a_node_that_drains_is_not_closed_while_somebody_reads() {
+    let scaling = ScalingRules {
+        calm: Duration::from_secs(60),
+        cooldown: Duration::from_secs(60),
+        patience: Duration::from_secs(10),
+        drain: Duration::from_secs(300),
+        ..ScalingRules::default()
+    };
+    let mut world = World::new(Some(scaling), &["otter"]);
+    world.load = 0.9;
+    world.run(120);
+    (world.load, world.busy) = (0.05, true);
+    while world.drained.is_empty() {
+        world.run(10);
+    }
+    world.run(200);
+    assert_eq!(world.closed, []);
+    world.run(120);
+    assert!(matches!(world.closed[..], [(_, Reason::DrainedLate)]), "{:?}", world.closed);
 }
 
 #[test]
