@@ -4,6 +4,7 @@
 mod alerts;
 pub mod dns;
 mod probe;
+pub mod provision;
 mod run;
 
 pub use alerts::{AlertConfig, AlertError, Alerts, MailConfig, MailTls};

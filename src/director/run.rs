@@ -1,7 +1,7 @@
 //! The director at work: events in, commands out, and the hands that carry them out. One task owns the array; probes,
 //! provisioners and the catalog are asked in tasks of their own, so that none of them delays an answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,14 +10,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::alerts::{AlertConfig, AlertError, Alerts};
 use super::dns::{DnsServer, Zone, ZoneError};
 use super::probe::{NodeAddress, Prober, resolve};
+use super::provision::Provisioner;
 use crate::catalog::{Board, CatalogError, Fact, FactKind, Place};
 use crate::fleet::answers::Answers;
 use crate::fleet::array::{Array, ArrayRules, Command, Maintenance, MemberView, NodeFact, NodeSpec};
 use crate::fleet::health::Probe;
+use crate::fleet::names;
 use crate::fleet::notices::Notice;
 use crate::fleet::report::NodeReport;
+use crate::fleet::scaling::Phase;
 use crate::redact::Redacted;
 
 /// What is done once, by one director.
@@ -52,8 +56,10 @@ pub struct DirectorConfig {
     pub pins: Vec<String>,
     /// Authorities beside the system's.
     pub ca_file: Option<PathBuf>,
-    /// A token with the right `observe`.
+    /// A token with the right `observe`, and `admin` for telling nodes to drain.
     pub token: Option<Redacted<String>>,
+    /// Whom to tell.
+    pub alerts: AlertConfig,
 }
 
 /// Why a director did not start.
@@ -80,6 +86,9 @@ pub enum DirectorError {
     /// TLS cannot be set up.
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
+    /// Alerts cannot be set up.
+    #[error(transparent)]
+    Alerts(#[from] AlertError),
 }
 
 /// What the status page shows.
@@ -100,7 +109,18 @@ pub struct Picture {
 enum Event {
     Probed { name: String, began: Instant, probe: Probe, report: Option<NodeReport> },
     Board(Result<Shared, CatalogError>),
+    Opened(NodeSpec),
+    NotOpened(String),
 }
+
+/// What is to be written on the board, under a term.
+enum Write {
+    Put(NodeFact, i64),
+    Drop(String, i64),
+}
+
+/// Writes that wait; a node's next step is written again when one was lost.
+const MAX_WRITES: usize = 1024;
 
 /// What was read from the board.
 struct Shared {
@@ -125,7 +145,10 @@ impl Director {
     ///
     /// # Errors
     /// When the zone or a node is misnamed, or a port cannot be opened.
-    pub async fn start(config: DirectorConfig) -> Result<Self, DirectorError> {
+    pub async fn start(
+        config: DirectorConfig,
+        provisioner: Option<Arc<dyn Provisioner>>,
+    ) -> Result<Self, DirectorError> {
         let ttl = u32::try_from(config.ttl.as_secs()).unwrap_or(60);
         let serial = u32::try_from(wall() % u64::from(u32::MAX)).unwrap_or(1);
         let zone = Zone::new(&config.zone, &config.name_servers, ttl, serial)?;
@@ -149,9 +172,24 @@ impl Director {
         let (picture, picture_told) = watch::channel(Picture::default());
         let (tell, notices) = watch::channel(Vec::new());
         let mut tasks = JoinSet::new();
-        let work =
-            Work { config, prober, array, answers, picture, tell, term: 0, until: None, catalog: false };
-        tasks.spawn(work.run());
+        let alerts = Alerts::start(&config.alerts, &config.zone)?;
+        let (writes, written) = mpsc::channel(MAX_WRITES);
+        let work = Work {
+            config,
+            prober,
+            provisioner,
+            alerts,
+            array,
+            answers,
+            picture,
+            tell,
+            writes,
+            term: 0,
+            until: None,
+            catalog: false,
+            naming: BTreeSet::new(),
+        };
+        tasks.spawn(work.run(written));
         Ok(Self { dns, picture: picture_told, notices, _tasks: tasks })
     }
 
@@ -177,6 +215,11 @@ impl Director {
 struct Work {
     config: DirectorConfig,
     prober: Prober,
+    provisioner: Option<Arc<dyn Provisioner>>,
+    alerts: Alerts,
+    writes: mpsc::Sender<Write>,
+    /// Names given to nodes that are being opened.
+    naming: BTreeSet<String>,
     array: Array,
     answers: watch::Sender<Arc<Answers>>,
     picture: watch::Sender<Picture>,
@@ -188,10 +231,10 @@ struct Work {
 }
 
 impl Work {
-    async fn run(mut self) {
+    async fn run(mut self, written: mpsc::Receiver<Write>) {
         let (events, mut arriving) = mpsc::channel(1024);
         let mut running = JoinSet::new();
-        running.spawn(follow(self.config.clone(), events.clone()));
+        running.spawn(follow(self.config.clone(), events.clone(), written));
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
@@ -224,6 +267,17 @@ impl Work {
                 self.array.lead(now, shared.leading && now < shared.until);
                 self.array.facts(now, &shared.nodes);
                 self.array.maintenance(wall(), &shared.maintenance);
+            }
+            Event::Opened(spec) => {
+                tracing::info!(node = spec.name, "a node was opened");
+                self.naming.remove(&spec.name);
+                self.write(Write::Put(NodeFact { spec: spec.clone(), phase: Phase::Starting }, self.term));
+                self.array.opened(now, spec);
+            }
+            Event::NotOpened(why) => {
+                tracing::warn!(why, "a node could not be opened");
+                self.naming.clear();
+                self.array.not_opened(now, &why);
             }
             // What is known goes on; only what must be done once waits.
             Event::Board(Err(error)) => {
@@ -263,10 +317,52 @@ impl Work {
                 for notice in &notices {
                     tracing::warn!(key = notice.key, what = ?notice.what, "{}", notice.text);
                 }
+                self.alerts.tell(&notices);
                 self.tell.send_replace(notices);
             }
-            Command::Open(_) | Command::Close(..) | Command::Write(_) | Command::Forget(_) => {}
+            Command::Open(count) => {
+                for _ in 0..count {
+                    self.open(events, running);
+                }
+            }
+            Command::Close(spec, reason) => {
+                tracing::info!(node = spec.name, ?reason, "a node is closed");
+                let Some(provisioner) = self.provisioner.clone() else { return };
+                running.spawn(async move {
+                    let name = spec.name.clone();
+                    if let Err(error) = provisioner.close(spec).await {
+                        tracing::error!(node = name, %error, "a node could not be closed; look for it");
+                    }
+                });
+            }
+            Command::Write(fact) => self.write(Write::Put(fact, self.term)),
+            Command::Forget(name) => self.write(Write::Drop(name, self.term)),
         }
+    }
+
+    fn write(&self, write: Write) {
+        if self.writes.try_send(write).is_err() {
+            tracing::warn!("too much waits to be written into the catalog");
+        }
+    }
+
+    fn open(&mut self, events: &mpsc::Sender<Event>, running: &mut JoinSet<()>) {
+        let members = self.array.members(Instant::now());
+        let taken =
+            |name: &str| self.naming.contains(name) || members.iter().any(|member| member.name == name);
+        let name = names::unused(rand::random(), &taken);
+        self.naming.insert(name.clone());
+        let (provisioner, events) = (self.provisioner.clone(), events.clone());
+        running.spawn(async move {
+            let event = match provisioner {
+                Some(provisioner) => match provisioner.open(name).await {
+                    Ok(spec) => Event::Opened(spec),
+                    Err(error) => Event::NotOpened(error.to_string()),
+                },
+                None => Event::NotOpened("no provisioner is configured".into()),
+            };
+            let _ = events.send(event).await;
+        });
     }
 
     fn show(&self, now: Instant) {
@@ -289,26 +385,55 @@ impl Work {
     }
 }
 
-/// Reads the board once per interval, and asks for the lead.
-async fn follow(config: DirectorConfig, events: mpsc::Sender<Event>) {
+/// Reads the board once per interval, asks for the lead, and writes what is to be written.
+async fn follow(config: DirectorConfig, events: mpsc::Sender<Event>, mut writes: mpsc::Receiver<Write>) {
     let mut board: Option<Arc<dyn Board>> = None;
     let interval = config.rules.health.interval;
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        let write = tokio::select! {
+            _ = ticks.tick() => None,
+            write = writes.recv() => match write {
+                Some(write) => Some(write),
+                None => return,
+            },
+        };
         if board.is_none() {
             match config.catalog.open_board().await {
                 Ok(opened) => board = Some(opened),
                 Err(error) => {
                     let _ = events.send(Event::Board(Err(error))).await;
+                    continue;
                 }
             }
         }
-        if let Some(board) = &board {
-            let read = read_board(board.as_ref(), &config.name, interval * LEAD_INTERVALS).await;
-            if events.send(Event::Board(read)).await.is_err() {
-                return;
+        let Some(board) = &board else { continue };
+        match write {
+            Some(write) => put(board.as_ref(), write).await,
+            None => {
+                let read = read_board(board.as_ref(), &config.name, interval * LEAD_INTERVALS).await;
+                if events.send(Event::Board(read)).await.is_err() {
+                    return;
+                }
             }
         }
-        tokio::time::sleep(interval).await;
+    }
+}
+
+async fn put(board: &dyn Board, write: Write) {
+    let written = match write {
+        Write::Put(fact, term) => {
+            let name = fact.spec.name.clone();
+            let record = serde_json::to_vec(&fact).unwrap_or_default();
+            board.put_fact(FactKind::Node, Fact { name, at: wall(), record }, term).await
+        }
+        Write::Drop(name, term) => board.drop_fact(FactKind::Node, name, term).await,
+    };
+    match written {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!("another director leads, and has written otherwise"),
+        Err(error) => tracing::warn!(%error, "what became of a node could not be written down"),
     }
 }
 

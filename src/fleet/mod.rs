@@ -7,6 +7,7 @@
 pub mod answers;
 pub mod array;
 pub mod health;
+pub mod names;
 pub mod notices;
 pub mod report;
 pub mod scaling;

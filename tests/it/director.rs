@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rezcache::catalog::{Board as _, Fact, FactKind, Place, SqliteCatalog};
-use rezcache::director::{Director, DirectorConfig};
+use rezcache::director::{AlertConfig, Director, DirectorConfig};
 use rezcache::fleet::array::{ArrayRules, Maintenance, NodeSpec};
 use rezcache::fleet::health::{Dot, HealthRules};
 use rezcache::fleet::notices::{NoticeRules, What};
@@ -80,8 +80,9 @@ impl Stage {
             pins: vec![self.pin.clone()],
             ca_file: None,
             token: None,
+            alerts: AlertConfig::default(),
         };
-        Director::start(config).await.unwrap()
+        Director::start(config, None).await.unwrap()
     }
 }
 
