@@ -1,12 +1,15 @@
 //! Where nodes come from and go to. One trait; the array's control loop knows nothing of clouds.
 
+mod aws;
 mod command;
 mod process;
+mod sigv4;
 
 use std::pin::Pin;
 
 use crate::fleet::array::NodeSpec;
 
+pub use aws::{AwsConfig, AwsProvisioner};
 pub use command::CommandProvisioner;
 pub use process::ProcessProvisioner;
 
