@@ -230,8 +230,11 @@ fn main() {
             disk_patience: rezcache::proxy::DISK_PATIENCE,
             asset_token: "bench".into(),
             control_token: None,
+            chat_commands: false,
             service: None,
+            lan: None,
             uploads: None,
+            page: rezcache::proxy::PageConfig::default(),
             dial: DialMap::default(),
         }))
         .expect("the proxy starts");

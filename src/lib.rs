@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  layer 3  cli, telemetry, config          the program: arguments, files, logs
-//!  layer 2  director, replay, proxy, client, cache, node, upkeep, catalog, store, support   shells that do I/O; support: what they share
-//!  layer 1  session, publication, fetch, fleet                state machines; no socket, no clock, no file
+//!  layer 2  director, replay, proxy, checks, client, cache, node, upkeep, catalog, store, support   shells that do I/O; support: what they share
+//!  layer 1  viewers, session, publication, fetch, scenes, fleet   state machines; no socket, no clock, no file
 //!  layer 0  wire, token, lludp, xmlrpc, asset, llsd, xml, grid, redact
 //!                                           vocabulary and codecs; bytes in, values out
 //! ```
@@ -14,6 +14,7 @@
 pub mod asset;
 pub mod cache;
 pub mod catalog;
+pub mod checks;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -28,12 +29,14 @@ pub mod proxy;
 pub mod publication;
 pub mod redact;
 pub mod replay;
+pub mod scenes;
 pub mod session;
 pub mod store;
 pub mod support;
 pub mod telemetry;
 pub mod token;
 pub mod upkeep;
+pub mod viewers;
 pub mod wire;
 pub mod xml;
 pub mod xmlrpc;

@@ -48,12 +48,15 @@ struct Rank {
     score: Score,
     size: u64,
     uses: u8,
+    /// It stays, whatever it is worth.
+    held: bool,
 }
 
 /// The ranking of one tier's entries.
 #[derive(Debug)]
 pub(super) struct Evictor<K> {
     ranks: HashMap<K, Rank>,
+    /// Those that are not held.
     order: BTreeSet<(Score, K)>,
     clock: f64,
 }
@@ -65,26 +68,33 @@ impl<K: Clone + Eq + Hash + Ord> Evictor<K> {
 
     /// Adds an entry of `size` bytes, or changes the size of a known one without forgetting its uses.
     pub(super) fn insert(&mut self, key: K, size: u64) {
-        let uses = self.remove(&key).map_or(1, |rank| rank.uses);
-        self.rank(key, uses, size, self.clock + worth(uses, size));
+        let (uses, held) = self.remove(&key).map_or((1, false), |rank| (rank.uses, rank.held));
+        self.rank(key, uses, size, self.clock + worth(uses, size), held);
     }
 
     /// Adds an entry with what an earlier run knew of it.
     pub(super) fn insert_known(&mut self, key: K, size: u64, standing: Standing) {
-        self.remove(&key);
+        let held = self.remove(&key).is_some_and(|rank| rank.held);
         let uses = standing.uses.clamp(1, MAX_USES);
         // The lead comes from a file: a wild one must not make an entry immortal.
         let lead = f64::from(standing.lead);
         let lead = if lead.is_finite() { lead.clamp(0.0, worth(uses, size)) } else { 0.0 };
-        self.rank(key, uses, size, self.clock + lead);
+        self.rank(key, uses, size, self.clock + lead, held);
     }
 
     /// Records a use. `false` when the entry is not known.
     pub(super) fn touch(&mut self, key: &K) -> bool {
         let Some(rank) = self.remove(key) else { return false };
         let uses = rank.uses.saturating_add(1).min(MAX_USES);
-        self.rank(key.clone(), uses, rank.size, self.clock + worth(uses, rank.size));
+        self.rank(key.clone(), uses, rank.size, self.clock + worth(uses, rank.size), rank.held);
         true
+    }
+
+    /// Keeps an entry from being evicted, or no longer; what it is worth goes on being reckoned.
+    pub(super) fn hold(&mut self, key: &K, held: bool) {
+        if let Some(rank) = self.remove(key) {
+            self.rank(key.clone(), rank.uses, rank.size, rank.score.value(), held);
+        }
     }
 
     /// Forgets an entry that left for another reason than eviction.
@@ -92,7 +102,7 @@ impl<K: Clone + Eq + Hash + Ord> Evictor<K> {
         self.remove(key);
     }
 
-    /// Takes out the entry that is worth least.
+    /// Takes out the entry that is worth least, of those that are not held.
     pub(super) fn evict(&mut self) -> Option<K> {
         let (score, key) = self.order.pop_first()?;
         self.ranks.remove(&key);
@@ -110,10 +120,12 @@ impl<K: Clone + Eq + Hash + Ord> Evictor<K> {
         })
     }
 
-    fn rank(&mut self, key: K, uses: u8, size: u64, score: f64) {
+    fn rank(&mut self, key: K, uses: u8, size: u64, score: f64, held: bool) {
         let score = Score::new(score);
-        self.ranks.insert(key.clone(), Rank { score, size, uses });
-        self.order.insert((score, key));
+        self.ranks.insert(key.clone(), Rank { score, size, uses, held });
+        if !held {
+            self.order.insert((score, key));
+        }
     }
 
     fn remove(&mut self, key: &K) -> Option<Rank> {
@@ -171,6 +183,27 @@ mod tests {
             evictor.evict() == Some(u32::MAX)
         });
         assert!(gone, "an entry must not outlive every newcomer for ever");
+    }
+
+    #[test]
+    fn what_is_held_stays_and_takes_its_old_place_when_it_is_let_go() {
+        let mut evictor = Evictor::new();
+        for key in 0..4 {
+            evictor.insert(key, 4096);
+        }
+        evictor.hold(&0, true);
+        // Used, rewritten, known from before: it is held all the same.
+        evictor.touch(&0);
+        evictor.insert(0, 8192);
+        assert_eq!(evictor.standings().count(), 4);
+        assert_eq!([evictor.evict(), evictor.evict()], [Some(1), Some(2)]);
+        evictor.hold(&3, true);
+        assert_eq!(evictor.evict(), None);
+        evictor.hold(&3, false);
+        evictor.hold(&0, false);
+        assert_eq!([evictor.evict(), evictor.evict(), evictor.evict()], [Some(3), Some(0), None]);
+        evictor.hold(&9, true);
+        assert_eq!(evictor.standings().count(), 0, "what is not there cannot be held");
     }
 
     #[test]

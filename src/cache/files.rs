@@ -5,18 +5,13 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
 use crate::asset::AssetKey;
 use crate::grid::Origin;
+use crate::support::files;
 
 /// The block that file sizes are rounded up to when bytes on disk are counted.
 const BLOCK: u64 = 4096;
-/// Virus scanners hold a fresh file open for some milliseconds; on Windows it cannot be replaced
-/// or removed meanwhile.
-const RETRIES: [Duration; 3] =
-    [Duration::from_millis(5), Duration::from_millis(25), Duration::from_millis(100)];
 
 /// What a file of `len` bytes takes on disk.
 pub(super) fn on_disk(len: u64) -> u64 {
@@ -175,27 +170,12 @@ impl Files for RealFiles {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        patiently(|| fs::rename(from, to))
+        files::rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        patiently(|| match fs::remove_file(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        })
+        files::remove(path)
     }
-}
-
-fn patiently(mut operation: impl FnMut() -> io::Result<()>) -> io::Result<()> {
-    for pause in RETRIES {
-        match operation() {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && cfg!(windows) => {
-                thread::sleep(pause);
-            }
-            other => return other,
-        }
-    }
-    operation()
 }
 
 #[cfg(test)]

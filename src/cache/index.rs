@@ -1,7 +1,7 @@
 //! What lies on disk and how much it is: the index in memory. Pure state; the writer thread changes
 //! it, readers ask it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::claims::{Claim, MAX_VARIANTS};
 use super::evict::{Evictor, Standing};
@@ -41,6 +41,13 @@ pub(super) struct Index {
     /// Bytes that are on disk or about to be; includes files that left the index but not the disk.
     used: u64,
     last_generation: u64,
+    /// Whose whole assets are to be kept from eviction.
+    pins: HashSet<Stem>,
+    /// The most bytes that may be kept so.
+    pin_cap: u64,
+    /// The files that are, with their sizes, and the sum.
+    held: HashMap<FileId, u64>,
+    held_bytes: u64,
     /// Whether the ranking changed since it was last saved.
     pub(super) usage_changed: bool,
 }
@@ -54,6 +61,10 @@ impl Index {
             scanned: vec![false; 256],
             used: 0,
             last_generation: 0,
+            pins: HashSet::new(),
+            pin_cap: 0,
+            held: HashMap::new(),
+            held_bytes: 0,
             usage_changed: false,
         }
     }
@@ -72,6 +83,65 @@ impl Index {
         }
         self.used = self.used.saturating_add(size);
         self.files.insert(id, Entry { size, generation: 0, claim: None, unreadable: false });
+        self.hold_if_pinned(id, size);
+    }
+
+    /// Sets whose whole assets stay, up to `cap` bytes of them; what does not fit is evicted like
+    /// everything else.
+    pub(super) fn pin(&mut self, pins: HashSet<Stem>, cap: u64) {
+        self.pins = pins;
+        self.set_pin_cap(cap);
+    }
+
+    /// The same for what is pinned already.
+    pub(super) fn set_pin_cap(&mut self, cap: u64) {
+        let held: Vec<_> = self.held.keys().copied().collect();
+        held.into_iter().for_each(|id| self.let_go(id));
+        self.pin_cap = cap;
+        if self.pins.is_empty() {
+            return;
+        }
+        let pinned = self.files.iter().filter(|(id, _)| self.pins.contains(&id.stem));
+        let pinned: Vec<_> = pinned.map(|(id, entry)| (*id, entry.size)).collect();
+        pinned.into_iter().for_each(|(id, size)| self.hold_if_pinned(id, size));
+    }
+
+    fn hold_if_pinned(&mut self, id: FileId, size: u64) {
+        let whole = matches!(id.part, Part::Whole(_));
+        let sum = self.held_bytes.saturating_add(size);
+        if whole && sum <= self.pin_cap && self.pins.contains(&id.stem) {
+            self.held.insert(id, size);
+            self.held_bytes = sum;
+            self.evictor.hold(&id, true);
+        }
+    }
+
+    fn let_go(&mut self, id: FileId) {
+        if let Some(size) = self.held.remove(&id) {
+            self.held_bytes = self.held_bytes.saturating_sub(size);
+            self.evictor.hold(&id, false);
+        }
+    }
+
+    /// Bytes that are kept from eviction.
+    pub(super) const fn held_bytes(&self) -> u64 {
+        self.held_bytes
+    }
+
+    /// How many of these keys have a whole asset here, and the bytes of those.
+    pub(super) fn size_of(&self, stems: impl Iterator<Item = Stem>) -> (u64, u64) {
+        let mut sum = (0, 0);
+        for stem in stems {
+            let bytes = self.wholes_of(stem).map(|(_, entry)| entry.size).fold(0, u64::saturating_add);
+            if bytes > 0 {
+                sum = (sum.0 + 1, bytes.saturating_add(sum.1));
+            }
+        }
+        sum
+    }
+
+    fn wholes_of(&self, stem: Stem) -> impl Iterator<Item = (FileId, &Entry)> {
+        variants(stem).filter_map(|id| self.files.get(&id).map(|entry| (id, entry)))
     }
 
     /// The scan has seen all of a directory.
@@ -181,16 +251,19 @@ impl Index {
         self.last_generation += 1;
         let size = on_disk(len);
         let entry = Entry { size, generation: self.last_generation, claim, unreadable: false };
+        self.let_go(id);
         if let Some(old) = self.files.insert(id, entry) {
             self.release(old.size);
         }
         self.evictor.insert(id, size);
+        self.hold_if_pinned(id, size);
         self.usage_changed = true;
     }
 
     /// Takes a file out of the index. Its bytes stay counted until [`Index::release`]: it still
     /// lies on disk.
     pub(super) fn take(&mut self, id: FileId) -> Option<Entry> {
+        self.let_go(id);
         self.evictor.forget(&id);
         self.files.remove(&id)
     }
@@ -213,15 +286,15 @@ impl Index {
 
     /// Puts a file back that could not be removed.
     pub(super) fn put_back(&mut self, id: FileId, entry: Entry) {
-        self.evictor.insert(id, entry.size);
+        let size = entry.size;
+        self.evictor.insert(id, size);
         self.files.insert(id, entry);
+        self.hold_if_pinned(id, size);
     }
 
     /// The files of a key that hold a whole asset, with their claim as far as it is known.
     pub(super) fn wholes(&self, stem: Stem) -> Vec<(FileId, u64, Option<Claim>)> {
-        variants(stem)
-            .filter_map(|id| self.files.get(&id).map(|entry| (id, entry.generation, entry.claim.clone())))
-            .collect()
+        self.wholes_of(stem).map(|(id, entry)| (id, entry.generation, entry.claim.clone())).collect()
     }
 
     pub(super) fn ids(&self) -> Vec<FileId> {
@@ -290,6 +363,35 @@ mod tests {
         assert_eq!(index.size(), (0, 4096));
         index.release(4096);
         assert_eq!(index.size(), (0, 0));
+    }
+
+    #[test]
+    fn pinned_files_stay_up_to_their_share_however_they_came() {
+        let mut index = Index::new();
+        index.add_scanned(id(1), 4096);
+        index.pin([1, 2, 3].map(|number| Stem([number; 16])).into(), 3 * 4096);
+        index.add_scanned(id(2), 4096);
+        index.add_scanned(id(9), 4096);
+        assert!(index.reserve(8192, u64::MAX));
+        index.written(id(3), 8192, None);
+        assert_eq!(index.held_bytes(), 8192, "the third does not fit any more");
+        // Written anew and smaller, it does.
+        assert!(index.reserve(1, u64::MAX));
+        index.written(id(3), 1, None);
+        assert_eq!(index.held_bytes(), 12_288);
+        let stems = || [1, 2, 3, 4, 9].map(|number| Stem([number; 16])).into_iter();
+        assert_eq!(index.size_of(stems()), (4, 16_384));
+        assert_eq!(index.evict().map(|(id, _)| id), Some(id(9)));
+        assert!(index.evict().is_none());
+        index.set_pin_cap(4096);
+        assert_eq!(index.held_bytes(), 4096, "a smaller store keeps less");
+        assert!(index.evict().is_some() && index.evict().is_some() && index.evict().is_none());
+        assert!(index.take(id(1)).is_some());
+        assert_eq!(index.held_bytes(), 0);
+        index.add_scanned(parts(1), 1);
+        assert_eq!(index.held_bytes(), 0, "parts are not pinned");
+        index.pin(std::collections::HashSet::new(), 1 << 30);
+        assert!(index.evict().is_some());
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod evict;
 mod files;
 mod format;
 mod index;
+pub mod inspect;
 mod lookup;
 mod memory;
 mod partial;
@@ -146,6 +147,8 @@ pub struct CacheStats {
     pub memory_objects: u64,
     /// Bytes they take, overhead included.
     pub memory_bytes: u64,
+    /// The cap of `memory_bytes`.
+    pub memory_limit: u64,
     /// Partly held assets in memory.
     pub partial_objects: u64,
     /// Bytes they take, overhead included.
@@ -156,6 +159,10 @@ pub struct CacheStats {
     pub disk_bytes: u64,
     /// The cap of `disk_bytes`; 0 without a disk tier.
     pub disk_limit: u64,
+    /// Bytes on disk that are pinned.
+    pub pinned_bytes: u64,
+    /// The cap of `pinned_bytes`.
+    pub pinned_limit: u64,
     /// Bytes that wait to be written.
     pub queue_bytes: u64,
     /// Whether the start-up scan still runs.
@@ -194,6 +201,7 @@ struct Shared {
     queue: Queue,
     disk: Option<Disk>,
     gate: Gate,
+    memory_cap: u64,
     disk_cap: AtomicU64,
     queue_cap: u64,
     scanned: AtomicBool,
@@ -266,6 +274,7 @@ impl LocalCache {
             queue: Queue::default(),
             disk,
             gate: Gate::new(config.reads, config.read_deadline),
+            memory_cap: config.memory_bytes - for_parts,
             disk_cap: AtomicU64::new(config.disk_bytes),
             queue_cap: config.queue_bytes,
             scanned: AtomicBool::new(false),
@@ -414,8 +423,22 @@ impl LocalCache {
     /// Changes the cap of the disk tier; what no longer fits is evicted in the background.
     pub fn set_disk_bytes(&self, disk_bytes: u64) {
         self.shared.disk_cap.store(disk_bytes, Ordering::Relaxed);
+        lock(&self.shared.index).set_pin_cap(pinned_share(disk_bytes));
         self.shared.queue.lock().push(Job::Trim);
         self.shared.queue.notify();
+    }
+
+    /// Keeps these assets from eviction instead of those that were named before, as far as they are here or
+    /// come, and as far as half of the disk tier has room for them.
+    pub fn pin<'a>(&self, keys: impl IntoIterator<Item = &'a AssetKey>) {
+        let stems = keys.into_iter().map(Stem::of).collect();
+        lock(&self.shared.index).pin(stems, pinned_share(self.shared.disk_cap()));
+    }
+
+    /// How many of these assets are whole on disk, and the bytes they take there.
+    #[must_use]
+    pub fn size_of<'a>(&self, keys: impl IntoIterator<Item = &'a AssetKey>) -> (u64, u64) {
+        lock(&self.shared.index).size_of(keys.into_iter().map(Stem::of))
     }
 
     /// Waits until the start-up scan is over and everything given so far is written (or failed).
@@ -443,19 +466,31 @@ impl LocalCache {
         let shared = &self.shared;
         let (memory_objects, memory_bytes) = lock(&shared.memory).size();
         let (partial_objects, partial_bytes) = lock(&shared.parts).size();
-        let (disk_objects, disk_bytes) = lock(&shared.index).size();
+        let ((disk_objects, disk_bytes), pinned_bytes) = {
+            let index = lock(&shared.index);
+            (index.size(), index.held_bytes())
+        };
+        let disk_limit = if shared.disk.is_some() { shared.disk_cap() } else { 0 };
         CacheStats {
             memory_objects,
             memory_bytes,
+            memory_limit: shared.memory_cap,
             partial_objects,
             partial_bytes,
             disk_objects,
             disk_bytes,
-            disk_limit: if shared.disk.is_some() { shared.disk_cap() } else { 0 },
+            disk_limit,
+            pinned_bytes,
+            pinned_limit: pinned_share(disk_limit),
             queue_bytes: shared.queue.bytes(),
             scanning: !shared.scanned.load(Ordering::Acquire),
         }
     }
+}
+
+/// What of the disk tier pinned assets may take: a store that could not take in anything new would be none.
+const fn pinned_share(disk_bytes: u64) -> u64 {
+    disk_bytes / 2
 }
 
 /// Says that the writer has ended, also when it ended by a panic.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Board, Catalog, CatalogError, PostgresCatalog, SqliteCatalog, check_postgres};
 use crate::redact::Redacted;
+use crate::support::files;
 
 /// Which engine, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ impl Place {
         }
         match (text, text.strip_prefix("sqlite://")) {
             ("memory:", _) => Ok(Self::Memory),
-            (_, Some(path)) if path.starts_with('/') && path.len() > 1 => Ok(Self::Sqlite(path.into())),
+            (_, Some(path)) if is_whole(files::local(path)) => Ok(Self::Sqlite(files::local(path).into())),
             _ => Err("a catalog is postgres://USER@HOST/DATABASE, sqlite:///FILE or memory:".into()),
         }
     }
@@ -57,6 +58,11 @@ impl Place {
             Self::Postgres(url) => Arc::new(PostgresCatalog::open(url.reveal()).await?),
         })
     }
+}
+
+/// Whether a path does not depend on where the program was started.
+fn is_whole(path: &str) -> bool {
+    path.len() > 1 && (path.starts_with('/') || std::path::Path::new(path).is_absolute())
 }
 
 #[cfg(test)]

@@ -7,8 +7,10 @@ use clap::Args;
 
 use super::{Outcome, print};
 use crate::config::{LogFormat, ProxyFlags, ReplayFlags, Settings};
+use crate::proxy::LanConfig;
 
 #[derive(Args, Debug)]
+#[command(after_help = super::examples::CHECK_CONFIG)]
 pub(super) struct Arguments {
     #[command(flatten, next_help_heading = "Options of proxy")]
     pub(super) proxy: ProxyFlags,
@@ -23,7 +25,7 @@ pub(super) fn run(settings: &Settings) -> anyhow::Result<Outcome> {
 }
 
 fn summary(settings: &Settings) -> String {
-    let Settings { file, data_dir, log_format, verbose, proxy, replay, serve, .. } = settings;
+    let Settings { file, data_dir, log_format, verbose, proxy, run, replay, serve, .. } = settings;
     let path = |path: Option<&Path>| path.map_or_else(|| "none".into(), |path| path.display().to_string());
     let control = proxy.control.map_or_else(|| "off".into(), |control| control.to_string());
     let format = match log_format {
@@ -33,19 +35,28 @@ fn summary(settings: &Settings) -> String {
     let mut text = format!(
         "ok\nfile         {}\ndata_dir     {}\nlog_format   {format}\nverbose      {verbose}\n\
          proxy.listen       {}\nproxy.control      {control}\nproxy.cache_size   {}\nproxy.memory_size  {}\n\
-         proxy.cache_server {}\nproxy.upload       {}\nproxy.upload_limit {}\n",
+         proxy.cache_server {}\nproxy.upload       {}\nproxy.upload_limit {}\n\
+         proxy.chat_commands {}\n",
         path(file.as_deref()),
         data_dir.display(),
         proxy.listen,
         proxy.cache_bytes,
         proxy.memory_bytes,
-        proxy.service.as_ref().map_or_else(|| "none".into(), |service| service.address.to_string()),
+        match (&proxy.service, &proxy.lan) {
+            (Some(service), _) => service.address.to_string(),
+            (None, Some(LanConfig { line: Some(line), .. })) => {
+                format!("{} of a join line", line.address)
+            }
+            (None, Some(_)) => "those that were joined".into(),
+            (None, None) => "none".into(),
+        },
         match proxy.upload {
             Some(true) => "yes",
             Some(false) => "no",
             None => "the first run asks",
         },
         proxy.upload_rate.map_or_else(|| "none".into(), |rate| format!("{} bit/s", rate.saturating_mul(8))),
+        proxy.chat_commands,
     );
     for grid in &proxy.grids {
         let assets = grid.asset_host.as_ref().map_or_else(|| "none".into(), ToString::to_string);
@@ -62,6 +73,14 @@ fn summary(settings: &Settings) -> String {
     if proxy.grids.is_empty() {
         text.push_str("no grid: `rezcache proxy` needs --grid or a [[grid]] section\n");
     }
+    let _ = write!(
+        text,
+        "run.viewer       {}\nrun.viewer_kind  {}\nrun.strict       {}\nrun.login_grace  {} s\n",
+        run.viewer.as_deref().unwrap_or("the first run asks"),
+        run.viewer_kind.map_or("by its name", crate::viewers::Kind::word),
+        run.strict,
+        run.login_grace.as_secs(),
+    );
     let link = replay.link.map_or_else(
         || "none".into(),
         |link| format!("{} bit/s, {} ms", link.bits_per_second, link.delay.as_millis()),
@@ -75,8 +94,15 @@ fn summary(settings: &Settings) -> String {
     );
     let _ = write!(
         text,
-        "serve.listen       {}\nserve.store        {}\nserve.open_access  {}\nserve.plain_http   {}\n",
-        serve.listen,
+        "serve.lan          {}{}\nserve.listen       {}\nserve.store        {}\nserve.open_access  {}\n\
+         serve.plain_http   {}\n",
+        serve.lan,
+        if serve.teacher_writes { ", teacher writes" } else { "" },
+        if serve.lan && !serve.listen_given {
+            "all private addresses".to_owned()
+        } else {
+            serve.listen.to_string()
+        },
         serve.store.as_deref().unwrap_or("in data_dir"),
         serve.open_access,
         serve.plain_http,

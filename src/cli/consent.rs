@@ -30,11 +30,7 @@ pub(super) fn find_out(said: Option<bool>, data_dir: &Path, service: &str, may_a
     if let Some(remembered) = remembered(data_dir, service) {
         return if remembered { Consent::Given } else { Consent::Refused };
     }
-    if !may_ask || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Consent::Unanswered;
-    }
-    let answer = ask(&mut io::stdin().lock(), &mut io::stderr().lock(), service);
-    match answer {
+    match may_ask.then(|| ask_at_terminal(service)).flatten() {
         Some(answer) => {
             if let Err(error) = remember(data_dir, service, answer) {
                 tracing::warn!(%error, "the answer cannot be remembered; you will be asked again");
@@ -43,6 +39,15 @@ pub(super) fn find_out(said: Option<bool>, data_dir: &Path, service: &str, may_a
         }
         None => Consent::Unanswered,
     }
+}
+
+/// Asks whether to upload to `service`, where there is somebody to ask. The answer is the caller's to
+/// remember.
+pub(super) fn ask_at_terminal(service: &str) -> Option<bool> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return None;
+    }
+    ask(&mut io::stdin().lock(), &mut io::stderr().lock(), service)
 }
 
 /// What was answered for this service. A file that we did not write counts as no answer.

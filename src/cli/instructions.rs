@@ -17,9 +17,15 @@ pub(super) struct Ready {
     version: &'static str,
     /// Address of rezcache's own page.
     control: Option<SocketAddr>,
-    /// Address of the same page where uploads can be paused.
+    /// Address of the same page with the key that its buttons need.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page: Option<String>,
+    /// The same, when assets are uploaded, which can be paused there.
     #[serde(skip_serializing_if = "Option::is_none")]
     uploads: Option<String>,
+    /// The shared cache is one at home.
+    #[serde(skip)]
+    household: bool,
     grids: Vec<Grid>,
 }
 
@@ -51,17 +57,31 @@ impl Ready {
                 .then(|| format!("http://{listen}/asset/{token}/{}", grid.name)),
         };
         let grids = grids.iter().zip(addresses).map(grid).collect();
-        Self { version: env!("CARGO_PKG_VERSION"), control, uploads: None, grids }
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            control,
+            page: None,
+            uploads: None,
+            household: false,
+            grids,
+        }
     }
 
-    /// Uploads are on, and may be paused by who knows this token.
-    pub(super) fn uploads(&mut self, token: &str) {
-        self.uploads = self.control.map(|control| format!("http://{control}/#{token}"));
+    /// The page's buttons work for who knows this token; uploads are on, or shared caches at home are looked for.
+    pub(super) fn page(&mut self, token: &str, uploads: bool, household: bool) {
+        self.page = self.control.map(|control| page_address(control, token));
+        self.uploads = self.page.clone().filter(|_| uploads);
+        self.household = household;
     }
 }
 
+/// The address of the page with its key, which stands where no server sees it.
+pub(super) fn page_address(control: SocketAddr, token: &str) -> String {
+    format!("http://{control}/#{token}")
+}
+
 /// A key for grids.xml that no built-in grid has.
-fn grid_key(name: &str) -> String {
+pub(super) fn grid_key(name: &str) -> String {
     let safe = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { '-' };
     format!("rezcache-{}", name.chars().map(safe).collect::<String>().trim_matches('-'))
 }
@@ -69,11 +89,15 @@ fn grid_key(name: &str) -> String {
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "rezcache {} is running; end it with Ctrl-C.", self.version)?;
-        if let Some(control) = self.control {
-            writeln!(f, "Is it working, and the numbers: http://{control}/")?;
+        match (&self.page, self.control) {
+            (Some(page), _) => writeln!(f, "Is it working, the numbers, and what can be changed: {page}")?,
+            (None, Some(control)) => writeln!(f, "Is it working, and the numbers: http://{control}/")?,
+            (None, None) => {}
         }
-        if let Some(uploads) = &self.uploads {
-            writeln!(f, "Public assets are shared with the cache server; pause that at {uploads}")?;
+        if self.household {
+            writeln!(f, "Join a shared cache at home, and pause what you give to it, there.")?;
+        } else if self.uploads.is_some() {
+            writeln!(f, "Public assets are shared with the cache server; that can be paused there.")?;
         }
         for grid in &self.grids {
             write!(f, "\n{grid}")?;

@@ -2,11 +2,18 @@
 
 mod check_config;
 mod consent;
+mod doctor;
+mod examples;
 mod instructions;
+mod join;
+mod live;
+mod owner;
 mod progress;
 mod proxy;
 mod replay;
+mod run;
 mod serve;
+mod serve_lan;
 mod status;
 mod store;
 mod times;
@@ -17,7 +24,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
 use crate::config::{CommonFlags, Flags, Problems, Settings};
@@ -38,6 +45,8 @@ struct Cli {
 enum Command {
     /// Run the proxy between viewers and their grids
     Proxy(proxy::Arguments),
+    /// Start a viewer through the proxy; the first time asks which one and which grid
+    Run(run::Arguments),
     /// Replay captured sessions through the real proxy and compare every byte
     Replay(replay::Arguments),
     /// Run a node of the shared cache, for a home, a classroom or a grid
@@ -46,8 +55,12 @@ enum Command {
     Store(store::Arguments),
     /// Make and revoke tokens of a shared cache
     Token(token::Arguments),
+    /// Remember the shared cache of a home or a classroom by its join line
+    Join(join::Arguments),
     /// Show what a running proxy has done
     Status(status::Arguments),
+    /// Find out what does not work, and what to do about it
+    Doctor(doctor::Arguments),
     /// Check the configuration and show what it comes to
     CheckConfig(check_config::Arguments),
 }
@@ -60,6 +73,14 @@ enum Outcome {
     Failed,
     /// The same, and the command line was at fault.
     Misused,
+    /// Ended as another program did, with its status.
+    Exited(u8),
+}
+
+/// The command line, for what is made from it: man pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the program with these arguments, the program's name first.
@@ -80,6 +101,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::FAILURE,
         Ok(Outcome::Misused) => ExitCode::from(2),
+        Ok(Outcome::Exited(status)) => ExitCode::from(status),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "rezcache: {}", told_once(&error));
@@ -98,6 +120,10 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
     };
     match &command {
         Command::Proxy(arguments) => flags.proxy = arguments.flags.clone(),
+        Command::Run(arguments) => {
+            (flags.proxy, flags.run) = (arguments.proxy.clone(), arguments.flags.clone());
+            run::spell_out(&mut flags.proxy.grids);
+        }
         Command::Replay(arguments) => {
             (flags.replay, flags.replay_service) = (arguments.flags.clone(), arguments.service.clone());
         }
@@ -107,22 +133,33 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
             flags.serve.store.clone_from(&arguments.store);
             flags.serve.catalog.clone_from(&arguments.catalog);
         }
-        Command::Token(_) => {}
+        Command::Token(_) | Command::Join(_) => {}
         Command::Status(arguments) => flags.proxy.control = arguments.control.clone(),
+        Command::Doctor(arguments) => flags.proxy = arguments.flags.clone(),
         Command::CheckConfig(arguments) => {
             (flags.proxy, flags.replay) = (arguments.proxy.clone(), arguments.replay.clone());
         }
     }
-    let settings = Settings::load(&flags)?;
-    telemetry::start(settings.log_format, settings.verbose, usual);
+    let settings = Settings::load(&flags);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
+        let settings = match (settings, &command) {
+            // A damaged file is one of the things that it finds.
+            (Err(problems), Command::Doctor(arguments)) if !problems.are_usage() => {
+                return doctor::run(arguments, Err(problems)).await;
+            }
+            (settings, _) => settings?,
+        };
+        telemetry::start(settings.log_format, settings.verbose, usual);
         match command {
+            Command::Doctor(arguments) => doctor::run(&arguments, Ok(settings)).await,
             Command::Proxy(_) => proxy::run(settings).await,
+            Command::Run(arguments) => run::run(arguments, settings, flags).await,
             Command::Replay(arguments) => replay::run(arguments, settings).await,
             Command::Serve(_) => serve::run(settings).await,
             Command::Store(arguments) => store::run(arguments, settings).await,
             Command::Token(arguments) => token::run(arguments, settings).await,
+            Command::Join(arguments) => join::run(arguments, settings).await,
             Command::Status(arguments) => status::run(&arguments, &settings).await,
             Command::CheckConfig(_) => check_config::run(&settings),
         }

@@ -10,6 +10,7 @@ use crate::config::{CacheServerFlags, ReplayFlags, Settings};
 use crate::replay::{self, Progress, ReplayOptions};
 
 #[derive(Args, Debug)]
+#[command(after_help = super::examples::REPLAY)]
 pub(super) struct Arguments {
     /// Captures in pcap or pcapng form, or folders of them
     #[arg(required = true, value_name = "CAPTURE")]

@@ -7,26 +7,36 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Args;
 
+use super::instructions::page_address;
 use super::{Outcome, print};
-use crate::config::{ControlFlag, Settings};
+use crate::config::{ControlFlag, Settings, token};
 use crate::support::status::{Status, human_bytes, percent};
 
 /// Our own answers take a few kilobytes; something else may listen there.
 const MAX_BYTES: usize = 1 << 20;
 
 #[derive(Args, Debug)]
+#[command(after_help = super::examples::STATUS)]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) control: ControlFlag,
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,
+    /// Print the address of the page with the key that its buttons need, and nothing else
+    #[arg(long, conflicts_with = "json")]
+    address: bool,
 }
 
 pub(super) async fn run(arguments: &Arguments, settings: &Settings) -> anyhow::Result<Outcome> {
     let Some(control) = settings.proxy.control else {
         bail!("the control port is off; name one with --control");
     };
+    if arguments.address {
+        let token = token::read_or_make(&settings.data_dir, token::CONTROL_FILE_NAME)?;
+        print(&(page_address(control, &token) + "\n"))?;
+        return Ok(Outcome::Done);
+    }
     let json = fetch(control).await?;
     let status: Status = serde_json::from_slice(&json).with_context(|| {
         format!("what answers on {control} is not this rezcache; name its control port with --control")
@@ -90,17 +100,23 @@ fn table(status: &Status) -> String {
     let (datagrams, store) = (&status.datagrams, &status.store);
     let _ = write!(
         text,
-        "\nin flight  {} requests, {} sessions\nstore      {} assets, {}\ndatagrams  {} forwarded, {} malformed, {} dropped\n",
+        "\nin flight  {} requests, {} sessions\nwaiting    {:.1} s saved, by estimate\nstore      {} assets, {} of {}\ndatagrams  {} forwarded, {} malformed, {} dropped\n",
         status.requests_in_flight,
         status.sessions.open,
+        status.saved.ms_saved.saturating_sub(status.saved.ms_lost) as f64 / 1000.0,
         store.objects,
         human_bytes(store.bytes),
+        human_bytes(store.limit),
         datagrams.forwarded,
         datagrams.malformed,
         datagrams.dropped,
     );
     if let Some(sentence) = status.service_sentence() {
         let _ = writeln!(text, "service    {sentence}");
+    }
+    if let Some(lan) = &status.lan {
+        let _ =
+            writeln!(text, "at home    {} joined, {} others announce themselves", lan.joined, lan.unknown);
     }
     let uploads = &status.uploads;
     let limit = if uploads.limit == 0 {

@@ -25,6 +25,7 @@ use crate::upkeep::{self, Findings, HOLD_DAYS, Liar, Stat, Stores, UpkeepError, 
 const MAX_LINES: usize = 20;
 
 #[derive(Args, Debug)]
+#[command(after_help = super::examples::STORE)]
 pub(super) struct Arguments {
     /// Where the sealed assets are: file:///DIR or s3://BUCKET/PREFIX [default: DATA-DIR/store]
     #[arg(

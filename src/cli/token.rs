@@ -15,10 +15,12 @@ use super::{Outcome, print};
 use crate::catalog::{Place, RevokedKind};
 use crate::config::Settings;
 use crate::grid::GridId;
+use crate::node::household;
 use crate::support::private_file;
 use crate::token::{self, Budgets, Claims, Rights, SigningKey, is_name};
 
 #[derive(Args, Debug)]
+#[command(after_help = super::examples::TOKEN)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -88,7 +90,7 @@ pub(super) struct List {
 }
 
 #[derive(Args, Debug)]
-#[command(group(clap::ArgGroup::new("what").required(true).args(["id", "subject", "tenant"])))]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["id", "subject", "tenant", "join_lines"])))]
 pub(super) struct Revoke {
     /// One token, by the id that `token list` shows
     #[arg(long, value_name = "ID")]
@@ -99,6 +101,9 @@ pub(super) struct Revoke {
     /// All tokens of a tenant, now and later
     #[arg(long, value_name = "NAME")]
     tenant: Option<String>,
+    /// The join lines of `rezcache serve --lan`, and all who joined by them; a running server prints new ones
+    #[arg(long)]
+    join_lines: bool,
     /// The store of the service, whose catalog holds what was revoked [default: as `rezcache serve`]
     #[arg(long, value_name = "URL", env = "REZCACHE_STORE", hide_env_values = true)]
     pub(super) store: Option<String>,
@@ -281,6 +286,9 @@ fn show(list: &List) -> anyhow::Result<Outcome> {
 }
 
 async fn withdraw(revoke: Revoke, settings: Settings) -> anyhow::Result<Outcome> {
+    if revoke.join_lines {
+        return withdraw_join_lines(settings).await;
+    }
     let (kind, word, value) = match (revoke.id, revoke.subject, revoke.tenant) {
         (Some(id), _, _) => (RevokedKind::Token, "id", id),
         (_, Some(subject), _) => (RevokedKind::Subject, "subject", subject),
@@ -291,7 +299,41 @@ async fn withdraw(revoke: Revoke, settings: Settings) -> anyhow::Result<Outcome>
         bail!("--{word} is no name of a token: 1 to 128 visible ASCII characters without spaces");
     }
     let config = settings.serve.into_config(&settings.data_dir);
-    match &config.catalog {
+    has_catalog(&config.catalog)?;
+    config.catalog.open().await?.revoke(kind, value.clone(), now()).await?;
+    if let Some(key) = &revoke.signing_key {
+        note(key, &json!({ "revoked": word, "value": value, "at": now() }))?;
+    }
+    print("revoked; every node knows it within 10 seconds\n")?;
+    Ok(Outcome::Done)
+}
+
+/// Makes worthless what `serve --lan` has printed. In this order: what is forgotten and not revoked would
+/// hold for ever.
+async fn withdraw_join_lines(settings: Settings) -> anyhow::Result<Outcome> {
+    let ids = household::issued(&settings.data_dir)?;
+    if ids.is_empty() {
+        bail!(
+            "there are no join lines in {}; name the data directory of the server with --data-dir",
+            settings.data_dir.display()
+        );
+    }
+    let config = settings.serve.into_config(&settings.data_dir);
+    has_catalog(&config.catalog)?;
+    let catalog = config.catalog.open().await?;
+    for id in &ids {
+        catalog.revoke(RevokedKind::Token, id.clone(), now()).await?;
+    }
+    household::forget(&settings.data_dir, &ids)?;
+    print(
+        "the join lines are worthless now, and nobody is joined any more within 10 seconds; a running server \
+         prints new lines, others make them when they start\n",
+    )?;
+    Ok(Outcome::Done)
+}
+
+fn has_catalog(place: &Place) -> anyhow::Result<()> {
+    match place {
         Place::Sqlite(path) if !path.exists() => bail!(
             "there is no catalog {}; name the store of the service with --store, or its --catalog",
             path.display()
@@ -299,12 +341,6 @@ async fn withdraw(revoke: Revoke, settings: Settings) -> anyhow::Result<Outcome>
         Place::Memory => {
             bail!("the catalog of a store in memory is in its node only; restart the node without the key")
         }
-        Place::Sqlite(_) | Place::Postgres(_) => {}
+        Place::Sqlite(_) | Place::Postgres(_) => Ok(()),
     }
-    config.catalog.open().await?.revoke(kind, value.clone(), now()).await?;
-    if let Some(key) = &revoke.signing_key {
-        note(key, &json!({ "revoked": word, "value": value, "at": now() }))?;
-    }
-    print("revoked; every node knows it within 10 seconds\n")?;
-    Ok(Outcome::Done)
 }

@@ -2,10 +2,11 @@
 //! networks.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use crate::support::addresses::is_public;
+use crate::token::join::Pin;
 
 /// What a service listens on unless it is told.
 pub const DEFAULT_PORT: u16 = 8443;
@@ -80,6 +81,17 @@ impl fmt::Display for ServerAddress {
 }
 
 impl ServerAddress {
+    /// The server with this key at this address.
+    #[must_use]
+    pub fn at(address: SocketAddr, pin: &Pin) -> Self {
+        Self {
+            host: address.ip().to_string(),
+            port: address.port(),
+            tls: true,
+            pins: vec![pin.as_str().to_owned()],
+        }
+    }
+
     /// Whether it is on this machine, by what it is called.
     #[must_use]
     pub fn is_loopback(&self) -> bool {

@@ -16,6 +16,7 @@ use super::address::ServerAddress;
 use super::http::HttpLink;
 use crate::redact::Redacted;
 use crate::support::private_file;
+use crate::token::join::Pin;
 use crate::token::{self, SigningKey};
 
 /// The folder of keys within the data directory, one for each service.
@@ -63,6 +64,8 @@ enum Kind {
 /// A key of the proxy's own, and what came of its enrolment.
 struct Own {
     key: SigningKey,
+    /// What is shown with the key where a household takes members.
+    join: Option<Redacted<String>>,
     subject: String,
     /// One introduction at a time.
     introducing: Mutex<()>,
@@ -120,7 +123,25 @@ impl Credentials {
     /// # Errors
     /// When the file can be neither read nor written, or holds something else.
     pub fn own(data_dir: &Path, service: &ServerAddress) -> Result<Self, CredentialsError> {
-        let name = blake3::hash(service.authority().as_bytes()).to_hex();
+        Self::with_key(data_dir, service.authority().as_bytes(), None)
+    }
+
+    /// The same for a household's server, which takes the key in when it is shown this token: once, and over
+    /// a connection to whoever has the pinned key. Another line makes another member.
+    ///
+    /// # Errors
+    /// When the file can be neither read nor written, or holds something else.
+    pub fn joined(data_dir: &Path, pin: &Pin, token: &Redacted<String>) -> Result<Self, CredentialsError> {
+        let name = [pin.as_str(), token.reveal()].join("#");
+        Self::with_key(data_dir, name.as_bytes(), Some(token.clone()))
+    }
+
+    fn with_key(
+        data_dir: &Path,
+        name: &[u8],
+        join: Option<Redacted<String>>,
+    ) -> Result<Self, CredentialsError> {
+        let name = blake3::hash(name).to_hex();
         let path = data_dir.join(FOLDER).join(format!("{}.key", name.get(..16).unwrap_or_default()));
         let file = |source| CredentialsError::File { path: path.clone(), source };
         let not_a_key = |_| CredentialsError::NotAKey(path.clone());
@@ -133,7 +154,7 @@ impl Credentials {
         let key = SigningKey::from_pem(&text).map_err(not_a_key)?;
         let subject = token::own_subject(key.public());
         let state = RwLock::new(State::New);
-        Ok(Self(Kind::Own(Arc::new(Own { key, subject, introducing: Mutex::default(), state }))))
+        Ok(Self(Kind::Own(Arc::new(Own { key, join, subject, introducing: Mutex::default(), state }))))
     }
 
     /// The same where tokens may not be sent: over plain HTTP a given token is an error, and a key of our
@@ -259,8 +280,10 @@ impl Own {
 
     /// Enrols the key. `None`: the service takes none. Known already is as good as new.
     async fn enrol(&self, http: &HttpLink) -> Result<Option<(Arc<str>, i64)>, CallError> {
-        let about = http.json("/v1/service", None).await?;
-        if about.get("enroll").and_then(Value::as_bool) != Some(true) {
+        let about = http.json("/v1/service", None, None).await?;
+        let says = |word| about.get(word).and_then(Value::as_bool) == Some(true);
+        let join = self.join.as_ref().filter(|_| says("join"));
+        if join.is_none() && !says("enroll") {
             return Ok(None);
         }
         let ahead = about.get("time").and_then(Value::as_u64).map_or(0, |time| {
@@ -269,7 +292,7 @@ impl Own {
             // What a request takes is no difference of clocks.
             if difference.abs() > 5 { difference } else { 0 }
         });
-        let asked = http.json("/v1/enroll", None).await?;
+        let asked = http.json("/v1/enroll", None, None).await?;
         let text = |name: &str| asked.get(name).and_then(Value::as_str).ok_or(CallError::Garbled);
         let (challenge, audience) = (text("challenge")?, text("audience")?);
         let public = self.key.public();
@@ -279,7 +302,7 @@ impl Own {
             "challenge": challenge,
             "signature": URL_SAFE_NO_PAD.encode(signature),
         });
-        let enrolled = http.json("/v1/enroll", Some(body)).await?;
+        let enrolled = http.json("/v1/enroll", Some(body), join.map(|token| token.reveal().as_str())).await?;
         if enrolled.get("subject").and_then(Value::as_str) != Some(self.subject.as_str()) {
             return Err(CallError::Garbled);
         }

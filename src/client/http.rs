@@ -72,10 +72,7 @@ impl HttpLink {
     ) -> Result<(Reply, Incoming), CallError> {
         let mut request = self.request(&call, body)?;
         if !token.is_empty() {
-            let mut value =
-                HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| CallError::Garbled)?;
-            value.set_sensitive(true);
-            request.headers_mut().insert(AUTHORIZATION, value);
+            request.headers_mut().insert(AUTHORIZATION, bearer(token)?);
         }
         let mut response = self.client.request(request).await.map_err(|_| CallError::Unreachable)?;
         let reply = match (&call, response.status()) {
@@ -106,14 +103,22 @@ impl HttpLink {
     ///
     /// # Errors
     /// When the service cannot be reached, says no, or answers in another language.
-    pub(super) async fn json(&self, path: &str, body: Option<Value>) -> Result<Value, CallError> {
+    pub(super) async fn json(
+        &self,
+        path: &str,
+        body: Option<Value>,
+        token: Option<&str>,
+    ) -> Result<Value, CallError> {
         let method = if body.is_some() { Method::POST } else { Method::GET };
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base))
             .header(CONTENT_TYPE, "application/json")
             .body(PacedBody::new(Bytes::from(body.map_or_else(String::new, |body| body.to_string())), None))
             .map_err(|_| CallError::Garbled)?;
+        if let Some(token) = token {
+            request.headers_mut().insert(AUTHORIZATION, bearer(token)?);
+        }
         let mut response = self.client.request(request).await.map_err(|_| CallError::Unreachable)?;
         if !is_answer(response.status()) {
             return Err(unexpected(refused(response.status(), &response)));
@@ -170,6 +175,12 @@ impl HttpLink {
         }
         request.body(body).map_err(|_| CallError::Garbled)
     }
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, CallError> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| CallError::Garbled)?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// A grid's name in a path; nothing but a host name and a port is ever in it.

@@ -14,9 +14,10 @@ use crate::wire::{self, OriginHash, groups};
 pub mod address;
 pub mod credentials;
 mod http;
+pub mod joined;
 mod paced;
 mod quic;
-mod tls;
+pub(crate) mod tls;
 
 use address::ServerAddress;
 use credentials::Credentials;
@@ -86,6 +87,34 @@ impl CallError {
         !matches!(self, Self::Refused { .. } | Self::Busy { .. })
     }
 }
+
+/// What a connection over QUIC comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuicAnswer {
+    /// It is there.
+    Works,
+    /// The system gives us no UDP socket.
+    NoEndpoint,
+    /// Nothing came back, as where UDP is blocked.
+    Silent,
+    /// Something answers QUIC, in another language than ours.
+    OtherLanguage,
+    /// Its certificate is not believed.
+    Untrusted,
+    /// Anything else.
+    Failed,
+}
+
+/// Tries QUIC at one of the service's addresses, and says what comes of it.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub async fn probe_quic(service: &ServerAddress, at: std::net::SocketAddr) -> Result<QuicAnswer, CallError> {
+    Ok(QuicLink::new(service.clone())?.probe(at).await)
+}
+
+/// The file in the data directory that says which services were proven to give wrong bytes, one a line.
+pub const PROVEN_WRONG: &str = "service-proven-wrong";
 
 /// Which face answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -352,6 +381,17 @@ impl ServiceClient {
         let (reply, body) = self.http.call(token, call, body()).await?;
         Ok((reply, Body::Http(body)))
     }
+}
+
+/// How long a knock may take.
+const KNOCK_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Whether the service with one of the address's keys is there. No token is shown, and with a pin nothing
+/// is said before the service has proven its key.
+pub async fn is_there(address: &ServerAddress) -> bool {
+    let Ok(http) = HttpLink::new(address) else { return false };
+    let asked = tokio::time::timeout(KNOCK_PATIENCE, http.json("/v1/service", None, None)).await;
+    matches!(asked, Ok(Ok(about)) if about.get("audience").is_some())
 }
 
 fn unexpected(reply: Reply) -> CallError {

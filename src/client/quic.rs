@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, Endpoint, RecvStream, TransportConfig};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, TransportConfig};
 use tokio::sync::watch;
 
 use super::address::ServerAddress;
 use super::paced::PacedBody;
-use super::{CallError, tls};
+use super::{CallError, QuicAnswer, tls};
 use crate::redact::Redacted;
 use crate::wire::ALPN;
 use crate::wire::frame::{Call, MAX_HEADER_BYTES, Reply, Request};
@@ -93,6 +93,35 @@ impl QuicLink {
             state: watch::Sender::default(),
             made: AtomicU64::new(0),
         })))
+    }
+
+    /// What a connection comes to that is made only to find out, and given up at once.
+    pub(super) async fn probe(&self, at: SocketAddr) -> QuicAnswer {
+        let Some(endpoint) = self.0.endpoint(at) else { return QuicAnswer::NoEndpoint };
+        let Ok(connecting) = endpoint.connect_with(self.0.config.clone(), at, &self.0.address.host) else {
+            return QuicAnswer::Failed;
+        };
+        // What TLS calls the alerts that say so.
+        const CRYPTO: u64 = 0x100;
+        const NO_APPLICATION_PROTOCOL: u64 = CRYPTO + 120;
+        // From bad_certificate to access_denied, which is what a wrong pin comes to.
+        const CERTIFICATES: std::ops::RangeInclusive<u64> = CRYPTO + 42..=CRYPTO + 49;
+        let code = match tokio::time::timeout(CONNECT_PATIENCE, connecting).await {
+            Err(_) | Ok(Err(ConnectionError::TimedOut)) => return QuicAnswer::Silent,
+            Ok(Ok(connection)) => {
+                connection.close(0u8.into(), b"");
+                return QuicAnswer::Works;
+            }
+            Ok(Err(ConnectionError::TransportError(error))) => u64::from(error.code),
+            Ok(Err(ConnectionError::ConnectionClosed(closed))) => u64::from(closed.error_code),
+            Ok(Err(ConnectionError::VersionMismatch)) => return QuicAnswer::OtherLanguage,
+            Ok(Err(_)) => return QuicAnswer::Failed,
+        };
+        match code {
+            NO_APPLICATION_PROTOCOL => QuicAnswer::OtherLanguage,
+            code if CERTIFICATES.contains(&code) => QuicAnswer::Untrusted,
+            _ => QuicAnswer::Failed,
+        }
     }
 
     /// Makes one request and reads the reply's header.

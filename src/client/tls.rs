@@ -17,7 +17,7 @@ use crate::support::pin;
 ///
 /// # Errors
 /// When the TLS library refuses its own defaults.
-pub(super) fn config(pins: &[String]) -> Result<ClientConfig, Error> {
+pub(crate) fn config(pins: &[String]) -> Result<ClientConfig, Error> {
     with_authorities(pins, RootCertStore::empty())
 }
 

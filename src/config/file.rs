@@ -23,17 +23,30 @@ pub(super) struct FileValues {
     pub(super) upload_limit: Option<Value>,
     pub(super) cache_size: Option<Value>,
     pub(super) memory_size: Option<Value>,
+    pub(super) chat_commands: Option<Value>,
     pub(super) grids: Vec<GridValues>,
     pub(super) passes: Option<Value>,
     pub(super) save: Option<Value>,
     pub(super) link: Option<Value>,
     pub(super) realtime: Option<Value>,
     pub(super) serve: ServeValues,
+    pub(super) run: RunValues,
+}
+
+/// The `[run]` table.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RunValues {
+    pub(super) viewer: Option<Value>,
+    pub(super) viewer_kind: Option<Value>,
+    pub(super) strict: Option<Value>,
+    pub(super) login_grace: Option<Value>,
 }
 
 /// The `[serve]` table.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ServeValues {
+    pub(super) lan: Option<Value>,
+    pub(super) teacher_writes: Option<Value>,
     pub(super) listen: Option<Value>,
     pub(super) store: Option<Value>,
     pub(super) catalog: Option<Value>,
@@ -97,6 +110,7 @@ pub(super) fn read(path: &Path, text: &str, check: &mut Checker) -> FileValues {
         values.upload_limit = proxy.scalar("upload_limit", check);
         values.cache_size = proxy.scalar("cache_size", check);
         values.memory_size = proxy.scalar("memory_size", check);
+        values.chat_commands = proxy.scalar("chat_commands", check);
         proxy.finish(check);
     }
     if let Some(mut replay) = root.section("replay", check) {
@@ -106,8 +120,19 @@ pub(super) fn read(path: &Path, text: &str, check: &mut Checker) -> FileValues {
         values.realtime = replay.scalar("realtime", check);
         replay.finish(check);
     }
+    if let Some(mut run) = root.section("run", check) {
+        values.run = RunValues {
+            viewer: run.scalar("viewer", check),
+            viewer_kind: run.scalar("viewer_kind", check),
+            strict: run.scalar("strict", check),
+            login_grace: run.scalar("login_grace", check),
+        };
+        run.finish(check);
+    }
     if let Some(mut serve) = root.section("serve", check) {
         values.serve = ServeValues {
+            lan: serve.scalar("lan", check),
+            teacher_writes: serve.scalar("teacher_writes", check),
             listen: serve.scalar("listen", check),
             store: serve.scalar("store", check),
             catalog: serve.scalar("catalog", check),

@@ -40,7 +40,9 @@ pub struct ControlFlag {
 /// Which shared cache to use.
 #[derive(Args, Clone, Debug, Default)]
 pub struct CacheServerFlags {
-    /// A shared cache to use: https://HOST[:PORT][#pin=sha256:…], or http://… in a private network
+    /// A shared cache to use: `auto` for those that were joined with `rezcache join`, wherever in your network they
+    /// are; https://HOST[:PORT][#pin=sha256:…], or http://… in a private network; or a join line (rezcache://…),
+    /// which others on this computer can then see
     #[arg(long, value_name = "URL", env = "REZCACHE_CACHE_SERVER", hide_env_values = true)]
     pub cache_server: Option<String>,
     /// The file with the token that the shared cache knows you by
@@ -77,7 +79,7 @@ pub struct ProxyFlags {
     /// The most that uploads take of your line, such as 500kbit, or none [default: 1mbit]
     #[arg(long, value_name = "RATE", env = "REZCACHE_UPLOAD_LIMIT", hide_env_values = true)]
     pub upload_limit: Option<String>,
-    /// The most the store on disk may take [default: 10GiB]
+    /// The most the store on disk may take [default: what was set on the page, else 10GiB]
     #[arg(long, value_name = "SIZE", env = "REZCACHE_CACHE_SIZE", hide_env_values = true)]
     pub cache_size: Option<String>,
     /// The most assets in memory may take [default: 256MiB]
@@ -119,6 +121,29 @@ pub struct ProxyFlags {
         hide_env_values = true
     )]
     pub central: Vec<String>,
+    /// Answer what you type into the viewer's chat as `/7777 rez status`: only you see it, and the grid hears
+    /// nothing of it
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "REZCACHE_CHAT_COMMANDS", hide_env_values = true)]
+    pub chat_commands: Option<bool>,
+}
+
+/// Flags of `run`, beside those of `proxy`.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Options of run")]
+pub struct RunFlags {
+    /// The viewer to start: its kind, its name or its path [default: the first run asks]
+    #[arg(long, value_name = "VIEWER", env = "REZCACHE_VIEWER", hide_env_values = true)]
+    pub viewer: Option<String>,
+    /// How a viewer is started whose name says nothing: firestorm, secondlife, alchemy, coolvl, singularity,
+    /// kokua, radegast or other [default: other, with --loginuri]
+    #[arg(long, value_name = "KIND", env = "REZCACHE_VIEWER_KIND", hide_env_values = true)]
+    pub viewer_kind: Option<String>,
+    /// When rezcache cannot run, do not start the viewer without it
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "REZCACHE_STRICT", hide_env_values = true)]
+    pub strict: Option<bool>,
+    /// How long to wait for a login when the viewer is started by a launcher that ends at once [default: 60s]
+    #[arg(long, value_name = "TIME", env = "REZCACHE_LOGIN_GRACE", hide_env_values = true)]
+    pub login_grace: Option<String>,
 }
 
 /// Flags of `replay`.
@@ -141,7 +166,15 @@ pub struct ReplayFlags {
 /// Flags of `serve`.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ServeFlags {
-    /// Address of the node, the same port for QUIC and HTTPS [default: 127.0.0.1:8443]
+    /// Serve a home or a classroom: on this machine's private addresses only, found by the others in the
+    /// network by itself, and used by whoever has the join line that is printed
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "REZCACHE_LAN", hide_env_values = true)]
+    pub lan: Option<bool>,
+    /// With --lan: print two join lines, one for pupils, who read only, and one for who also writes
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "REZCACHE_TEACHER_WRITES", hide_env_values = true)]
+    pub teacher_writes: Option<bool>,
+    /// Address of the node, the same port for QUIC and HTTPS [default: 127.0.0.1:8443; with --lan port 8443 of
+    /// all private addresses; 0.0.0.0:PORT with --lan for another port of these]
     #[arg(
         id = "serve_listen",
         long = "listen",

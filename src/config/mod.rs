@@ -5,6 +5,7 @@
 mod file;
 mod flags;
 pub mod ports;
+mod run;
 mod serve;
 pub mod token;
 mod value;
@@ -14,15 +15,18 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use flags::{CacheServerFlags, CommonFlags, ControlFlag, ProxyFlags, ReplayFlags, ServeFlags};
+pub use flags::{CacheServerFlags, CommonFlags, ControlFlag, ProxyFlags, ReplayFlags, RunFlags, ServeFlags};
+pub use run::{DEFAULT_LOGIN_GRACE, RunSettings};
 pub use serve::{DEFAULT_SERVE_LISTEN, ServeSettings};
 pub use value::LogFormat;
 
-use crate::proxy::{DISK_PATIENCE, GridConfig, ProxyConfig, SPOT_CHECK, ServiceConfig, UploadConfig};
+use crate::proxy::{
+    DISK_PATIENCE, GridConfig, LanConfig, PageConfig, ProxyConfig, SPOT_CHECK, ServiceConfig, UploadConfig,
+};
 use crate::redact::Redacted;
 use crate::replay::LinkSpec;
 use file::FileValues;
-use value::{Checker, Given};
+use value::{CacheServer, Checker, Given};
 
 /// Where grids are served unless the user says otherwise; further grids take the following ports.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:9080";
@@ -50,6 +54,8 @@ pub struct Settings {
     pub verbose: u8,
     /// For `proxy`.
     pub proxy: ProxySettings,
+    /// For `run`, beside `proxy`.
+    pub run: RunSettings,
     /// For `replay`.
     pub replay: ReplaySettings,
     /// For `serve`.
@@ -63,18 +69,28 @@ pub struct ProxySettings {
     pub grids: Vec<GridConfig>,
     /// The address of the first grid's port.
     pub listen: SocketAddr,
+    /// Whether the user has asked for that address.
+    pub listen_given: bool,
     /// The address of the control port. `None`: none.
     pub control: Option<SocketAddr>,
+    /// Whether the user has asked for that address.
+    pub control_given: bool,
     /// The most bytes the disk tier may take.
     pub cache_bytes: u64,
+    /// Whether that was said, and is not only usual.
+    pub cache_size_given: bool,
     /// The most bytes the memory tier may take.
     pub memory_bytes: u64,
-    /// The shared cache to use.
+    /// The shared cache to use, where one is named.
     pub service: Option<ServiceConfig>,
+    /// The household's shared caches to look for.
+    pub lan: Option<LanConfig>,
     /// Whether the user lets us upload; `None`: has not been asked.
     pub upload: Option<bool>,
     /// The most that uploads take of the line, in bytes a second. `None`: no limit.
     pub upload_rate: Option<u64>,
+    /// Whether commands that the user types into chat are answered.
+    pub chat_commands: bool,
 }
 
 impl ProxySettings {
@@ -90,6 +106,7 @@ impl ProxySettings {
         may_upload: bool,
     ) -> ProxyConfig {
         let mut grids = self.grids;
+        let household = self.lan.is_some();
         for (grid, address) in grids.iter_mut().zip(listen) {
             grid.listen = *address;
         }
@@ -103,7 +120,15 @@ impl ProxySettings {
             asset_token,
             control_token: Some(Redacted::new(control_token)),
             service: self.service,
-            uploads: may_upload.then(|| UploadConfig { rate: self.upload_rate, ..UploadConfig::default() }),
+            lan: self.lan,
+            uploads: (may_upload || household)
+                .then(|| UploadConfig { rate: self.upload_rate, ..UploadConfig::default() }),
+            page: PageConfig {
+                size_fixed: self.cache_size_given,
+                with_self_test: true,
+                ..PageConfig::default()
+            },
+            chat_commands: self.chat_commands,
             dial: crate::proxy::DialMap::default(),
         }
     }
@@ -131,6 +156,8 @@ pub struct Flags {
     pub common: CommonFlags,
     /// Of `proxy`; `control` also of `status`.
     pub proxy: ProxyFlags,
+    /// Of `run`, beside `proxy`.
+    pub run: RunFlags,
     /// Of `replay`.
     pub replay: ReplayFlags,
     /// Of `replay` too: what a file says of the shared cache is for the proxy alone.
@@ -221,6 +248,7 @@ fn resolve(
     let in_file = file.verbose.as_ref().and_then(|v| check.value(v, value::verbosity));
     let verbose = if common.verbose > 0 { common.verbose } else { in_file.unwrap_or(0) };
     let proxy = proxy(&flags.proxy, file, path.as_deref(), check);
+    let run = run::resolve(&flags.run, file, path.as_deref(), check);
     let replay = replay(&flags.replay, &flags.replay_service, file, path.as_deref(), check);
     let serve = serve::resolve(&flags.serve, &file.serve, &file.grids, path.as_deref(), check);
     let data_dir = data_dir_given.clone().or(default_data_dir);
@@ -234,6 +262,7 @@ fn resolve(
         log_format: log_format?,
         verbose,
         proxy: proxy?,
+        run: run?,
         replay: replay?,
         serve: serve?,
     })
@@ -247,19 +276,27 @@ fn proxy(
 ) -> Option<ProxySettings> {
     let grids = value::grids(flags, &file.grids, path, check);
     let given = Given::flag("listen", flags.listen.as_ref()).or(file.listen.as_ref());
+    let listen_given = given.0.is_some();
     let listen = given.or_default(DEFAULT_LISTEN, check, value::loopback);
-    let control = match Given::flag("control", flags.control.control.as_ref()).or(file.control.as_ref()).0 {
+    let control = Given::flag("control", flags.control.control.as_ref()).or(file.control.as_ref());
+    let control_given = control.0.is_some();
+    let control = match control.0 {
         Some(given) => check.value(&given, value::control),
         // Next to the first grid's port, as its documentation promises.
         None => listen.map(|listen| Some(SocketAddr::new(listen.ip(), listen.port().saturating_sub(1)))),
     };
+    let cache_size_given = flags.cache_size.is_some() || file.cache_size.is_some();
     let cache_bytes = Given::flag("cache-size", flags.cache_size.as_ref())
         .or(file.cache_size.as_ref())
         .or_default(DEFAULT_CACHE_SIZE, check, value::size);
     let memory_bytes = Given::flag("memory-size", flags.memory_size.as_ref())
         .or(file.memory_size.as_ref())
         .or_default(DEFAULT_MEMORY_SIZE, check, value::size);
-    let service = service(&flags.service, file, path, check);
+    let (service, lan) = match service(&flags.service, file, path, check)? {
+        Some(Service::At(service)) => (Some(service), None),
+        Some(Service::Lan(lan)) => (None, Some(lan)),
+        None => (None, None),
+    };
     let upload = match Given::flag("upload", flags.upload.as_ref()).or(file.upload.as_ref()).0 {
         Some(given) => check.value(&given, value::yes_or_no).map(Some),
         None => Some(None),
@@ -267,6 +304,10 @@ fn proxy(
     let upload_rate = Given::flag("upload-limit", flags.upload_limit.as_ref())
         .or(file.upload_limit.as_ref())
         .or_default(DEFAULT_UPLOAD_LIMIT, check, value::rate);
+    let chat_commands = match flags.chat_commands {
+        Some(chat_commands) => Some(chat_commands),
+        None => Given(file.chat_commands.clone()).or_default("false", check, value::boolean),
+    };
     if let (Some(listen), Some(Some(control))) = (listen, control)
         && listen == control
         && listen.port() != 0
@@ -279,22 +320,34 @@ fn proxy(
     Some(ProxySettings {
         grids,
         listen: listen?,
+        listen_given,
         control: control?,
+        control_given,
         cache_bytes: cache_bytes?,
+        cache_size_given,
         memory_bytes: memory_bytes?,
-        service: service?,
+        service,
+        lan: lan.map(|lan| LanConfig { upload: upload.unwrap_or_default(), ..lan }),
         upload: upload?,
         upload_rate: upload_rate?,
+        chat_commands: chat_commands?,
     })
 }
 
-/// The shared cache that flags or file name, with its token.
+/// The shared cache that flags or file name.
+enum Service {
+    /// One at an address, with its token.
+    At(ServiceConfig),
+    /// A household's.
+    Lan(LanConfig),
+}
+
 fn service(
     flags: &CacheServerFlags,
     file: &FileValues,
     path: Option<&Path>,
     check: &mut Checker,
-) -> Option<Option<ServiceConfig>> {
+) -> Option<Option<Service>> {
     let token_file =
         flags.token_file.clone().or_else(|| file.token_file.as_ref().map(|value| value.path(path)));
     let given = Given::flag("cache-server", flags.cache_server.as_ref()).or(file.cache_server.as_ref());
@@ -305,10 +358,25 @@ fn service(
         }
         return Some(None);
     };
-    let address = check.value(&given, value::cache_server);
+    let address = match check.value(&given, value::cache_server)? {
+        CacheServer::At(address) => address,
+        household => {
+            if flags.token_file.is_some() {
+                check.add(true, "--token-file is of no use here: a join line has its own token".into());
+                return None;
+            }
+            let line = match household {
+                CacheServer::Joined(line) => Some(line),
+                CacheServer::Auto | CacheServer::At(_) => None,
+            };
+            let lan =
+                LanConfig { line, upload: None, spot_check: SPOT_CHECK, least_deadline: Duration::ZERO };
+            return Some(Some(Service::Lan(lan)));
+        }
+    };
     // A token is for one server: that of the file is not shown to another one that a flag names.
     let elsewhere = flags.token_file.is_none()
-        && file.cache_server.as_ref().is_none_or(|known| known.text.parse().ok() != address);
+        && file.cache_server.as_ref().is_none_or(|known| known.text.parse().as_ref() != Ok(&address));
     let token_file = token_file.filter(|_| !elsewhere);
     let token = match token_file.map(|file| value::token_file(&file)) {
         Some(Err(wrong)) => {
@@ -318,14 +386,20 @@ fn service(
         Some(Ok(token)) => Some(token),
         None => None,
     };
-    let address = address?;
     if token.is_some() && !address.tls && !address.is_loopback() {
         let wrong =
             format!("{address} is plain http, which would show your token to anyone on the way; use https");
         check.add(flags.cache_server.is_some(), wrong);
         return None;
     }
-    Some(Some(ServiceConfig { address, token, spot_check: SPOT_CHECK, least_deadline: Duration::ZERO }))
+    let least_deadline = Duration::ZERO;
+    Some(Some(Service::At(ServiceConfig {
+        address,
+        token,
+        join: None,
+        spot_check: SPOT_CHECK,
+        least_deadline,
+    })))
 }
 
 fn replay(
@@ -344,6 +418,17 @@ fn replay(
         Some(given) => check.value(&given, value::link).map(Some),
         None => Some(None),
     };
+    let service = match service(service_flags, &FileValues::default(), None, check)? {
+        Some(Service::At(service)) => Some(service),
+        Some(Service::Lan(LanConfig { line: Some(line), .. })) => {
+            Some(ServiceConfig::joined(&line, SPOT_CHECK))
+        }
+        Some(Service::Lan(_)) => {
+            check.add(true, "a replay needs the address of a cache server, or a join line".into());
+            None
+        }
+        None => None,
+    };
     let realtime = match flags.realtime {
         Some(realtime) => Some(realtime),
         None => Given(file.realtime.clone()).or_default("false", check, value::boolean),
@@ -353,7 +438,7 @@ fn replay(
         save: flags.save.clone().or_else(|| file.save.as_ref().map(|v| v.path(path))),
         link: link?,
         realtime: realtime?,
-        service: service(service_flags, &FileValues::default(), None, check)?,
+        service,
     })
 }
 

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::grid::GridId;
+use crate::support::files;
 
 /// The file's name within the data directory.
 pub const FILE_NAME: &str = "ports.json";
@@ -89,7 +90,7 @@ impl Ports {
             let mut file = std::fs::File::create(&temporary)?;
             file.write_all(&serde_json::to_vec_pretty(self).map_err(io::Error::other)?)?;
             file.sync_all()?;
-            std::fs::rename(&temporary, &path)
+            files::rename(&temporary, &path)
         };
         write().map_err(|source| PortsError::File { path: path.clone(), source })
     }
@@ -104,11 +105,15 @@ impl Ports {
     /// grid while nobody has it; else the next one that no grid has, that is not `control`, and that
     /// `is_free`. With port 0 in `listen` every grid gets port 0 and nothing is remembered.
     ///
+    /// Unless the user has asked for `listen` (`insist`), the first grid goes round it too when it is not
+    /// free.
+    ///
     /// # Errors
     /// [`PortsError::NoneFree`].
     pub fn assign(
         &mut self,
         listen: SocketAddr,
+        insist: bool,
         control: Option<SocketAddr>,
         places: &[String],
         is_free: impl Fn(SocketAddr) -> bool,
@@ -124,7 +129,9 @@ impl Ports {
             let port = match known.get(place) {
                 Some(port) => *port,
                 // Asked for by the user: if something else has it, they must hear of it.
-                None if index == 0 && !taken.contains(&listen.port()) => listen.port(),
+                None if index == 0 && !taken.contains(&listen.port()) && (insist || is_free(listen)) => {
+                    listen.port()
+                }
                 None => (listen.port()..=u16::MAX)
                     .find(|&port| {
                         (index == 0 || port != listen.port()) && !taken.contains(&port) && is_free(at(port))
@@ -156,7 +163,7 @@ mod tests {
         let places: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
         let control = Some("127.0.0.1:9079".parse().unwrap());
         let assigned =
-            memory.assign(LISTEN.parse().unwrap(), control, &places, |a| !busy.contains(&a.port()));
+            memory.assign(LISTEN.parse().unwrap(), true, control, &places, |a| !busy.contains(&a.port()));
         assigned.unwrap().iter().map(SocketAddr::port).collect()
     }
 
@@ -183,6 +190,19 @@ mod tests {
     }
 
     #[test]
+    fn a_port_that_nobody_asked_for_is_given_up_when_something_else_has_it() {
+        let mut memory = Ports::default();
+        let listen = LISTEN.parse().unwrap();
+        let mut assign = |busy: &[u16]| {
+            let control = Some("127.0.0.1:9079".parse().unwrap());
+            let free = |address: SocketAddr| !busy.contains(&address.port());
+            memory.assign(listen, false, control, &["a".into()], free).unwrap()[0].port()
+        };
+        assert_eq!(assign(&[9080, 9081]), 9082);
+        assert_eq!(assign(&[]), 9082, "and stays");
+    }
+
+    #[test]
     fn the_memory_survives_the_disk_and_damage_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let mut memory = Ports::load(dir.path()).unwrap();
@@ -199,7 +219,7 @@ mod tests {
     fn port_zero_takes_any_and_is_not_remembered() {
         let mut memory = Ports::default();
         let any = "127.0.0.1:0".parse().unwrap();
-        assert_eq!(memory.assign(any, None, &["a".into()], |_| false).unwrap(), [any]);
+        assert_eq!(memory.assign(any, true, None, &["a".into()], |_| false).unwrap(), [any]);
         assert_eq!(memory, Ports::default());
     }
 

@@ -9,7 +9,9 @@ use super::value::{self, Checker, Given, Value};
 use crate::catalog::Place;
 use crate::grid::GridId;
 use crate::node::{GridPolicy, Limits, NodeConfig};
+use crate::support::files;
 use crate::token::DEFAULT_AUDIENCE;
+use crate::token::join::is_home;
 
 /// Where a node listens unless the user says otherwise.
 pub const DEFAULT_SERVE_LISTEN: &str = "127.0.0.1:8443";
@@ -22,6 +24,12 @@ pub(super) const DEFAULT_HOT_SIZE: &str = "20GiB";
 pub struct ServeSettings {
     /// Where both faces listen.
     pub listen: SocketAddr,
+    /// Whether that was said, and by whom is not asked.
+    pub listen_given: bool,
+    /// The server of a household: private addresses, and a join line.
+    pub lan: bool,
+    /// Pupils' join line lets read only.
+    pub teacher_writes: bool,
     /// The blob store; `None`: a folder in the data folder.
     pub store: Option<String>,
     /// The catalog; `None`: SQLite with the store, or in the data folder.
@@ -63,11 +71,7 @@ impl ServeSettings {
     #[must_use]
     pub fn into_config(self, data_dir: &Path) -> NodeConfig {
         let store = self.store.unwrap_or_else(|| format!("file://{}", data_dir.join("store").display()));
-        let folder = match store.strip_prefix("file://") {
-            Some(path) => Some(PathBuf::from(path)),
-            None if store.contains(':') => None,
-            None => Some(PathBuf::from(&store)),
-        };
+        let folder = files::folder(&store);
         // Beside a directory, never inside: a copy of the store must not take the keys along.
         let beside = folder.as_ref().map(|folder| {
             let mut name = folder.file_name().unwrap_or_default().to_owned();
@@ -87,16 +91,18 @@ impl ServeSettings {
         let usual = if value::is_private(self.listen.ip()) && !strangers { 1 } else { 2 };
         NodeConfig {
             listen: self.listen,
+            also_listen: Vec::new(),
             store,
             catalog,
             key_file,
             certificate: self.certificate,
             plain_http: self.plain_http,
             // Only programs of this machine reach loopback; with tokens even they must show one.
-            open_access: self.open_access || (loopback && !gated),
+            open_access: self.open_access || (loopback && !gated && !self.lan),
             token_keys: self.token_keys,
             audience: self.audience,
             enroll: self.enroll,
+            members: self.lan,
             trusted_tenants: self.trusted_tenants,
             abuse_contact: self.abuse_contact,
             confirmations: self.confirmations.unwrap_or(usual),
@@ -116,11 +122,9 @@ pub(super) fn resolve(
     path: Option<&Path>,
     check: &mut Checker,
 ) -> Option<ServeSettings> {
-    let listen = Given::flag("listen", flags.listen.as_ref()).or(file.listen.as_ref()).or_default(
-        DEFAULT_SERVE_LISTEN,
-        check,
-        value::address,
-    );
+    let listen = Given::flag("listen", flags.listen.as_ref()).or(file.listen.as_ref());
+    let listen_given = listen.0.is_some();
+    let listen = listen.or_default(DEFAULT_SERVE_LISTEN, check, value::address);
     let memory_bytes = Given::flag("memory-size", flags.memory_size.as_ref())
         .or(file.memory_size.as_ref())
         .or_default(super::DEFAULT_MEMORY_SIZE, check, value::size);
@@ -136,6 +140,8 @@ pub(super) fn resolve(
     let open_access = truth(flags.open_access, &file.open_access);
     let plain_http = truth(flags.plain_http, &file.plain_http);
     let enroll = truth(flags.enroll, &file.enroll);
+    let lan = truth(flags.lan, &file.lan);
+    let teacher_writes = truth(flags.teacher_writes, &file.teacher_writes);
     let in_file = |flag: &Option<PathBuf>, value: &Option<Value>| {
         flag.clone().or_else(|| value.as_ref().map(|value| value.path(path)))
     };
@@ -181,8 +187,40 @@ pub(super) fn resolve(
     };
     let grids = published(flags, grids, check);
     let limits = limits(flags, file, check);
+    if lan == Some(true) {
+        let strangers = [
+            (plain_http, "--plain-http", "what a household shares is always encrypted"),
+            (open_access, "--open-access", "whoever has the join line is let in, and nobody else"),
+            (enroll, "--enroll", "whoever has the join line is let in, and nobody else"),
+            (Some(abuse_contact.is_some()), "--abuse-contact", "it is for public nodes"),
+        ];
+        if let Some(listen) = listen
+            && listen_given
+            && !listen.ip().is_unspecified()
+            && !is_home(listen.ip())
+        {
+            check.add(
+                flags.listen.is_some(),
+                format!(
+                    "{} is not an address of a private network, and --lan serves homes and classrooms only: leave \
+                     out --listen to have all private addresses used, or name one of them",
+                    listen.ip()
+                ),
+            );
+        }
+        for (given, flag, why) in strangers {
+            if given == Some(true) {
+                check.add(true, format!("--lan does not go with {flag}: {why}; leave one of them out"));
+            }
+        }
+    } else if teacher_writes == Some(true) {
+        check.add(true, "--teacher-writes is for --lan: it is about join lines".into());
+    }
     Some(ServeSettings {
         listen: listen?,
+        listen_given,
+        lan: lan?,
+        teacher_writes: teacher_writes?,
         store,
         catalog: match catalog {
             Some(catalog) => Some(catalog?),

@@ -38,6 +38,7 @@ fn an_empty_file_leaves_the_defaults() {
     let settings = Settings::load(&folder.flags("")).unwrap();
     assert_eq!(settings.proxy.listen.to_string(), "127.0.0.1:9080");
     assert_eq!(settings.proxy.control.unwrap().to_string(), "127.0.0.1:9079");
+    assert!(!settings.proxy.listen_given && !settings.proxy.control_given);
     assert_eq!(settings.proxy.cache_bytes, 10 << 30);
     assert_eq!(settings.replay.passes, 2);
 }
@@ -55,8 +56,8 @@ fn every_problem_is_reported_at_once() {
     assert_eq!(
         lines(&flags),
         [
-            "5: unknown key proxy.ports; known are listen, control, cache_server, token_file, upload, upload_limit, cache_size, memory_size",
-            "1: unknown key data_dirr; known are data_dir, log_format, verbose, proxy, replay, serve, grid",
+            "5: unknown key proxy.ports; known are listen, control, cache_server, token_file, upload, upload_limit, cache_size, memory_size, chat_commands",
+            "1: unknown key data_dirr; known are data_dir, log_format, verbose, proxy, replay, run, serve, grid",
             "11: grid.url is missing",
             "7: grid.name: \"a b\" is no name for a grid: use up to 64 letters, digits, dots and dashes",
             "8: grid.url: \"gopher://x/\" is not an address such as http://login.example.org/",
@@ -219,4 +220,52 @@ fn uploads_need_a_clear_word_and_a_sensible_rate() {
     ] {
         assert_eq!(super::value::rate(text).ok(), rate, "{text}");
     }
+}
+
+#[test]
+fn the_shared_cache_is_an_address_a_join_line_or_what_was_joined() {
+    let folder = Folder::new();
+    let of = |server: &str| {
+        let mut flags = folder.flags("");
+        flags.proxy.service.cache_server = Some(server.into());
+        Settings::load(&flags).map(|settings| settings.proxy)
+    };
+    let token = "e30.eyJzdWIiOiJqb2luLXB1cGlsIiwicmlnaHRzIjoicmVhZCJ9.c2ln";
+    let line = format!("rezcache://192.168.1.5:8443/#pin=sha256:{}&token={token}", "ab".repeat(32));
+    let auto = of("auto").unwrap();
+    assert!(auto.service.is_none() && auto.lan.is_some_and(|lan| lan.line.is_none()));
+    let joined = of(&line).unwrap();
+    assert!(joined.service.is_none());
+    assert_eq!(joined.lan.unwrap().line.unwrap().reveal(), line);
+    assert!(of("https://cache.example.org").unwrap().service.is_some());
+    // What is wrong with a secret is said without it.
+    let broken = of(&line.replace("ab", "zz")).unwrap_err().to_string();
+    assert!(broken.contains("not whole") && !broken.contains(token), "{broken}");
+
+    // A replay is a matter of one server, and a join line has its token.
+    let mut flags = folder.flags("");
+    flags.replay_service.cache_server = Some("auto".into());
+    assert!(lines(&flags)[0].contains("join line"));
+    flags.replay_service.cache_server = Some(line);
+    assert!(Settings::load(&flags).unwrap().replay.service.unwrap().join.is_some());
+    let mut flags = folder.flags("");
+    flags.proxy.service.cache_server = Some("auto".into());
+    flags.proxy.service.token_file = Some(PathBuf::from("token"));
+    assert!(lines(&flags)[0].contains("its own token"));
+}
+
+#[test]
+fn a_households_server_listens_at_home_and_lets_in_who_has_the_line() {
+    let folder = Folder::new();
+    let lan = |file: &str| Settings::load(&folder.flags(&format!("[serve]\nlan = true\n{file}")));
+    let config = lan("").unwrap().serve.into_config(std::path::Path::new("/data"));
+    assert!(config.members && !config.open_access && !config.plain_http && !config.enroll);
+    assert!(lan("listen = \"192.168.1.5:9000\"\nteacher_writes = true\n").is_ok());
+    assert!(lan("listen = \"0.0.0.0:9000\"\n").is_ok(), "all private addresses, another port");
+    for wrong in ["listen = \"203.0.113.5:8443\"", "plain_http = true", "open_access = true", "enroll = true"]
+    {
+        assert!(lan(&format!("{wrong}\n")).is_err(), "{wrong}");
+    }
+    let alone = Settings::load(&folder.flags("[serve]\nteacher_writes = true\n"));
+    assert!(alone.unwrap_err().to_string().contains("--lan"));
 }

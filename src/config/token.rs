@@ -4,6 +4,8 @@
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use crate::support::files;
+
 /// The file of the token in the paths of mode `VIEWERASSET`, within the data directory.
 pub const FILE_NAME: &str = "asset-token";
 /// The file of the token that the control port's actions ask for.
@@ -58,7 +60,7 @@ fn write(path: &Path, token: &str) -> io::Result<()> {
     let mut file = options.open(&temporary)?;
     file.write_all(token.as_bytes())?;
     file.sync_all()?;
-    std::fs::rename(&temporary, path)
+    files::rename(&temporary, path)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::grid::GridId;
 use crate::proxy::GridConfig;
 use crate::redact::Redacted;
 use crate::replay::{LinkSpec, LinkSpecError};
+use crate::token::join::{JoinLine, JoinLineError, SCHEME};
 
 /// Where a value was given.
 #[derive(Clone, Debug)]
@@ -243,9 +244,26 @@ pub(super) fn grid_id(text: &str) -> Result<GridId, String> {
     }
 }
 
-/// The address of a shared cache.
-pub(super) fn cache_server(text: &str) -> Result<ServerAddress, String> {
-    text.parse().map_err(|wrong: AddressError| wrong.to_string())
+/// Which shared cache to use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum CacheServer {
+    /// The one at this address.
+    At(ServerAddress),
+    /// The one of this join line.
+    Joined(JoinLine),
+    /// Those that were joined.
+    Auto,
+}
+
+/// Which shared cache to use: an address, a join line, or `auto`.
+pub(super) fn cache_server(text: &str) -> Result<CacheServer, String> {
+    if text.trim() == "auto" {
+        return Ok(CacheServer::Auto);
+    }
+    if text.trim_start().get(..SCHEME.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(SCHEME)) {
+        return text.parse().map(CacheServer::Joined).map_err(|wrong: JoinLineError| wrong.to_string());
+    }
+    text.parse().map(CacheServer::At).map_err(|wrong: AddressError| wrong.to_string())
 }
 
 /// The token in a file. Neither the text nor what is wrong with it is shown.

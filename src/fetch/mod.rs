@@ -1,8 +1,10 @@
 //! Decisions of the fetch plan that need no I/O: what of an asset is asked from the grid, and
 //! whether a fetch in flight serves another request.
 
+pub mod lan_plan;
 pub mod pace;
 pub mod routing;
+pub mod savings;
 pub mod service_plan;
 pub mod sharing;
 pub mod upload_pace;

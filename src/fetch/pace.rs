@@ -81,6 +81,12 @@ impl GridPace {
         self.median
     }
 
+    /// The median rate of its bodies in bytes a second, once one was long enough to tell.
+    #[must_use]
+    pub const fn median_rate(&self) -> Option<u64> {
+        self.median_rate
+    }
+
     /// How long the grid usually takes for a body of `bytes` bytes in all.
     #[must_use]
     pub fn usual(&self, bytes: u64) -> Duration {

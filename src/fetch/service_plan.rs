@@ -225,6 +225,14 @@ impl<K: Clone + Eq + Hash> ServicePlan<K> {
         }
     }
 
+    /// The service was found elsewhere: it is probed there first.
+    pub fn moved(&mut self, now: Instant) {
+        self.open = Some((now, PROBE_PAUSE[0]));
+        self.paused = None;
+        self.headers = Samples::default();
+        self.usual = FIRST_DEADLINE;
+    }
+
     /// The service was proven to send wrong bytes: it is not used any more.
     pub const fn distrust(&mut self) {
         self.distrusted = true;
@@ -323,6 +331,12 @@ mod tests {
         assert_eq!(plan.probe_at(), Some(first + PROBE_PAUSE[1]));
         assert!(plan.probed(Some(ms(3)), first));
         assert_eq!((plan.standing(), plan.probe_at()), (Standing::Working, None));
+        plan.moved(first);
+        assert_eq!(
+            (plan.advise(&1, None, first), plan.probe_at()),
+            (Advice::Grid(WhyGrid::Open), Some(first))
+        );
+        assert!(plan.probed(Some(ms(3)), first));
         plan.missed(first);
         assert_eq!(plan.standing(), Standing::Away, "what has just returned is on trial");
     }

@@ -12,12 +12,13 @@
 //! ```
 //!
 //! [`Packet::decode`] reads header, number and trailer and allocates nothing; bodies are read only
-//! by those who act on them, with the types of [`circuit`] and [`assets`]. Everything else is
+//! by those who act on them, with the types of [`circuit`], [`assets`] and [`chat`]. Everything else is
 //! forwarded as it came, with [`set_sequence`], [`strip_acks`] and [`append_acks`] for the parts
 //! that numbering demands. No state and no I/O here: circuits live in `session`.
 
 pub mod appearance;
 pub mod assets;
+pub mod chat;
 pub mod circuit;
 pub mod error;
 mod fields;

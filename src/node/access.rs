@@ -14,7 +14,7 @@ use super::bounded::{Ahead, Generations, Pace};
 use super::budgets::Budgets;
 use super::caller::{Caller, Identity, customer_of};
 use super::config::{AccessConfig, Open};
-use super::enrol::Residents;
+use super::enrol::{Member, Residents, Standing};
 use super::refusal::Refusal;
 use crate::catalog::{Catalog, CatalogError, RevokedKind};
 use crate::token::{Keys, RESIDENTS, Rights};
@@ -39,6 +39,7 @@ struct Revoked {
 impl Revoked {
     fn covers(&self, who: &Identity) -> bool {
         self.tokens.contains(&*who.token)
+            || who.via.as_ref().is_some_and(|via| self.tokens.contains(&**via))
             || self.subjects.contains(&*who.principal)
             || self.tenants.contains(&*who.tenant)
     }
@@ -60,6 +61,8 @@ pub(super) struct Access {
     open: Open,
     trusted: HashSet<String>,
     residents: Option<Residents>,
+    /// Keys are taken in for tenants, by their tokens.
+    members: bool,
     verified: Mutex<Generations<[u8; 32], Arc<Identity>>>,
     revoked: RwLock<Revoked>,
     strangers: Mutex<Generations<IpAddr, Stranger>>,
@@ -82,6 +85,7 @@ impl Access {
         let open = |local: bool, rights: Rights, trusted: bool| {
             Arc::new(Identity {
                 token: "".into(),
+                via: None,
                 principal: "".into(),
                 tenant: "open".into(),
                 trusted,
@@ -105,6 +109,7 @@ impl Access {
             open: config.open,
             trusted: config.trusted_tenants.iter().filter(|name| *name != RESIDENTS).cloned().collect(),
             residents,
+            members: config.members,
             verified: Mutex::new(Generations::new(MAX_VERIFIED)),
             revoked: RwLock::default(),
             strangers: Mutex::new(Generations::new(MAX_ADDRESSES)),
@@ -221,24 +226,79 @@ impl Access {
         }
         let verified =
             self.keys.verify(token, &self.audience, now).map_err(|error| unauthorized(error.to_string()))?;
-        let counts_from = match (&verified.own, &self.residents) {
-            (Some(key), Some(residents)) => residents.counts_from(catalog, key).await?,
-            _ => 0,
+        let standing = match (&verified.own, &self.residents) {
+            (Some(key), Some(residents)) => {
+                let standing = residents.standing(catalog, key).await?;
+                // The catalog may know keys that were taken in when this node was set up otherwise.
+                let holds = match standing {
+                    Standing::Resident(_) => residents.is_open(),
+                    Standing::Member(_) => self.members,
+                };
+                if !holds {
+                    return Err(unauthorized("this proxy has not enrolled here"));
+                }
+                Some(standing)
+            }
+            _ => None,
         };
         let claims = verified.claims;
         let account = self.budgets.account(&claims.subject);
-        Ok(Identity {
+        let mut identity = Identity {
             trusted: verified.own.is_none() && self.trusted.contains(&*claims.tenant),
             token: claims.id,
+            via: None,
             principal: claims.subject,
             tenant: claims.tenant,
             rights: claims.rights,
             grids: claims.grids,
-            counts_from,
+            counts_from: 0,
             expires: claims.expires,
             limits: self.budgets.usual().of(claims.budgets),
             account: Some(account),
-        })
+        };
+        match standing {
+            Some(Standing::Resident(counts_from)) => identity.counts_from = counts_from,
+            Some(Standing::Member(member)) => {
+                identity.trusted = self.trusted.contains(&*member.tenant);
+                (identity.tenant, identity.rights) = (member.tenant, member.rights);
+                identity.via = Some(member.via);
+            }
+            None => {}
+        }
+        Ok(identity)
+    }
+
+    /// What a token that is shown with a new key makes of it. `None`: no token is shown, and the key is a
+    /// resident's.
+    ///
+    /// # Errors
+    /// When keys are not taken in like that, or the token does not hold.
+    pub(super) async fn joins_by(
+        &self,
+        token: Option<&str>,
+        from: IpAddr,
+        secure: bool,
+        catalog: &dyn Catalog,
+        now: u64,
+    ) -> Result<Option<Member>, Refusal> {
+        let residents = self.residents.as_ref();
+        let Some(token) = token.filter(|_| self.members) else {
+            return match residents.is_some_and(Residents::is_open) {
+                true => Ok(None),
+                false => Err(unauthorized("join with the line that the server prints")),
+            };
+        };
+        let caller = self.authenticate(Some(token), from, secure, catalog, now).await?;
+        // Only what an operator has signed brings others in: members do not.
+        if !caller.who.trusted || caller.who.via.is_some() {
+            return Err(Refusal::new(StatusCode::FORBIDDEN, "nobody joins by this token"));
+        }
+        Ok(Some(Member::by(&caller.who)))
+    }
+
+    /// Whether proxies join with a token.
+    pub(super) const fn takes_members(&self) -> bool {
+        self.members
     }
 
     /// Whether an address may open one more connection.

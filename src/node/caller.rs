@@ -29,6 +29,8 @@ pub(super) struct Caller {
 pub(super) struct Identity {
     /// The token's own name; empty without one.
     pub(super) token: Arc<str>,
+    /// The token by which it joined, if its own key signs for it.
+    pub(super) via: Option<Arc<str>>,
     /// The token's subject; empty where no tokens are asked for.
     pub(super) principal: Arc<str>,
     /// Its tenant.
@@ -68,6 +70,7 @@ impl Caller {
     pub(super) fn observer(from: IpAddr) -> Self {
         let nobody = Identity {
             token: "".into(),
+            via: None,
             principal: "".into(),
             tenant: "".into(),
             trusted: false,

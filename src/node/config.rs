@@ -1,6 +1,6 @@
 //! What a node is told.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::budgets::Limits;
@@ -9,6 +9,7 @@ use crate::catalog::Place;
 use crate::grid::GridId;
 use crate::publication::Policy;
 use crate::support::addresses::is_public;
+use crate::token::join::is_home;
 use crate::token::{self, Keys, RESIDENTS};
 
 /// What to run.
@@ -16,6 +17,8 @@ use crate::token::{self, Keys, RESIDENTS};
 pub struct NodeConfig {
     /// Where both faces listen; port 0 takes any.
     pub listen: SocketAddr,
+    /// Further addresses of private networks to listen at, with the same port.
+    pub also_listen: Vec<IpAddr>,
     /// The blob store's address.
     pub store: String,
     /// The catalog.
@@ -34,6 +37,8 @@ pub struct NodeConfig {
     pub audience: String,
     /// Proxies may enrol with keys of their own.
     pub enroll: bool,
+    /// Proxies may join trusted tenants with keys of their own, when they show a token of the tenant.
+    pub members: bool,
     /// Tenants whose members believe one another.
     pub trusted_tenants: Vec<String>,
     /// The most a principal may use, unless its token says otherwise.
@@ -70,6 +75,7 @@ impl Default for NodeConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            also_listen: Vec::new(),
             store: "memory:".into(),
             catalog: Place::Memory,
             key_file: "service.key".into(),
@@ -79,6 +85,7 @@ impl Default for NodeConfig {
             token_keys: Vec::new(),
             audience: token::DEFAULT_AUDIENCE.into(),
             enroll: false,
+            members: false,
             trusted_tenants: Vec::new(),
             limits: Limits::default(),
             abuse_contact: None,
@@ -108,6 +115,7 @@ pub(super) struct AccessConfig {
     pub(super) keys: Keys,
     pub(super) audience: String,
     pub(super) open: Open,
+    pub(super) members: bool,
     pub(super) trusted_tenants: Vec<String>,
 }
 
@@ -130,6 +138,9 @@ impl NodeConfig {
         if is_public(self.listen.ip()) && self.abuse_contact.is_none() {
             return Err(StartError::NoContact(self.listen));
         }
+        if let Some(public) = self.also_listen.iter().find(|ip| !is_home(**ip)) {
+            return Err(StartError::NotHome(*public));
+        }
         if self.plain_http && gated && !self.listen.ip().is_loopback() {
             return Err(StartError::PlainTokens(self.listen));
         }
@@ -148,7 +159,7 @@ impl NodeConfig {
             (true, false) => Open::Trusted,
         };
         let (audience, trusted_tenants) = (self.audience.clone(), self.trusted_tenants.clone());
-        Ok(AccessConfig { keys, audience, open, trusted_tenants })
+        Ok(AccessConfig { keys, audience, open, members: self.members, trusted_tenants })
     }
 }
 

@@ -75,6 +75,8 @@ counts! {
     CatalogFailures = "catalog_failures",
     /// Records served as they were before the catalog went away.
     StaleRecords = "stale_records",
+    /// Times that the node could not announce itself in the local network.
+    Unannounced = "unannounced",
 }
 
 /// The counters.

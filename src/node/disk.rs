@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::contents::Piece;
 use crate::store::keys::BlobName;
+use crate::support::files;
 
 /// What a file costs beside its bytes: its inode, and the rest of its last block.
 const FILE_BYTES: u64 = 4096;
@@ -277,7 +278,7 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension(format!("new-{:016x}", rand::random::<u64>()));
     let written = File::create_new(&temporary)
         .and_then(|mut file| file.write_all(bytes))
-        .and_then(|()| fs::rename(&temporary, path));
+        .and_then(|()| files::rename(&temporary, path));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }

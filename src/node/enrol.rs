@@ -4,22 +4,29 @@
 //! ```text
 //!  challenge   at u64 | random 16 | keyed hash of both, 32          made and checked without memory
 //!  record      version 1 | public key 32 | counts_from u64          sealed as records are
+//!  of a member version 2 | public key 32 | rights u8 | length u8, tenant | join token's id
 //! ```
+//! Whoever shows a token of a trusted tenant with its key, where the node takes members, belongs to that
+//! tenant from then on, with the rights of that token and for as long as it is not revoked.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
 
-use super::caller::network_of;
+use super::caller::{Identity, network_of};
 use super::refusal::Refusal;
 use crate::catalog::{Catalog, CatalogError, KeyHash};
 use crate::store::keys::KeyRing;
 use crate::store::records;
-use crate::token::{enrolment_message, is_weak, own_subject, verify_with};
+use crate::token::{Rights, enrolment_message, is_name, is_weak, own_subject, verify_with};
 
 const VERSION: u8 = 1;
+const MEMBER_VERSION: u8 = 2;
+/// Keys that join by one token in a day: more than any school has.
+const PER_TOKEN_AND_DAY: u64 = 1000;
 /// How long a challenge is good.
 const CHALLENGE_SECONDS: u64 = 300;
 /// New principals of one network in a day.
@@ -31,15 +38,59 @@ const PROBATION: u64 = DAY;
 /// Those who enrolled themselves.
 pub(super) struct Residents {
     ring: KeyRing,
+    /// Keys are taken without a token.
+    open: bool,
+}
+
+/// What holds of a key that was taken in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// A resident, whose word counts from then on.
+    Resident(u64),
+    /// A member of a tenant.
+    Member(Member),
+}
+
+/// What a join token makes of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Member {
+    pub(super) tenant: Arc<str>,
+    pub(super) rights: Rights,
+    /// The join token: with it, all who joined by it are revoked.
+    pub(super) via: Arc<str>,
+}
+
+impl Member {
+    /// Members read and write at most, whatever else the token allows its own holder.
+    pub(super) fn by(token: &Identity) -> Self {
+        let rights = Rights { read: token.rights.read, write: token.rights.write, ..Rights::default() };
+        Self { tenant: Arc::clone(&token.tenant), rights, via: Arc::clone(&token.token) }
+    }
+
+    fn record(&self, public: &[u8; 32]) -> Option<Vec<u8>> {
+        let rights = u8::from(self.rights.read) | u8::from(self.rights.write) << 1;
+        let length = u8::try_from(self.tenant.len()).ok()?;
+        let names = [self.tenant.as_bytes(), self.via.as_bytes()].concat();
+        Some([&[MEMBER_VERSION][..], public, &[rights, length], &names].concat())
+    }
+
+    fn read(record: &[u8], public: &[u8; 32]) -> Option<Self> {
+        let rest = record.strip_prefix(&[MEMBER_VERSION])?.strip_prefix(public)?;
+        let (&[rights, length], names) = rest.split_first_chunk::<2>()?;
+        let (tenant, via) = names.split_at_checked(length.into())?;
+        let name = |bytes| std::str::from_utf8(bytes).ok().filter(|name| is_name(name)).map(Arc::from);
+        let rights = Rights { read: rights & 1 != 0, write: rights & 2 != 0, ..Rights::default() };
+        Some(Self { tenant: name(tenant)?, rights, via: name(via)? })
+    }
 }
 
 /// How an enrolment ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Enrolled {
     /// Not known before.
     pub(super) new: bool,
-    /// From when its word counts.
-    pub(super) counts_from: u64,
+    /// What holds of it.
+    pub(super) standing: Standing,
 }
 
 fn wrong(reason: &'static str) -> Refusal {
@@ -52,8 +103,13 @@ fn unavailable(error: &CatalogError) -> Refusal {
 }
 
 impl Residents {
-    pub(super) const fn new(ring: KeyRing) -> Self {
-        Self { ring }
+    pub(super) const fn new(ring: KeyRing, open: bool) -> Self {
+        Self { ring, open }
+    }
+
+    /// Whether keys are taken in without a token.
+    pub(super) const fn is_open(&self) -> bool {
+        self.open
     }
 
     /// What a proxy has to sign.
@@ -93,6 +149,7 @@ impl Residents {
         public: &[u8; 32],
         challenge: &str,
         signature: &[u8],
+        member: Option<Member>,
         from: IpAddr,
         now: u64,
     ) -> Result<Enrolled, Refusal> {
@@ -107,43 +164,61 @@ impl Residents {
         }
         let name = self.name(public);
         if let Some(record) = catalog.enrolled(name).await.map_err(|error| unavailable(&error))? {
-            let counts_from = self.opened(&name, &record, public)?;
-            return Ok(Enrolled { new: false, counts_from });
+            let standing = self.opened(&name, &record, public)?;
+            return Ok(Enrolled { new: false, standing });
         }
-        let network = network_of(from).to_string();
-        let lease = self.ring.keyed_hash("enrolments of a network", &[network.as_bytes()]);
-        let granted = catalog.lease(lease, now / DAY, 1, PER_NETWORK_AND_DAY).await;
+        let (lease, most, refusal) = match &member {
+            Some(member) => (
+                self.ring.keyed_hash("members by a token", &[member.via.as_bytes()]),
+                PER_TOKEN_AND_DAY,
+                "enough proxies have joined by this line today; come again tomorrow",
+            ),
+            None => (
+                self.ring.keyed_hash("enrolments of a network", &[network_of(from).to_string().as_bytes()]),
+                PER_NETWORK_AND_DAY,
+                "enough proxies of this network have enrolled today; come again tomorrow",
+            ),
+        };
+        let granted = catalog.lease(lease, now / DAY, 1, most).await;
         if granted.map_err(|error| unavailable(&error))? == 0 {
             return Err(Refusal::later(
                 StatusCode::TOO_MANY_REQUESTS,
-                "enough proxies of this network have enrolled today; come again tomorrow",
+                refusal,
                 u32::try_from(DAY - now % DAY).unwrap_or(u32::MAX),
             ));
         }
-        let counts_from = now.saturating_add(PROBATION);
-        let record = [&[VERSION][..], public, &counts_from.to_be_bytes()].concat();
+        let record = match &member {
+            Some(member) => member.record(public).ok_or_else(Refusal::unavailable)?,
+            None => [&[VERSION][..], public, &now.saturating_add(PROBATION).to_be_bytes()].concat(),
+        };
         let sealed =
             records::seal(&self.ring, &name, &record, rand::random()).ok_or_else(Refusal::unavailable)?;
         let stands = catalog.enrol(name, sealed).await.map_err(|error| unavailable(&error))?;
-        let counts_from = self.opened(&name, &stands, public)?;
-        Ok(Enrolled { new: true, counts_from })
+        let standing = self.opened(&name, &stands, public)?;
+        Ok(Enrolled { new: true, standing })
     }
 
-    /// From when the word of a key counts.
+    /// What holds of a key.
     ///
     /// # Errors
     /// When it has not enrolled here.
-    pub(super) async fn counts_from(&self, catalog: &dyn Catalog, public: &[u8; 32]) -> Result<u64, Refusal> {
+    pub(super) async fn standing(
+        &self,
+        catalog: &dyn Catalog,
+        public: &[u8; 32],
+    ) -> Result<Standing, Refusal> {
         let name = self.name(public);
         let record = catalog.enrolled(name).await.map_err(|error| unavailable(&error))?;
         let unknown = Refusal::new(StatusCode::UNAUTHORIZED, "this proxy has not enrolled here");
         self.opened(&name, &record.ok_or(unknown)?, public)
     }
 
-    fn opened(&self, name: &KeyHash, sealed: &[u8], public: &[u8; 32]) -> Result<u64, Refusal> {
+    fn opened(&self, name: &KeyHash, sealed: &[u8], public: &[u8; 32]) -> Result<Standing, Refusal> {
         let record = records::open(&self.ring, name, sealed).unwrap_or_default();
-        let rest = record.strip_prefix(&[VERSION]).and_then(|rest| rest.strip_prefix(public));
-        rest.and_then(|rest| rest.try_into().ok()).map(u64::from_be_bytes).ok_or_else(|| {
+        let resident = record.strip_prefix(&[VERSION]).and_then(|rest| rest.strip_prefix(public));
+        let resident = resident.and_then(|rest| rest.try_into().ok()).map(u64::from_be_bytes);
+        let member = || Member::read(&record, public).map(Standing::Member);
+        resident.map(Standing::Resident).or_else(member).ok_or_else(|| {
             tracing::error!("the record of an enrolled proxy cannot be read");
             Refusal::new(StatusCode::UNAUTHORIZED, "this proxy has not enrolled here")
         })
@@ -153,15 +228,15 @@ impl Residents {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::{CHALLENGE_SECONDS, DAY, Residents};
+    use super::{CHALLENGE_SECONDS, DAY, Member, Residents, Standing};
     use crate::catalog::SqliteCatalog;
     use crate::store::keys::KeyRing;
-    use crate::token::{SigningKey, enrolment_message};
+    use crate::token::{Rights, SigningKey, enrolment_message};
 
     const NOW: u64 = 1_800_000_000;
 
     fn residents() -> Residents {
-        Residents::new(KeyRing::new([1; 32], [2; 32]))
+        Residents::new(KeyRing::new([1; 32], [2; 32]), true)
     }
 
     #[test]
@@ -175,7 +250,7 @@ mod tests {
             !residents.is_ours(&challenge, NOW + CHALLENGE_SECONDS)
                 && !residents.is_ours(&challenge, NOW - 61)
         );
-        let other = Residents::new(KeyRing::new([9; 32], [2; 32]));
+        let other = Residents::new(KeyRing::new([9; 32], [2; 32]), true);
         assert!(
             !other.is_ours(&challenge, NOW) && !residents.is_ours("", NOW) && !residents.is_ours("AAAA", NOW)
         );
@@ -194,17 +269,17 @@ mod tests {
             let challenge = residents.challenge(now, [number; 16]);
             let signature = key.sign(&enrolment_message("rezcache", &challenge, key.public()));
             let from = from.parse().unwrap();
-            residents.enrol(&catalog, "rezcache", key.public(), &challenge, &signature, from, now).await
+            residents.enrol(&catalog, "rezcache", key.public(), &challenge, &signature, None, from, now).await
         };
         for number in 1..=3 {
             let enrolled = enrol(number, "203.0.113.7", NOW).await.unwrap();
-            assert_eq!((enrolled.new, enrolled.counts_from), (true, NOW + DAY));
+            assert_eq!((enrolled.new, enrolled.standing), (true, Standing::Resident(NOW + DAY)));
         }
         let refused = enrol(4, "203.0.113.99", NOW).await.unwrap_err();
         assert_eq!(refused.status, 429);
         assert_eq!(u64::from(refused.retry_after_s), DAY - NOW % DAY);
         let again = enrol(1, "203.0.113.99", NOW + 5).await.unwrap();
-        assert_eq!((again.new, again.counts_from), (false, NOW + DAY), "known already");
+        assert_eq!((again.new, again.standing), (false, Standing::Resident(NOW + DAY)), "known already");
         assert!(enrol(5, "203.0.114.1", NOW).await.unwrap().new, "another network");
         assert!(enrol(4, "203.0.113.99", NOW + DAY).await.unwrap().new, "another day");
         for number in 1..=3 {
@@ -212,8 +287,8 @@ mod tests {
         }
         assert!(enrol(104, "2001:db8:1:ffff::1", NOW).await.is_err(), "one /48");
         let key = |number: u8| *SigningKey::from_seed(&[number; 32]).unwrap().public();
-        assert_eq!(residents.counts_from(&catalog, &key(4)).await.unwrap(), NOW + 2 * DAY);
-        assert_eq!(residents.counts_from(&catalog, &key(77)).await.unwrap_err().status, 401);
+        assert_eq!(residents.standing(&catalog, &key(4)).await.unwrap(), Standing::Resident(NOW + 2 * DAY));
+        assert_eq!(residents.standing(&catalog, &key(77)).await.unwrap_err().status, 401);
     }
 
     #[tokio::test]
@@ -235,9 +310,46 @@ mod tests {
             ("rezcache", &one, &[0; 32], vec![0; 64]),
             ("rezcache", &one, key.public(), Vec::new()),
         ] {
-            let tried = residents.enrol(&catalog, audience, public, challenge, &signature, from, NOW).await;
+            let tried =
+                residents.enrol(&catalog, audience, public, challenge, &signature, None, from, NOW).await;
             assert_eq!(tried.unwrap_err().status, 422);
         }
-        assert_eq!(residents.counts_from(&catalog, key.public()).await.unwrap_err().status, 401);
+        assert_eq!(residents.standing(&catalog, key.public()).await.unwrap_err().status, 401);
+    }
+
+    #[tokio::test]
+    async fn a_class_joins_by_one_token_and_stays_what_that_token_made_it() {
+        let (residents, catalog) = (residents(), SqliteCatalog::in_memory().unwrap());
+        let rights = Rights { read: true, ..Rights::default() };
+        let member = Member { tenant: "household".into(), rights, via: "token-1".into() };
+        let join = async |number: u8, member: Member| {
+            let key = SigningKey::from_seed(&[number; 32]).unwrap();
+            let challenge = residents.challenge(NOW, [number; 16]);
+            let signature = key.sign(&enrolment_message("rezcache", &challenge, key.public()));
+            let from = "192.168.1.7".parse().unwrap();
+            residents
+                .enrol(&catalog, "rezcache", key.public(), &challenge, &signature, Some(member), from, NOW)
+                .await
+        };
+        for number in 1..=40 {
+            let joined = join(number, member.clone()).await.unwrap();
+            assert_eq!((joined.new, joined.standing), (true, Standing::Member(member.clone())));
+        }
+        let writer = Member { rights: Rights { write: true, ..rights }, ..member.clone() };
+        let again = join(1, writer).await.unwrap();
+        assert_eq!((again.new, again.standing), (false, Standing::Member(member)), "nobody promotes itself");
+    }
+
+    #[test]
+    fn a_member_s_record_is_read_as_it_was_written_or_not_at_all() {
+        let rights = Rights { read: true, write: true, ..Rights::default() };
+        let member = Member { tenant: "household".into(), rights, via: "token-1".into() };
+        let record = member.record(&[3; 32]).unwrap();
+        assert_eq!(Member::read(&record, &[3; 32]), Some(member));
+        assert_eq!(Member::read(&record, &[4; 32]), None);
+        let names = record.len() - "token-1".len();
+        for end in 0..=names {
+            assert_eq!(Member::read(&record[..end], &[3; 32]), None, "{end}");
+        }
     }
 }

@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
 
 use super::caller::Caller;
+use super::enrol::Standing;
 use super::line::{Answering, Body, End, Line};
 use super::patient::Patient;
 use super::places::Places;
@@ -355,7 +356,8 @@ async fn route(
     let local = peer.ip().to_canonical().is_loopback();
     match &asked {
         Asked::Enrol { method } if *method == Method::POST => {
-            return enrol(service, &whole_json(body).await?, peer.ip()).await;
+            let by = (bearer(&parts)?, face.tls.is_some() || local);
+            return enrol(service, &whole_json(body).await?, by, peer.ip()).await;
         }
         Asked::Enrol { .. } => return Ok(json_answer(StatusCode::OK, &service.challenge(peer.ip())?)),
         _ => {}
@@ -392,7 +394,12 @@ async fn route(
     }
 }
 
-async fn enrol(service: &Service, body: &Value, from: IpAddr) -> Result<Response<Body>, Refusal> {
+async fn enrol(
+    service: &Service,
+    body: &Value,
+    by: (Option<&str>, bool),
+    from: IpAddr,
+) -> Result<Response<Body>, Refusal> {
     let wrong = |what| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, what);
     let text = |name: &str| body.get(name).and_then(Value::as_str);
     let public = text("public_key")
@@ -402,9 +409,16 @@ async fn enrol(service: &Service, body: &Value, from: IpAddr) -> Result<Response
     let signature = text("signature")
         .and_then(token::from_base64url)
         .ok_or(wrong("signature is missing or not in base64url"))?;
-    let enrolled = service.enrol(&public, challenge, &signature, from).await?;
+    let enrolled = service.enrol(&public, challenge, &signature, by, from).await?;
     let status = if enrolled.new { StatusCode::CREATED } else { StatusCode::OK };
-    let answer = json!({ "subject": token::own_subject(&public), "counts_from": enrolled.counts_from });
+    let mut answer = json!({ "subject": token::own_subject(&public) });
+    match enrolled.standing {
+        Standing::Resident(counts_from) => answer["counts_from"] = counts_from.into(),
+        Standing::Member(member) => {
+            answer["counts_from"] = 0.into();
+            answer["rights"] = member.rights.to_string().into();
+        }
+    }
     Ok(json_answer(status, &answer))
 }
 

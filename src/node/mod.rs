@@ -1,7 +1,7 @@
 //! A node of the shared cache service: stateless before its stores, one set of functions behind two
 //! faces.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +10,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::catalog::CatalogError;
+use crate::catalog::{CatalogError, RevokedKind};
 use crate::store::blobs::{Blobs, OpenError, StoreError};
 use crate::token::KeyFormError;
+use crate::token::join::is_home;
 
 mod access;
+mod announcing;
 mod body;
 mod bounded;
 mod budgets;
@@ -26,6 +28,7 @@ mod disk;
 mod enrol;
 mod fading;
 mod hot;
+pub mod household;
 mod http;
 mod line;
 mod patient;
@@ -43,6 +46,7 @@ mod turns;
 mod uploads;
 
 use access::Access;
+use announcing::Announcing;
 use budgets::Budgets;
 pub use budgets::Limits;
 pub use config::{GridPolicy, NodeConfig};
@@ -63,10 +67,12 @@ const HOUSEKEEPING: Duration = Duration::from_secs(6 * 3600);
 /// A running node.
 pub struct Node {
     address: SocketAddr,
-    pin: Option<String>,
+    also: Vec<SocketAddr>,
+    identity: Option<tls::Identity>,
     service: Arc<Service>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
+    announcing: Announcing,
     /// Without: UDP is not to be had, and only HTTP is served.
     quic: bool,
 }
@@ -93,6 +99,9 @@ pub enum StartError {
     /// Nobody could complain.
     #[error("{0} is a public address: name with --abuse-contact whom to write to about this node")]
     NoContact(SocketAddr),
+    /// What is for a home would be reached from everywhere.
+    #[error("{0} is not an address of a private network; a household's server listens at home only")]
+    NotHome(IpAddr),
     /// Tokens could be read on the way.
     #[error(
         "tokens are not taken over plain http, and {0} is reached from elsewhere: leave out --plain-http, or listen on loopback"
@@ -159,7 +168,8 @@ impl Node {
             Some(folder) => Some(DiskTier::open(folder, config.hot_bytes)?),
             None => None,
         };
-        let residents = config.enroll.then(|| Residents::new(ring.clone()));
+        let residents =
+            (config.enroll || config.members).then(|| Residents::new(ring.clone(), config.enroll));
         let budgets = Arc::new(Budgets::new(ring.clone(), Arc::clone(&catalog), config.limits));
         let access = Access::new(&access, residents, budgets);
         // Who was revoked must be known before the first request.
@@ -170,19 +180,10 @@ impl Node {
             (None, false) => Some(tls::Identity::read_or_make(&config.key_file.with_extension("crt"))?),
         };
         let (listener, endpoint, address) = listen(config.listen, identity.as_ref()).await?;
+        let also = config.also_listen.clone();
         let service = Arc::new(Service::new(config, access, catalog, blobs, ring, disk, abilities));
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let acceptor = match &identity {
-            Some(identity) => Some(TlsAcceptor::from(Arc::new(identity.tcp()?))),
-            None => None,
-        };
-        let face = http::Face { service: Arc::clone(&service), tls: acceptor, local: address };
-        tasks.spawn(http::serve(listener, face, stopping.clone()));
-        let quic = endpoint.is_some();
-        if let Some(endpoint) = endpoint {
-            tasks.spawn(quic::serve(endpoint, Arc::clone(&service), stopping.clone()));
-        }
         let flushed = Arc::clone(&service);
         let stopping_too = stopping.clone();
         tasks.spawn(async move {
@@ -218,8 +219,73 @@ impl Node {
                 }
             }
         });
-        let pin = identity.map(|identity| identity.pin().to_owned());
-        Ok(Self { address, pin, service, stop, tasks, quic })
+        let quic = endpoint.is_some();
+        let announcing = Announcing::default();
+        let mut node = Self { address, also: Vec::new(), identity, service, stop, tasks, announcing, quic };
+
+        node.open(listener, endpoint, address)?;
+        for ip in also {
+            // One network that cannot be served is no reason not to serve the others.
+            if let Err(error) = node.listen_also(ip).await {
+                tracing::warn!(%error, "one of this machine's networks is not served");
+            }
+        }
+        Ok(node)
+    }
+
+    /// Serves what comes to a listener, and to the endpoint on the same port.
+    fn open(
+        &mut self,
+        listener: TcpListener,
+        endpoint: Option<quinn::Endpoint>,
+        local: SocketAddr,
+    ) -> Result<(), StartError> {
+        let acceptor = match &self.identity {
+            Some(identity) => Some(TlsAcceptor::from(Arc::new(identity.tcp()?))),
+            None => None,
+        };
+        let face = http::Face { service: Arc::clone(&self.service), tls: acceptor, local };
+        self.tasks.spawn(http::serve(listener, face, self.stop.subscribe()));
+        if let Some(endpoint) = endpoint {
+            self.tasks.spawn(quic::serve(endpoint, Arc::clone(&self.service), self.stop.subscribe()));
+        }
+        Ok(())
+    }
+
+    /// Listens at one more address of a private network, with the same port. Nothing is done at one that is
+    /// served already.
+    ///
+    /// # Errors
+    /// When the address is of no private network, or cannot be listened at.
+    pub async fn listen_also(&mut self, ip: IpAddr) -> Result<(), StartError> {
+        if !is_home(ip) {
+            return Err(StartError::NotHome(ip));
+        }
+        if self.addresses().any(|known| known.ip() == ip) {
+            return Ok(());
+        }
+        let address = SocketAddr::new(ip, self.address.port());
+        let (listener, endpoint, local) = listen(address, self.identity.as_ref()).await?;
+        self.open(listener, endpoint, local)?;
+        self.also.push(local);
+        Ok(())
+    }
+
+    /// All addresses at which the node listens, the first one first.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        std::iter::once(self.address).chain(self.also.iter().copied())
+    }
+
+    /// Makes a token worthless, and what joined by it; on this node at once, on others of the same catalog
+    /// within seconds.
+    ///
+    /// # Errors
+    /// When the catalog does not take it.
+    pub async fn revoke_token(&self, id: &str) -> Result<(), CatalogError> {
+        let catalog = &self.service.catalog;
+        catalog.revoke(RevokedKind::Token, id.to_owned(), service::now()).await?;
+        self.service.poll_revocations().await;
+        Ok(())
     }
 
     /// Where both faces listen.
@@ -231,13 +297,13 @@ impl Node {
     /// How clients recognise this node; `None` when it speaks no TLS.
     #[must_use]
     pub fn pin(&self) -> Option<&str> {
-        self.pin.as_deref()
+        self.identity.as_ref().map(tls::Identity::pin)
     }
 
     /// The faces by name.
     #[must_use]
     pub fn faces(&self) -> Vec<&'static str> {
-        match (&self.pin, self.quic) {
+        match (&self.identity, self.quic) {
             (None, _) => vec!["http"],
             (Some(_), true) => vec!["quic", "https"],
             (Some(_), false) => vec!["https"],
@@ -249,9 +315,16 @@ impl Node {
         self.service.drain_asked.notified().await;
     }
 
+    /// The same for who has something to do with the node meanwhile.
+    pub fn going(&self) -> impl Future<Output = ()> + Send + 'static {
+        let service = Arc::clone(&self.service);
+        async move { service.drain_asked.notified().await }
+    }
+
     /// Refuses new requests, lets the running ones end, and returns.
     pub async fn stop(mut self) {
         self.service.close();
+        self.announcing.end().await;
         self.stop.send_replace(true);
         let all = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN, all).await.is_err() {

@@ -21,7 +21,7 @@ use super::config::{GridPolicy, NodeConfig};
 use super::contents::{Contents, Source};
 use super::counters::{Count, Counters};
 use super::disk::DiskTier;
-use super::enrol::Enrolled;
+use super::enrol::{Enrolled, Residents};
 use super::hot::{HotTier, Known};
 use super::refusal::Refusal;
 use super::sending::{STREAM_BYTES, Sending, charged};
@@ -244,7 +244,8 @@ impl Service {
     pub(super) fn introduction(&self) -> Value {
         json!({
             "audience": self.access.audience(),
-            "enroll": self.access.residents().is_some(),
+            "enroll": self.access.residents().is_some_and(Residents::is_open),
+            "join": self.access.takes_members(),
             "abuse_contact": self.config.abuse_contact,
             "time": now(),
         })
@@ -264,13 +265,15 @@ impl Service {
         public: &[u8; 32],
         challenge: &str,
         signature: &[u8],
+        (token, secure): (Option<&str>, bool),
         from: IpAddr,
     ) -> Result<Enrolled, Refusal> {
         self.access.attempt(from)?;
         let residents = self.access.residents().ok_or_else(no_enrolment)?;
-        let audience = self.access.audience();
+        let (audience, catalog) = (self.access.audience(), &*self.catalog);
+        let member = self.access.joins_by(token, from, secure, catalog, now()).await?;
         let enrolled =
-            residents.enrol(&*self.catalog, audience, public, challenge, signature, from, now()).await?;
+            residents.enrol(catalog, audience, public, challenge, signature, member, from, now()).await?;
         if enrolled.new {
             self.counters.count(Count::Enrolments);
         }

@@ -16,6 +16,7 @@ use super::fetcher::{self, AssetHead, Failure, Head, Place, Seat};
 use super::grid_port::{AssetRoute, GridPort, Sharing};
 use super::learn::{self, Heard, Target};
 use super::stitched::StitchedBody;
+use super::underway::Underway;
 use super::upstream::{Body, UpstreamError, empty};
 use super::{headers, replies, reverse};
 use crate::asset::policy::{self, AssetQuery};
@@ -23,7 +24,6 @@ use crate::asset::range::{ByteRange, ContentRange, RangeAnswer, RangeRequest};
 use crate::asset::{Asset, AssetKey, AssetKind, AssetSource};
 use crate::cache::{Lookup, PartialAsset, Scope};
 use crate::fetch::{self, Span, Stitch};
-use crate::support::metrics::{Counter, InFlight, Metrics};
 use crate::wire::WHOLE_BYTES;
 
 /// Who answered: `hit; tier=memory`, `hit; tier=disk`, `hit; tier=service` or `miss`.
@@ -91,18 +91,17 @@ pub(super) async fn answer(
     let Some(mut want) = Want::read(grid, &route, &parts, bodyless, suffix) else {
         return unkept(grid, route, Request::from_parts(parts, body)).await;
     };
-    let metrics = &grid.shared.metrics;
-    let in_flight = metrics.request_in_flight();
+    let underway = Underway::begin(grid, &route, &want.target, !want.head_only);
     let cache = &grid.shared.cache;
     if let Some(asset) = cache.get_memory(&want.target.key, &want.target.scope) {
-        return hit(metrics, &want, &asset, AssetSource::Memory, in_flight);
+        return hit(&want, &asset, AssetSource::Memory, underway);
     }
     let held = match cache.get(&want.target.key, &want.target.scope).await {
-        Lookup::Hit { asset, source } => return hit(metrics, &want, &asset, source, in_flight),
+        Lookup::Hit { asset, source } => return hit(&want, &asset, source, underway),
         Lookup::Partial(partial) => match complete(&partial) {
             // All its parts came, one by one; now it is judged as a whole.
             Some(whole) => match learn::keep(grid, &want.target, whole, Heard::Earlier) {
-                Some(asset) => return hit(metrics, &want, &asset, AssetSource::Memory, in_flight),
+                Some(asset) => return hit(&want, &asset, AssetSource::Memory, underway),
                 None => None,
             },
             None => Some(partial),
@@ -115,7 +114,7 @@ pub(super) async fn answer(
     let parts = headers::toward_grid(parts, route.uri.clone());
     want.target.beginning_held =
         held.as_ref().is_some_and(|held| matches!(held.extents.first(), Some((0, _))));
-    let mut plain = Miss { grid, route: &route, parts, want, in_flight: Some(in_flight) };
+    let mut plain = Miss { grid, route: &route, parts, want, underway: Some(underway) };
     headers::without_body(&mut plain.parts.headers);
     headers::forbid_compression(&mut plain.parts.headers);
     plain.answer(held).await
@@ -159,13 +158,7 @@ const fn tier(source: AssetSource) -> &'static str {
     }
 }
 
-fn hit(
-    metrics: &Arc<Metrics>,
-    want: &Want,
-    asset: &Asset,
-    source: AssetSource,
-    in_flight: InFlight,
-) -> Response<Body> {
+fn hit(want: &Want, asset: &Asset, source: AssetSource, underway: Underway) -> Response<Body> {
     let total = asset.bytes.len() as u64;
     let (part, bytes) = match want.range.answer(total) {
         RangeAnswer::Whole => (None, asset.bytes.clone()),
@@ -179,9 +172,7 @@ fn hit(
     if want.head_only {
         return response;
     }
-    metrics.asset_served(want.target.key.kind, source, length);
-    metrics.add(Counter::BytesToViewer, length);
-    drop(in_flight);
+    underway.served(want.target.key.kind, source, length);
     *response.body_mut() = super::upstream::full(bytes);
     response
 }
@@ -214,7 +205,7 @@ struct Miss<'a> {
     route: &'a AssetRoute,
     parts: request::Parts,
     want: Want,
-    in_flight: Option<InFlight>,
+    underway: Option<Underway>,
 }
 
 impl Miss<'_> {
@@ -237,9 +228,8 @@ impl Miss<'_> {
                     }
                 }
                 Place::Kept(asset) => {
-                    if let Some(in_flight) = self.in_flight.take() {
-                        let metrics = &self.grid.shared.metrics;
-                        return hit(metrics, &self.want, &asset, AssetSource::Memory, in_flight);
+                    if let Some(underway) = self.underway.take() {
+                        return hit(&self.want, &asset, AssetSource::Memory, underway);
                     }
                 }
             }
@@ -371,12 +361,11 @@ impl Miss<'_> {
     }
 
     fn body(&mut self, stitched: Stitched, source: AssetSource) -> Body {
-        let metrics = Arc::clone(&self.grid.shared.metrics);
-        let (kind, in_flight) = (self.want.target.key.kind, self.in_flight.take());
+        let (kind, underway) = (self.want.target.key.kind, self.underway.take());
         let on_end = move |sent| {
-            metrics.asset_served(kind, source, sent);
-            metrics.add(Counter::BytesToViewer, sent);
-            drop(in_flight);
+            if let Some(underway) = underway {
+                underway.served(kind, source, sent);
+            }
         };
         StitchedBody {
             before: stitched.before,

@@ -1,18 +1,17 @@
-//! The control port: the page, `/status.json` and `/metrics`, and the actions on uploads. A port of its own, never
-//! reverse-proxied, since a grid's pages share the origin of the grid ports.
+//! The control port: the page and its events, `/status.json`, `/regions.json` and `/metrics`, and the actions. A
+//! port of its own, never reverse-proxied, since a grid's pages share the origin of the grid ports.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
+    REFERRER_POLICY,
 };
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -20,37 +19,33 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::guard;
-use super::page;
-use super::uploads::UploadQueue;
-use crate::redact::Redacted;
-use crate::support::metrics::{Counter, Metrics};
+use super::upstream::{Body, full};
+use super::{guard, page};
+use crate::support::metrics::Counter;
 use crate::support::prometheus;
-use crate::support::status::Status;
+
+mod actions;
+mod events;
+mod form;
+pub(crate) mod runs;
+mod state;
+
+use actions::Action;
+use events::Events;
+pub(crate) use state::ControlState;
+pub use state::{PageConfig, SelfTest};
+
+mod join;
 
 /// Without a timer hyper would hold a half-sent head, and an idle connection, for ever.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// A person and a few scrapers; what comes beyond waits in the kernel's queue.
 const MAX_CONNECTIONS: usize = 64;
 
-/// What the control port shows.
-#[derive(Clone, Debug)]
-pub(crate) struct ControlState {
-    /// The numbers.
-    pub(crate) metrics: Arc<Metrics>,
-    /// When this run began.
-    pub(crate) started: Instant,
-    /// The grids by name, and where each listens.
-    pub(crate) grids: Vec<(String, SocketAddr)>,
-    /// What may be paused and limited.
-    pub(crate) uploads: Option<Arc<UploadQueue>>,
-    /// What whoever does so must know.
-    pub(crate) token: Option<Redacted<String>>,
-}
-
 /// Serves until `shutdown` completes; connections still open then are cut.
 pub(crate) async fn serve(listener: TcpListener, state: ControlState, shutdown: impl Future<Output = ()>) {
     let state = Arc::new(state);
+    let events = Arc::new(Events::start(Arc::clone(&state)));
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
@@ -59,7 +54,7 @@ pub(crate) async fn serve(listener: TcpListener, state: ControlState, shutdown: 
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(serve_connection(stream, Arc::clone(&state)));
+                    connections.spawn(serve_connection(stream, Arc::clone(&state), Arc::clone(&events)));
                 }
                 Err(error) => {
                     // Out of file descriptors, usually: trying again at once would only spin.
@@ -71,66 +66,66 @@ pub(crate) async fn serve(listener: TcpListener, state: ControlState, shutdown: 
     }
 }
 
-async fn serve_connection(stream: TcpStream, state: Arc<ControlState>) {
+async fn serve_connection(stream: TcpStream, state: Arc<ControlState>, events: Arc<Events>) {
     let Ok(local) = stream.local_addr() else { return };
     let service = service_fn(|request: Request<Incoming>| {
-        let response = answer(request, local, &state);
-        async move { Ok::<_, Infallible>(response) }
+        let (state, events) = (Arc::clone(&state), Arc::clone(&events));
+        async move {
+            Ok::<_, Infallible>(match runs::answer(request, local, &state).await {
+                Ok(answered) => answered,
+                Err(request) if join::is_meant(&request) => join::answer(request, local, &state).await,
+                Err(request) => answer(request, local, &state, &events).await,
+            })
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(16 << 10)
         .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
         .await;
     if let Err(error) = served {
         tracing::trace!(%error, "a connection to the control port ended early");
     }
 }
 
-fn answer<B>(request: Request<B>, local: SocketAddr, state: &ControlState) -> Response<Full<Bytes>> {
-    let (parts, _) = request.into_parts();
-    let action = parts.uri.path().strip_prefix("/uploads/");
-    let checked = match action {
-        Some(_) => guard::check_own_page(&parts, local),
-        None => guard::check(&parts, local, false),
-    };
+async fn answer(
+    request: Request<Incoming>,
+    local: SocketAddr,
+    state: &ControlState,
+    events: &Events,
+) -> Response<Body> {
+    let (parts, sent) = request.into_parts();
+    let path = parts.uri.path();
+    let acts = Action::is_meant_by(path);
+    let checked =
+        if acts { guard::check_own_page(&parts, local) } else { guard::check(&parts, local, false) };
     if let Err(refusal) = checked {
-        state.metrics.count(Counter::RequestsRefused);
-        tracing::debug!(reason = refusal.label(), "a request to the control port was refused");
-        return text(refusal.status(), &refusal.to_string());
+        return refused(state, refusal);
     }
-    if let Some(action) = action {
-        return act(state, &parts, action);
+    if acts {
+        return actions::answer(state, &parts, sent).await;
     }
-    let status = || Status::of(&state.metrics, state.started.elapsed());
-    let found = match parts.uri.path() {
+    let gets = parts.method == Method::GET || parts.method == Method::HEAD;
+    let found = match path {
         "/" => {
-            // Without inline scripts or styles of anyone else's: ours carry a number nobody can guess.
-            let nonce = format!("{:032x}", rand::random::<u128>());
-            let policy = format!(
-                "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; \
-                 base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-            );
-            let mut response = body(
-                StatusCode::OK,
-                "text/html; charset=utf-8",
-                page::render(&status(), &state.grids, state.uploads.is_some(), &nonce),
-            );
-            if let Ok(policy) = HeaderValue::from_str(&policy) {
-                response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
-            }
-            response
+            let said = parts.uri.query().and_then(Action::said);
+            let nonce = nonce();
+            html(StatusCode::OK, page::render(&state.view(), said.as_ref(), &nonce), &nonce)
         }
-        "/status.json" => match serde_json::to_string_pretty(&status()) {
-            Ok(json) => body(StatusCode::OK, "application/json", json + "\n"),
-            Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the status cannot be written down"),
-        },
+        "/status.json" => json(&state.status()),
+        "/regions.json" => json(&state.regions_json()),
         "/metrics" => body(StatusCode::OK, prometheus::CONTENT_TYPE, prometheus::render(&state.metrics)),
-        _ => return text(StatusCode::NOT_FOUND, "there is /, /status.json and /metrics"),
+        "/events" if parts.method == Method::GET => return events.answer(state),
+        "/events" => text(StatusCode::OK, ""),
+        _ => {
+            let line = "there is /, /status.json, /regions.json, /events and /metrics";
+            return text(StatusCode::NOT_FOUND, line);
+        }
     };
     // hyper leaves out the body of an answer to HEAD.
-    if parts.method == Method::GET || parts.method == Method::HEAD {
+    if gets {
         return found;
     }
     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET only");
@@ -138,57 +133,62 @@ fn answer<B>(request: Request<B>, local: SocketAddr, state: &ControlState) -> Re
     response
 }
 
-/// Pauses, resumes and limits uploads, for who knows the token.
-fn act(state: &ControlState, parts: &Parts, action: &str) -> Response<Full<Bytes>> {
-    let (Some(uploads), Some(token)) = (&state.uploads, &state.token) else {
-        return text(StatusCode::NOT_FOUND, "nothing is uploaded");
-    };
-    if parts.method != Method::POST {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "POST only");
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
-        return response;
-    }
+/// Whether whoever sent this knows the control token.
+fn shows_token(state: &ControlState, parts: &Parts) -> bool {
     let shown =
         parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     // Compared as hashes, so that the time taken tells nothing of the token.
-    let known = blake3::hash(token.reveal().as_bytes());
-    if shown.is_none_or(|shown| blake3::hash(shown.as_bytes()) != known) {
-        state.metrics.count(Counter::RequestsRefused);
-        return text(
-            StatusCode::UNAUTHORIZED,
-            "send the header `Authorization: Bearer TOKEN` with what the file control-token in the data directory holds",
-        );
-    }
-    match action {
-        "pause" => uploads.pause(),
-        "resume" => uploads.resume(),
-        "limit" => {
-            let rate = parts.uri.query().and_then(|query| query.strip_prefix("bytes_per_second="));
-            match rate.map(str::parse::<u64>) {
-                Some(Ok(0)) => uploads.set_limit(None),
-                Some(Ok(rate @ 1000..)) => uploads.set_limit(Some(rate)),
-                _ => {
-                    let line = "say ?bytes_per_second=N with N at least 1000, or 0 for no limit";
-                    return text(StatusCode::BAD_REQUEST, line);
-                }
-            }
-        }
-        _ => {
-            return text(
-                StatusCode::NOT_FOUND,
-                "there is /uploads/pause, /uploads/resume and /uploads/limit",
-            );
-        }
-    }
-    text(StatusCode::OK, "done")
+    let hash = |text: &str| blake3::hash(text.as_bytes());
+    shown.zip(state.token.as_ref()).is_some_and(|(shown, known)| hash(shown) == hash(known.reveal()))
 }
 
-fn text(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
+fn unknown_token(state: &ControlState) -> Response<Body> {
+    state.metrics.count(Counter::RequestsRefused);
+    text(
+        StatusCode::UNAUTHORIZED,
+        "send the header `Authorization: Bearer TOKEN` with what the file control-token in the data directory holds",
+    )
+}
+
+fn refused(state: &ControlState, refusal: guard::Refusal) -> Response<Body> {
+    state.metrics.count(Counter::RequestsRefused);
+    tracing::debug!(reason = refusal.label(), "a request to the control port was refused");
+    text(refusal.status(), &refusal.to_string())
+}
+
+/// A number that nobody can guess: what is inline in a page and does not carry it is not run.
+fn nonce() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+/// A page of ours.
+fn html(status: StatusCode, page: String, nonce: &str) -> Response<Body> {
+    let policy = format!(
+        "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; base-uri \
+         'none'; form-action 'self'; frame-ancestors 'none'"
+    );
+    let mut response = body(status, "text/html; charset=utf-8", page);
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    // With `no-referrer` browsers would send our own forms with `Origin: null`.
+    response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    response
+}
+
+fn json(value: &impl serde::Serialize) -> Response<Body> {
+    match serde_json::to_string_pretty(value) {
+        Ok(json) => body(StatusCode::OK, "application/json", json + "\n"),
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "this cannot be written down"),
+    }
+}
+
+fn text(status: StatusCode, line: &str) -> Response<Body> {
     body(status, "text/plain; charset=utf-8", format!("{line}\n"))
 }
 
-fn body(status: StatusCode, content_type: &'static str, text: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(text)));
+fn body(status: StatusCode, content_type: &'static str, text: String) -> Response<Body> {
+    let mut response = Response::new(full(text));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

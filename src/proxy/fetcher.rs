@@ -19,7 +19,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use super::grid_port::GridPort;
 use super::headers;
 use super::learn::{self, Target};
-use super::service::{self, Alone, Opened, Sink};
+use super::service::{self, Alone, Opened, ServiceTier, Sink};
 use super::upstream::{Body, BodyError, SILENCE_LIMIT, UpstreamError};
 use crate::asset::range::ContentRange;
 use crate::asset::{Asset, AssetKey, AssetSource};
@@ -402,8 +402,8 @@ async fn run(
         First::Grid(Err(failure)) => {
             return fetch.update(|state| state.head = Some(Head::Failed(failure)));
         }
-        First::Service(opened) => {
-            return serve(grid, target, fetch, opened, &request).await;
+        First::Service(tier, opened) => {
+            return serve(&tier, grid, target, fetch, opened, &request).await;
         }
     };
     let answered = Instant::now();
@@ -437,7 +437,7 @@ async fn run(
 /// Who answered first.
 enum First {
     Grid(Result<Response<Incoming>, Failure>),
-    Service(Box<Opened>),
+    Service(Arc<ServiceTier>, Box<Opened>),
 }
 
 /// The first valid answer: the service's, when it is asked and comes in time, or the grid's.
@@ -447,11 +447,12 @@ async fn first_answer(
     fetch: &Fetch,
     request: &(impl Fn() -> Request<Body> + Send + Sync),
 ) -> First {
-    let tier = grid.shared.service.as_ref();
-    let attempt = fetch.asked.zip(tier).and_then(|(span, tier)| tier.attempt(grid, target, span));
-    let Some(mut attempt) = attempt else { return First::Grid(ask_grid(grid, request).await) };
+    let tier = grid.shared.service.tier();
+    let attempt =
+        fetch.asked.zip(tier).and_then(|(span, tier)| Some((tier.attempt(grid, target, span)?, tier)));
+    let Some((mut attempt, tier)) = attempt else { return First::Grid(ask_grid(grid, request).await) };
     match attempt.alone().await {
-        Alone::Found(opened) => First::Service(opened),
+        Alone::Found(opened) => First::Service(tier, opened),
         Alone::Nothing => First::Grid(ask_grid(grid, request).await),
         Alone::Late => {
             let mut reply = std::pin::pin!(ask_grid(grid, request));
@@ -465,10 +466,10 @@ async fn first_answer(
                         Err(_) => SERVICE_ALONE,
                     };
                     let found = tokio::time::timeout(patience, attempt.found()).await.ok().flatten();
-                    found.map_or(First::Grid(reply), First::Service)
+                    found.map_or(First::Grid(reply), |opened| First::Service(tier, opened))
                 },
                 found = attempt.found() => match found {
-                    Some(opened) => First::Service(opened),
+                    Some(opened) => First::Service(tier, opened),
                     None => First::Grid(reply.await),
                 },
             }
@@ -483,6 +484,7 @@ async fn ask_grid(
     let asked = Instant::now();
     match tokio::time::timeout(SILENCE_LIMIT, grid.upstream.send_idempotent(request)).await {
         Ok(Ok(response)) => {
+            grid.shared.chronicle.grid_answered(true);
             if response.status().is_success() {
                 grid.note_first_byte(asked.elapsed());
             }
@@ -491,6 +493,7 @@ async fn ask_grid(
         Ok(Err(UpstreamError::Refused | UpstreamError::Untrusted)) => Err(Failure::Refused),
         Ok(Err(_)) | Err(_) => {
             grid.shared.metrics.count(Counter::UpstreamFailures);
+            grid.shared.chronicle.grid_answered(false);
             Err(Failure::Unreachable)
         }
     }
@@ -508,13 +511,13 @@ impl Sink for Fetch {
 
 /// Streams the service's answer.
 async fn serve(
+    tier: &Arc<ServiceTier>,
     grid: &Arc<GridPort>,
     target: &Target,
     fetch: &Fetch,
     mut opened: Box<Opened>,
     request: &(impl Fn() -> Request<Body> + Send + Sync),
 ) {
-    let Some(tier) = &grid.shared.service else { return };
     let head = service::head(target.key.kind, &opened);
     let budget = opened.budget.take();
     fetch.update(|state| {

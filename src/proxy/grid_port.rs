@@ -2,7 +2,7 @@
 //! proxy answers it.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -10,19 +10,21 @@ use hyper::body::Incoming;
 use tokio::sync::{mpsc, watch};
 
 use super::arrivals::Arrivals;
+use super::chronicle::Chronicle;
 use super::next_urls::NextUrls;
 use super::reach::{GridReach, OwnListeners};
 use super::registry::{AliasToken, Registry};
-use super::service::ServiceTier;
-use super::uploads::UploadQueue;
+use super::service::Slot;
 use super::upstream::{Body, Upstream};
 use super::{
     Dial, GridConfig, assets, event_queue, fetcher, grid_info, guard, login, replies, reverse, seed,
 };
 use crate::cache::LocalCache;
 use crate::fetch::pace::GridPace;
+use crate::fetch::savings::Remembered;
 use crate::fetch::upload_pace::doubled;
 use crate::grid::{GridId, Origin};
+use crate::scenes::Visitor;
 use crate::session::CapabilityClass;
 use crate::support::metrics::{Counter, Metrics};
 use crate::support::status::Status;
@@ -36,18 +38,21 @@ const GRID_INFO_RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_s
 pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) cache: LocalCache,
-    /// Where what is learnt goes on to the cache service. `None`: nowhere.
-    pub(super) uploads: Option<Arc<UploadQueue>>,
+    /// What is remembered for the page.
+    pub(super) chronicle: Arc<Chronicle>,
     pub(super) own: Arc<OwnListeners>,
     pub(super) dial: Arc<Dial>,
     pub(super) asset_token: String,
     pub(super) started: Instant,
-    pub(super) grids: OnceLock<Vec<Weak<GridPort>>>,
+    /// All grids' ports, those that were opened later too.
+    pub(super) grids: RwLock<Vec<Weak<GridPort>>>,
     pub(super) stop: watch::Receiver<bool>,
-    /// The shared cache, when one is used.
-    pub(super) service: Option<Arc<ServiceTier>>,
+    /// The shared cache, when one is used, and where what is learnt goes on to it.
+    pub(super) service: Arc<Slot>,
     /// How long a request over LLUDP is held while the asset is looked for.
     pub(super) hold: Duration,
+    /// Commands that the user types into chat are answered.
+    pub(super) chat_commands: bool,
     /// Every session keeps a copy while it runs, and so does whoever is about to learn something.
     pub(super) session_alive: Mutex<Option<mpsc::Sender<()>>>,
 }
@@ -117,6 +122,8 @@ pub(super) struct AssetRoute {
     pub(super) identity: Identity,
     /// It came through a login, not through `VIEWERASSET`.
     pub(super) by_login: bool,
+    /// Whose request it is, where that is known.
+    pub(super) visitor: Option<Visitor>,
 }
 
 impl Identity {
@@ -179,8 +186,14 @@ impl GridPort {
     /// The grid has said who it is. That is known before the queue is looked through: what comes in
     /// between is judged by it.
     fn settle(&self, identity: Identity) {
-        let identity = self.identity.get_or_init(|| identity);
-        let Some(uploads) = &self.shared.uploads else { return };
+        let _ = self.identity.set(identity);
+        self.tell_uploads();
+    }
+
+    /// Lets the upload queue know what the grid has said of itself.
+    pub(super) fn tell_uploads(&self) {
+        let Some(identity) = self.identity.get() else { return };
+        let Some(uploads) = self.shared.service.uploads() else { return };
         if identity.id != self.configured.id {
             uploads.renamed(&self.configured.id, &identity.id);
         }
@@ -212,7 +225,20 @@ impl GridPort {
 
     /// The grid's first byte came after `took`.
     pub(super) fn note_first_byte(&self, took: Duration) {
-        self.pace().answered(took);
+        let known = {
+            let mut pace = self.pace();
+            pace.answered(took);
+            Remembered::of(&pace)
+        };
+        if let Some(known) = known {
+            self.shared.chronicle.note_pace(&self.identity().id, known);
+        }
+    }
+
+    /// How the grid has been answering, in this run or in earlier ones.
+    pub(super) fn remembered_pace(&self) -> Option<Remembered> {
+        let known = Remembered::of(&self.pace());
+        known.or_else(|| self.shared.chronicle.pace(&self.identity().id))
     }
 
     /// The grid sent a body.
@@ -297,7 +323,8 @@ async fn capability(grid: &Arc<GridPort>, request: Request<Incoming>, target: &s
         CapabilityClass::EventQueue => event_queue::answer(grid, &alias, uri, request).await,
         CapabilityClass::Asset => {
             let identity = grid.identity();
-            let route = AssetRoute { uri, origin: alias.origin.clone(), identity, by_login: true };
+            let visitor = Some(alias.session.visitor);
+            let route = AssetRoute { uri, origin: alias.origin.clone(), identity, by_login: true, visitor };
             assets::answer(grid, route, request, suffix).await
         }
     }
@@ -315,11 +342,10 @@ async fn asset_url(grid: &Arc<GridPort>, request: Request<Incoming>, rest: &str)
         grid.shared.metrics.count(Counter::RequestsRefused);
         return unknown();
     }
-    let named = grid
-        .shared
-        .grids
-        .get()
-        .and_then(|grids| grids.iter().filter_map(Weak::upgrade).find(|grid| grid.config.name == name));
+    let named = {
+        let grids = grid.shared.grids.read().unwrap_or_else(PoisonError::into_inner);
+        grids.iter().filter_map(Weak::upgrade).find(|grid| grid.config.name == name)
+    };
     let Some(grid) = named else { return unknown() };
     let Some(host) = &grid.asset_host else { return unknown() };
     let Ok(uri) = format!("{}{suffix}", host.base).parse::<Uri>() else {
@@ -328,5 +354,6 @@ async fn asset_url(grid: &Arc<GridPort>, request: Request<Incoming>, rest: &str)
     let origin = host.origin.clone();
     // The asset host is the user's word, and so is whose assets it has: not what a grid says of itself.
     let identity = Identity { sharing: grid.identity().sharing, ..grid.configured_identity() };
-    assets::answer(&grid, AssetRoute { uri, origin, identity, by_login: false }, request, suffix).await
+    let route = AssetRoute { uri, origin, identity, by_login: false, visitor: None };
+    assets::answer(&grid, route, request, suffix).await
 }

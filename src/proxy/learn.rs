@@ -80,7 +80,7 @@ pub(super) fn keep(grid: &GridPort, target: &Target, whole: Bytes, heard: Heard)
         return None;
     };
     let asset = Asset { digest: Digest::of(&whole), bytes: whole };
-    if let Some(service) = &grid.shared.service {
+    if let Some(service) = grid.shared.service.tier() {
         service.grid_says(target, asset.digest);
     }
     cache.put(target.key.clone(), &target.scope, asset.clone());
@@ -91,14 +91,15 @@ pub(super) fn keep(grid: &GridPort, target: &Target, whole: Bytes, heard: Heard)
 
 /// Gives an asset that has just been kept to the upload queue, if it may be uploaded.
 fn upload(grid: &GridPort, target: &Target, valid: Valid, heard: Heard, asset: &Asset) {
-    let Some(uploads) = &grid.shared.uploads else { return };
+    let Some(uploads) = grid.shared.service.uploads() else { return };
+    let host = uploads.service_host();
     let around = Circumstances {
         grid: &target.key.grid,
         grid_resolved_private: grid.reach.is_private(),
         owner_shares: grid.identity().sharing == Sharing::Share,
         by_login: target.by_login,
         heard_now: heard == Heard::Now,
-        service: uploads.service_host(),
+        service: &host,
         trusted: uploads.is_trusted(),
     };
     match may_upload(valid, around) {

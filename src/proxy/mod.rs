@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::cache::{CacheConfig, LocalCache};
+use crate::checks::{self, CheckResult, Setup};
 use crate::grid::GridId;
 use crate::redact::Redacted;
 use crate::session::reach::AddressBlock;
@@ -19,6 +20,8 @@ use crate::support::metrics::{Counter, Metrics};
 
 mod arrivals;
 mod assets;
+mod chat_commands;
+mod chronicle;
 pub(crate) mod control;
 mod event_queue;
 mod fetcher;
@@ -26,27 +29,36 @@ mod grid_info;
 mod grid_port;
 pub(crate) mod guard;
 mod headers;
+mod lan;
 mod learn;
 mod listener;
 mod login;
 mod next_urls;
 mod page;
+mod prewarm;
 mod reach;
 mod registry;
 mod replies;
 mod reverse;
 mod seed;
+pub mod self_test;
 mod service;
 mod stitched;
-mod trust;
 mod udp;
 mod udp_assets;
+mod underway;
 mod uploads;
 mod upstream;
 
+use chronicle::Chronicle;
+use control::ControlState;
+use control::runs::{Opening, Runs, ServedGrid};
+pub use control::{PageConfig, SelfTest};
 use grid_port::{AssetHost, GridPort, Identity, Shared};
+pub use lan::LanConfig;
+use prewarm::Prewarm;
 use reach::{GridReach, OwnListeners, Transport};
-use service::ServiceTier;
+use service::{Bound, ServiceTier, Slot};
 pub use service::{SPOT_CHECK, ServiceConfig};
 pub use uploads::UploadConfig;
 use uploads::UploadQueue;
@@ -74,8 +86,15 @@ pub struct ProxyConfig {
     pub control_token: Option<Redacted<String>>,
     /// The shared cache to use, if any.
     pub service: Option<ServiceConfig>,
-    /// How what comes from the grid is given to the shared cache. `None`: not at all.
+    /// The servers of a household to look for, where no `service` is named.
+    pub lan: Option<LanConfig>,
+    /// How what comes from the grid is given to the shared cache. `None`: not at all. A household's servers
+    /// are given what [`LanConfig`] says.
     pub uploads: Option<UploadConfig>,
+    /// Commands that the user types into chat are answered.
+    pub chat_commands: bool,
+    /// How the page of the control port behaves.
+    pub page: PageConfig,
     /// Other places to dial for these authorities and simulator endpoints (`host:port`); identity,
     /// policy and headers go by the name, only the packets go elsewhere. For replays and tests.
     pub dial: DialMap,
@@ -123,6 +142,9 @@ pub struct Proxy {
     sessions: mpsc::Receiver<()>,
     /// How long the end waits for uploads.
     finish_uploads: Duration,
+    runs: Arc<Runs>,
+    /// What the self-test looks at.
+    self_test: Arc<Setup>,
 }
 
 /// Why the proxy did not start.
@@ -195,10 +217,19 @@ impl Proxy {
     /// When a port cannot be opened or the data directory cannot be used.
     pub async fn start(config: ProxyConfig) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::default());
+        let mut setup = self_test::setup(&config, &[], None);
+        setup.inside = true;
         std::fs::create_dir_all(&config.data_dir)
             .map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
         counters_file::restore(&config.data_dir, &metrics);
         let cache = open_cache(&config, &metrics);
+        let chronicle =
+            Arc::new(Chronicle::open(config.data_dir.clone(), Arc::clone(&metrics), cache.clone()));
+        // What the user has just said goes before what was once set on the page.
+        if let Some(bytes) = chronicle.settings().cache_bytes.filter(|_| !config.page.size_fixed) {
+            cache.set_disk_bytes(bytes);
+            chronicle.show_sizes();
+        }
 
         let service = match config.service {
             Some(service) => {
@@ -216,34 +247,49 @@ impl Proxy {
             }
             _ => None,
         };
+        let uploading = config.uploads.clone().unwrap_or_default();
+        let slot = Arc::new(Slot::default());
+        slot.put(Bound { tier: service.clone(), uploads, care: None });
+        let mode = if config.lan.as_ref().is_some_and(|lan| lan.line.is_none()) {
+            lan::Mode::Auto
+        } else {
+            lan::Mode::Later
+        };
+        let at_home = Arc::new(lan::Lan::new(config.data_dir.clone(), mode));
         let finish_uploads = config.uploads.map_or(Duration::ZERO, |uploads| uploads.finish);
         let (stop, stopping) = watch::channel(false);
         let (session_alive, sessions) = mpsc::channel(1);
         let shared = Arc::new(Shared {
             metrics: Arc::clone(&metrics),
             cache,
+            chronicle,
             own: Arc::new(OwnListeners::default()),
             dial: Arc::new(Dial::new(config.dial)),
             asset_token: config.asset_token,
             started: Instant::now(),
-            grids: OnceLock::new(),
+            grids: RwLock::default(),
             stop: stopping.clone(),
-            service: service.clone(),
-            uploads,
+            service: slot,
             hold: config.disk_patience,
+            chat_commands: config.chat_commands,
             session_alive: Mutex::new(Some(session_alive)),
         });
         let mut ports = Vec::new();
         for grid in config.grids {
             ports.push(open_grid(grid, &shared).await?);
         }
-        let _ = shared.grids.set(ports.iter().map(|(_, port)| Arc::downgrade(port)).collect());
+        let (runs, openings) = Runs::new(stopping.clone());
         let control = match config.control {
             Some(address) => Some(listen(address, &shared).await?),
             None => None,
         };
 
+        setup.control = control.as_ref().and_then(|listener| listener.local_addr().ok());
+        for (grid, (_, port)) in setup.grids.iter_mut().zip(&ports) {
+            grid.listen = Some(port.local);
+        }
         let mut proxy = Self {
+            self_test: Arc::new(setup),
             grids: ports.iter().map(|(_, port)| port.local).collect(),
             control: control.as_ref().and_then(|listener| listener.local_addr().ok()),
             metrics: Arc::clone(&metrics),
@@ -252,33 +298,34 @@ impl Proxy {
             tasks: JoinSet::new(),
             sessions,
             finish_uploads,
+            runs: Arc::clone(&runs),
         };
         if let Some(listener) = control {
-            let names = ports.iter().map(|(_, port)| (port.config.name.clone(), port.local)).collect();
-            let state = control::ControlState {
-                metrics: Arc::clone(&metrics),
-                started: Instant::now(),
-                grids: names,
-                uploads: proxy.shared.uploads.clone(),
-                token: config.control_token,
-            };
+            let shared = &proxy.shared;
+            let (cache, chronicle) = (shared.cache.clone(), Arc::clone(&shared.chronicle));
+            let mut state = ControlState::new(Arc::clone(&metrics), cache, chronicle, Arc::clone(&runs));
+            state.prewarm = Some(Arc::new(Prewarm::new(Arc::clone(shared))));
+            state.service = Arc::clone(&shared.service);
+            state.lan = Some(Arc::clone(&at_home));
+            state.token = config.control_token;
+            state.page = config.page;
+            if state.page.with_self_test {
+                let setup = Arc::clone(&proxy.self_test);
+                let cache = proxy.shared.cache.clone();
+                let test = SelfTest::new(move || {
+                    // The size may have been changed on the page.
+                    let cache_bytes = cache.stats().disk_limit;
+                    let setup = Setup { cache_bytes, ..Setup::clone(&setup) };
+                    async move { checks::run(&setup).await }
+                });
+                state.page.self_test.get_or_insert(test);
+            }
             proxy.tasks.spawn(control::serve(listener, state, stopped(stopping.clone())));
         }
         for (listener, port) in ports {
-            let known = Arc::clone(&port);
-            // The grid is asked who it is now, so that the first login need not wait for it, and now
-            // and then until it says so: in mode `VIEWERASSET` nothing else would ask.
-            let mut stopping_too = stopping.clone();
-            proxy.tasks.spawn(async move {
-                tokio::select! {
-                    () = known.identify() => {}
-                    _ = stopping_too.wait_for(|stopping| *stopping) => {}
-                }
-            });
-            proxy.tasks.spawn(listener::serve(listener, stopping.clone(), move |request, _| {
-                grid_port::answer(Arc::clone(&port), request)
-            }));
+            serve_grid(&mut proxy.tasks, &runs, listener, port);
         }
+        proxy.tasks.spawn(open_more(openings, Arc::clone(&proxy.shared), runs));
         if let Some(service) = service {
             let mut stopping_too = stopping.clone();
             proxy.tasks.spawn(async move {
@@ -288,6 +335,18 @@ impl Proxy {
                 }
             });
         }
+        if let Some(lan) = config.lan {
+            let finder = lan::Finder::new(at_home, Arc::clone(&proxy.shared), lan, uploading);
+            let mut stopping_too = stopping.clone();
+            proxy.tasks.spawn(async move {
+                tokio::select! {
+                    () = finder.run() => {}
+                    _ = stopping_too.wait_for(|stopping| *stopping) => {}
+                }
+            });
+        }
+        let chronicle = Arc::clone(&proxy.shared.chronicle);
+        proxy.tasks.spawn(chronicle.keep(stopped(stopping.clone())));
         proxy.tasks.spawn(counters_file::keep(config.data_dir, metrics, stopped(stopping)));
         Ok(proxy)
     }
@@ -304,6 +363,11 @@ impl Proxy {
         self.control
     }
 
+    /// What other starts of rezcache on this data directory ask of this one.
+    pub(crate) fn runs(&self) -> &Arc<Runs> {
+        &self.runs
+    }
+
     /// What has been counted, in earlier runs on the same data directory too.
     #[must_use]
     pub fn metrics(&self) -> Arc<Metrics> {
@@ -313,35 +377,40 @@ impl Proxy {
     /// Waits until the cache service has answered for the first time, at most for `patience`. Without a
     /// service there is nothing to wait for.
     pub async fn service_settled(&self, patience: Duration) {
-        if let Some(service) = &self.shared.service {
+        if let Some(service) = self.shared.service.tier() {
             service.settled(patience).await;
         }
     }
 
+    /// Whether all is as it should be, as seen from inside the proxy; takes some seconds.
+    pub async fn self_test(&self) -> Vec<CheckResult> {
+        checks::run(&self.self_test).await
+    }
+
     /// Uploads nothing until [`Self::resume_uploads`].
     pub fn pause_uploads(&self) {
-        if let Some(uploads) = &self.shared.uploads {
+        if let Some(uploads) = self.shared.service.uploads() {
             uploads.pause();
         }
     }
 
     /// Goes on uploading.
     pub fn resume_uploads(&self) {
-        if let Some(uploads) = &self.shared.uploads {
+        if let Some(uploads) = self.shared.service.uploads() {
             uploads.resume();
         }
     }
 
     /// Caps uploads at so many bytes a second; `None` takes the cap off.
     pub fn limit_uploads(&self, rate: Option<u64>) {
-        if let Some(uploads) = &self.shared.uploads {
+        if let Some(uploads) = self.shared.service.uploads() {
             uploads.set_limit(rate);
         }
     }
 
     /// Waits until nothing waits to be uploaded, at most for `patience`; whether that is so.
     pub async fn uploads_idle(&self, patience: Duration) -> bool {
-        match &self.shared.uploads {
+        match self.shared.service.uploads() {
             Some(uploads) => uploads.idle(patience).await,
             None => true,
         }
@@ -360,12 +429,69 @@ impl Proxy {
         if tokio::time::timeout(STOP_PATIENCE, all).await.is_err() {
             self.tasks.shutdown().await;
         }
-        if let Some(uploads) = &self.shared.uploads {
+        if let Some(uploads) = self.shared.service.uploads() {
             uploads.idle(self.finish_uploads).await;
             uploads.stop().await;
         }
+        if let Some(care) = self.shared.service.put(Bound::default()).care {
+            care.abort();
+        }
         self.shared.cache.clone().close().await;
     }
+}
+
+/// Serves a grid whose port is open.
+fn serve_grid(tasks: &mut JoinSet<()>, runs: &Runs, listener: TcpListener, port: Arc<GridPort>) {
+    let shared = Arc::clone(&port.shared);
+    shared.grids.write().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&port));
+    runs.opened(ServedGrid {
+        name: port.config.name.clone(),
+        url: port.config.uri.to_string(),
+        listen: port.local,
+        assets: port.asset_host.is_some(),
+    });
+    let known = Arc::clone(&port);
+    // The grid is asked who it is now, so that the first login need not wait for it, and now
+    // and then until it says so: in mode `VIEWERASSET` nothing else would ask.
+    let mut stopping = shared.stop.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = known.identify() => {}
+            _ = stopping.wait_for(|stopping| *stopping) => {}
+        }
+    });
+    tasks.spawn(listener::serve(listener, shared.stop.clone(), move |request, _| {
+        grid_port::answer(Arc::clone(&port), request)
+    }));
+}
+
+/// Opens the ports of grids that are asked for later, one after the other.
+async fn open_more(mut openings: mpsc::Receiver<Opening>, shared: Arc<Shared>, runs: Arc<Runs>) {
+    let mut tasks = JoinSet::new();
+    let mut stopping = shared.stop.clone();
+    loop {
+        let Opening { mut config, opened } = tokio::select! {
+            Some(opening) = openings.recv() => opening,
+            _ = stopping.wait_for(|stopping| *stopping) => break,
+        };
+        // Two may have asked for one grid at once.
+        let answer = match runs.same_place(&config.uri) {
+            Some(served) => Ok(served),
+            None => {
+                config.name = runs.free_name(&config.name);
+                let uri = config.uri.clone();
+                match open_grid(config, &shared).await {
+                    Ok((listener, port)) => {
+                        serve_grid(&mut tasks, &runs, listener, port);
+                        runs.same_place(&uri).ok_or_else(|| "its address cannot be read".to_owned())
+                    }
+                    Err(error) => Err(error.to_string()),
+                }
+            }
+        };
+        let _ = opened.send(answer);
+    }
+    while tasks.join_next().await.is_some() {}
 }
 
 async fn stopped(mut stopping: watch::Receiver<bool>) {

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::event_queue::EventQueue;
 use crate::grid::Origin;
 use crate::redact::Redacted;
+use crate::scenes::Visitor;
 use crate::session::events::QueueId;
 use crate::session::{CapabilityClass, Found, Ticket};
 
@@ -54,6 +55,8 @@ pub(super) struct Alias {
 
 /// The way from the HTTP side to the task that owns a session.
 pub(super) struct SessionLink {
+    /// What its login is called in scenes.
+    pub(super) visitor: Visitor,
     commands: mpsc::Sender<Command>,
     started: Instant,
     last_used_ms: AtomicU64,
@@ -70,8 +73,8 @@ pub(super) enum Command {
 }
 
 impl SessionLink {
-    pub(super) fn new(commands: mpsc::Sender<Command>) -> Self {
-        Self { commands, started: Instant::now(), last_used_ms: AtomicU64::new(0) }
+    pub(super) fn new(commands: mpsc::Sender<Command>, visitor: Visitor) -> Self {
+        Self { visitor, commands, started: Instant::now(), last_used_ms: AtomicU64::new(0) }
     }
 
     /// The viewer used one of the session's capabilities.

@@ -19,13 +19,16 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior, Sleep};
 
+use super::chat_commands::ChatDesk;
 use super::event_queue::EventQueue;
 use super::grid_port::GridPort;
 use super::reach::Transport;
 use super::registry::{Alias, AliasToken, Command, SessionLink};
 use super::udp_assets::UdpAssets;
+use crate::asset::AssetSource;
 use crate::grid::Origin;
 use crate::redact::Redacted;
+use crate::scenes::{Scenes, Visitor};
 use crate::session::login::{LoginFormat, LoginGrant};
 use crate::session::{
     CapabilityClass, DropReason, Made, Opener, Output, Route, Seen, Session, SessionConfig,
@@ -126,12 +129,13 @@ pub(super) fn open_session(
     stop: watch::Receiver<bool>,
 ) -> Option<Vec<u8>> {
     let (commands, inbox) = mpsc::channel(64);
-    let link = Arc::new(SessionLink::new(commands));
+    let link = Arc::new(SessionLink::new(commands, grid.shared.chronicle.visitor()));
     let assets = UdpAssets::new(grid, &link);
     let config = SessionConfig {
         hold: grid.shared.hold,
         // Second Life's simulators share the viewer's library; OpenSimulator counts 32 bits.
         wraps_at_24_bits: grid.identity().id.is_second_life(),
+        chat_commands: grid.shared.chat_commands,
     };
     let mut opener = ShellOpener { grid: Arc::clone(grid), link, opened: Vec::new(), tokens: Vec::new() };
     let opened = bind(Ipv4Addr::UNSPECIFIED).ok().and_then(|socket| {
@@ -156,6 +160,7 @@ pub(super) fn open_session(
         opener,
         tick,
         assets,
+        chat: ChatDesk::open(&grid.shared),
         alarm: Box::pin(tokio::time::sleep(Duration::ZERO)),
         alarm_at: None,
         _alive: alive,
@@ -200,6 +205,7 @@ struct SessionTask {
     buffer: Vec<u8>,
     tick: Interval,
     assets: UdpAssets,
+    chat: ChatDesk,
     /// Rings when the session wants to be woken.
     alarm: Pin<Box<Sleep>>,
     alarm_at: Option<Instant>,
@@ -223,6 +229,8 @@ impl SessionTask {
             match wake {
                 Wake::Command(command) => self.command(command),
                 Wake::Tick => {
+                    let under_way = self.session.downloads_under_way(Instant::now());
+                    self.scene(|scenes, visitor| scenes.udp_open(visitor, under_way as u64));
                     if !self.session.tick(Instant::now(), self.opener.link.last_used()) {
                         break;
                     }
@@ -235,6 +243,7 @@ impl SessionTask {
         let metrics = &self.opener.grid.shared.metrics;
         metrics.sessions_changed(-1);
         metrics.count(Counter::SessionsEnded);
+        self.scene(Scenes::left);
         tracing::info!(grid = %self.opener.grid.config.name, "session ended");
         if let Ok(address) = self.grid_socket.local_addr() {
             self.opener.grid.shared.own.remove(Transport::Udp, address);
@@ -243,6 +252,11 @@ impl SessionTask {
             port.retire(&self.opener.grid);
         }
         self.opener.discard();
+    }
+
+    /// Tells the page's scenes something of this login.
+    fn scene(&self, tell: impl FnOnce(&mut Scenes, Visitor)) {
+        tell(&mut self.opener.grid.shared.chronicle.scenes(), self.opener.link.visitor);
     }
 
     fn command(&mut self, command: Command) {
@@ -329,6 +343,10 @@ impl SessionTask {
                     self.send(Via::Grid, to, &datagram, counter, cx);
                 }
                 Output::Lookup { ticket, kind, id, simulator } => {
+                    let origin = Origin::new(&simulator.ip().to_string());
+                    self.scene(|scenes, visitor| {
+                        scenes.begun_udp(Instant::now(), visitor, kind, id, &origin);
+                    });
                     if let Some(found) = self.assets.look_up(ticket, kind, id, simulator) {
                         self.session.found(Instant::now(), ticket, found);
                     }
@@ -339,11 +357,26 @@ impl SessionTask {
                 Output::Partial { kind, id, simulator, total, extents } => {
                     self.assets.learn_parts(kind, id, simulator, total, extents);
                 }
+                Output::Command { simulator, command } => {
+                    let answer = self.chat.answer(&self.opener.grid.shared, command);
+                    self.session.say(Instant::now(), simulator, &answer);
+                }
                 Output::Baked(ids) => self.assets.baked(&ids),
                 Output::Swallowed => metrics.count(Counter::DatagramsSwallowed),
                 Output::Patched => metrics.count(Counter::DatagramsPatched),
                 Output::Unlearnt => metrics.count(Counter::AssetsInvalid),
-                Output::Served { kind, source, bytes } => metrics.asset_served(kind, source, bytes),
+                Output::Served { kind, source, bytes } => {
+                    metrics.asset_served(kind, source, bytes);
+                    let hit = !matches!(source, AssetSource::Grid | AssetSource::Joined);
+                    self.scene(|scenes, visitor| scenes.ended_udp(Instant::now(), visitor, hit));
+                }
+                Output::Arrived { region } => {
+                    let grid = &self.opener.grid;
+                    grid.shared.chronicle.arrived(self.opener.link.visitor, &grid.identity().id, region);
+                }
+                Output::Named { region, name } => {
+                    self.opener.grid.shared.chronicle.named(self.opener.link.visitor, region, &name);
+                }
             }
         }
     }

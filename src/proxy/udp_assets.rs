@@ -107,7 +107,7 @@ impl UdpAssets {
 
     /// These textures are bakes of avatars, under each name that the grid has here.
     pub(super) fn baked(&self, ids: &[AssetId]) {
-        let Some(uploads) = &self.grid.shared.uploads else { return };
+        let Some(uploads) = self.grid.shared.service.uploads() else { return };
         // First under the one that the grid had before it was heard: should it be heard just now, the
         // other takes them over from there.
         let before = &self.grid.configured.id;
@@ -156,7 +156,7 @@ impl UdpAssets {
 /// Asks the service. Whoever waits is told "nothing" when the deadline has passed; what comes later is kept,
 /// and told as an arrival.
 async fn ask_service(grid: &Arc<GridPort>, target: &Target) -> Option<Found> {
-    let tier = Arc::clone(grid.shared.service.as_ref()?);
+    let tier = grid.shared.service.tier()?;
     let mut attempt = tier.attempt(grid, target, Span::WHOLE)?;
     let (grid, target) = (Arc::clone(grid), target.clone());
     let until = tokio::time::Instant::now() + attempt.deadline();

@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 
 use super::Dial;
 use super::reach::{GridReach, Transport};
-use super::trust::{self, TrustError};
+use crate::support::trust::{self, TrustError};
 
 /// Above the viewer's own limit for textures (60 s) and meshes (120 s); large meshes take longer
 /// in all, but never between two bytes.

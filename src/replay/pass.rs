@@ -367,18 +367,21 @@ fn proxy_config(
         // Nobody comes by the asset URL in a replay.
         asset_token: uuid::Uuid::from_bytes(rand::random()).simple().to_string(),
         control_token: None,
+        chat_commands: false,
         service: options.service.clone().map(|service| ServiceConfig {
             // Nothing is compared, and nothing is judged by how busy this machine is.
             spot_check: 0,
             least_deadline: Duration::from_secs(10),
             ..service
         }),
+        lan: None,
         uploads: options.service.is_some().then(|| UploadConfig {
             // Waiting times are skipped: bakes are known by then, since uploads begin when all was seen.
             limits: Limits { wait: Duration::ZERO, patience: Duration::ZERO, ..Limits::default() },
             rate: None,
             finish: UPLOAD_LIMIT,
         }),
+        page: crate::proxy::PageConfig::default(),
         dial,
     })
 }

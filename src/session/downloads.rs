@@ -25,6 +25,10 @@ const CHANNEL_ASSET: i32 = 2;
 /// A download on which nothing happens is forgotten after this long; what came of it is kept.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
 
+/// A download on which nothing happens for so long is not waited for: the simulator has no such asset, or the
+/// viewer wants it no longer.
+const UNDER_WAY: Duration = Duration::from_secs(30);
+
 /// What a download is called on its circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DownloadId {
@@ -377,6 +381,17 @@ impl Downloads {
                 && now.saturating_duration_since(download.touched) >= FORGOTTEN_AFTER
         };
         self.by_id.iter().filter(|(_, download)| stale(download)).map(|(id, _)| *id).collect()
+    }
+
+    /// How many the viewer still waits for.
+    #[must_use]
+    pub fn under_way(&self, now: Instant) -> usize {
+        let waits = |download: &&Download| match download.stage {
+            Stage::Looking | Stage::Serving => true,
+            Stage::Asked | Stage::Passing => now.saturating_duration_since(download.touched) < UNDER_WAY,
+            Stage::Done | Stage::Probing => false,
+        };
+        self.by_id.values().filter(waits).count()
     }
 
     /// Lets time pass.

@@ -3,7 +3,7 @@
 //!
 //! Sans-I/O. The contract: feed one input ([`Session::from_viewer`], [`Session::from_simulator`],
 //! [`Session::rewrite_seed_reply`], [`Session::rewrite_event_reply`], [`Session::found`],
-//! [`Session::wake`] or [`Session::tick`]) with the present time, do what it returns, then what
+//! [`Session::say`], [`Session::wake`] or [`Session::tick`]) with the present time, do what it returns, then what
 //! [`Session::poll_output`] says until it says nothing more, then feed the next. Call `wake` when the
 //! time of [`Session::next_wake`] has come, `tick` about once a second, and [`Session::finish`] last.
 //! A loopback port or a random URL token is made by the shell through [`Opener`], asked at most once
@@ -18,10 +18,11 @@ use uuid::Uuid;
 use crate::asset::AssetId;
 use crate::grid::{AgentId, CircuitCode, RegionHandle, SessionId};
 use crate::lludp::appearance::baked_textures;
-use crate::lludp::circuit::UseCircuitCode;
-use crate::lludp::{MessageBody, MessageNumber, Packet, UdpAssetRequest, asset_requests};
+use crate::lludp::circuit::{AgentMovementComplete, RegionHandshake, UseCircuitCode};
+use crate::lludp::{MessageBody, MessageNumber, Packet, PacketFlags, UdpAssetRequest, asset_requests};
 
 mod assembly;
+pub mod chat;
 pub mod circuit;
 pub mod delivery;
 pub mod downloads;
@@ -163,6 +164,7 @@ impl Common {
             baked: &self.baked,
             hold: self.config.hold,
             identity: self.identity,
+            chat_commands: self.config.chat_commands,
         }
     }
 
@@ -209,6 +211,8 @@ pub struct Seen {
 struct Simulator {
     loopback: SocketAddrV4,
     handle: Option<RegionHandle>,
+    /// What its region is called, as it came.
+    name: Vec<u8>,
     circuit: Circuit,
     traffic: Traffic,
 }
@@ -239,9 +243,10 @@ impl Aliases for Naming<'_> {
             return None;
         };
         let traffic = Traffic::new(self.table.incoming);
+        let circuit = Circuit::default();
         self.table
             .simulators
-            .insert(simulator, Simulator { loopback, handle: None, circuit: Circuit::default(), traffic });
+            .insert(simulator, Simulator { loopback, handle: None, name: Vec::new(), circuit, traffic });
         Some(loopback)
     }
 
@@ -267,6 +272,8 @@ pub struct Session {
     circuit_code: CircuitCode,
     table: AliasTable,
     common: Common,
+    /// The simulator that the avatar is in.
+    root: Option<SocketAddrV4>,
     last_life: Instant,
     ending_since: Option<Instant>,
     scratch: Vec<u8>,
@@ -301,6 +308,7 @@ impl Session {
             circuit_code: grant.circuit_code,
             table: AliasTable { incoming, simulators: HashMap::new(), urls: HashMap::new(), refused: 0 },
             common,
+            root: None,
             last_life: now,
             ending_since: None,
             scratch: Vec::new(),
@@ -393,6 +401,12 @@ impl Session {
             }
             MessageNumber::AGENT_PAUSE => region.circuit.pause(true),
             MessageNumber::AGENT_RESUME => region.circuit.pause(false),
+            // By this a circuit becomes the one of the region that the avatar is in; a copy that comes late
+            // does not take it back.
+            MessageNumber::COMPLETE_AGENT_MOVEMENT if !packet.flags.contains(PacketFlags::RESENT) => {
+                self.root = Some(simulator);
+                tell_region(region, &mut self.common.outputs);
+            }
             MessageNumber::LOGOUT_REQUEST => {
                 self.ending_since = Some(now);
                 region.traffic.close(&mut around);
@@ -445,6 +459,21 @@ impl Session {
                 region.traffic.close(&mut around);
             }
             MessageNumber::KICK_USER | MessageNumber::LOGOUT_REPLY => self.ending_since = Some(now),
+            MessageNumber::AGENT_MOVEMENT_COMPLETE => {
+                let body = packet.body(&mut self.scratch);
+                if let Ok(arrived) = body.and_then(AgentMovementComplete::decode) {
+                    region.handle = Some(arrived.region);
+                    if self.root == Some(endpoint) {
+                        tell_region(region, &mut self.common.outputs);
+                    }
+                }
+            }
+            MessageNumber::REGION_HANDSHAKE => {
+                if let Ok(handshake) = packet.body(&mut self.scratch).and_then(RegionHandshake::decode) {
+                    region.name = handshake.sim_name.0.to_vec();
+                    tell_name(region, &mut self.common.outputs);
+                }
+            }
             MessageNumber::AVATAR_APPEARANCE => {
                 if let Ok(baked) = packet.body(&mut self.scratch).and_then(baked_textures) {
                     self.common
@@ -499,6 +528,14 @@ impl Session {
                 }
             }
         }
+        self.common.wake_for(now, &region.traffic);
+    }
+
+    /// The answer to [`Output::Command`]: a line that the viewer is shown, and nobody else.
+    pub fn say(&mut self, now: Instant, simulator: SocketAddrV4, text: &str) {
+        let Some(region) = self.table.simulators.get_mut(&simulator) else { return };
+        let mut around = self.common.around(now, simulator, region.circuit.viewer());
+        region.traffic.say(&mut around, text);
         self.common.wake_for(now, &region.traffic);
     }
 
@@ -578,10 +615,32 @@ impl Session {
         self.agent.0
     }
 
+    /// How many downloads over LLUDP are under way.
+    #[must_use]
+    pub fn downloads_under_way(&self, now: Instant) -> usize {
+        self.table.simulators.values().map(|simulator| simulator.traffic.under_way(now)).sum()
+    }
+
     /// How many circuits are open.
     #[must_use]
     pub fn open_circuits(&self) -> usize {
         self.table.simulators.values().filter(|simulator| simulator.circuit.viewer().is_some()).count()
+    }
+}
+
+/// The avatar is in this simulator's region.
+fn tell_region(simulator: &Simulator, outputs: &mut VecDeque<Output>) {
+    if let Some(region) = simulator.handle {
+        outputs.push_back(Output::Arrived { region });
+        tell_name(simulator, outputs);
+    }
+}
+
+fn tell_name(simulator: &Simulator, outputs: &mut VecDeque<Output>) {
+    if let Some(region) = simulator.handle
+        && !simulator.name.is_empty()
+    {
+        outputs.push_back(Output::Named { region, name: simulator.name.clone() });
     }
 }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::chat::ChatCommand;
 use crate::asset::{Asset, AssetId, AssetKind, AssetSource};
+use crate::grid::RegionHandle;
 
 /// How a session behaves.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +16,8 @@ pub struct SessionConfig {
     pub hold: Duration,
     /// The simulators count packets modulo 2^24, as Second Life's do.
     pub wraps_at_24_bits: bool,
+    /// Commands in chat are answered from here; without it chat is not looked at.
+    pub chat_commands: bool,
 }
 
 /// What the shell is to do besides sending a datagram on.
@@ -78,6 +82,25 @@ pub enum Output {
     Baked(Vec<AssetId>),
     /// A body came whole and is not to be kept: it stands for a missing texture, or too much waits.
     Unlearnt,
+    /// The avatar is in this region: by login, teleport, or on foot. It may be told again.
+    Arrived {
+        /// Which region.
+        region: RegionHandle,
+    },
+    /// A region has said what it is called.
+    Named {
+        /// Which region.
+        region: RegionHandle,
+        /// The name as it came: anything, up to 255 bytes.
+        name: Vec<u8>,
+    },
+    /// The user asks for something in chat; the answer goes to [`Session::say`](super::Session::say).
+    Command {
+        /// On whose circuit.
+        simulator: SocketAddrV4,
+        /// What.
+        command: ChatCommand,
+    },
     /// A request that was held needs not go on.
     Swallowed,
     /// A request that was held goes on in part (it comes as [`Output::ToSimulator`] too).

@@ -6,7 +6,8 @@ use super::*;
 
 mod simulation;
 
-const CONFIG: SessionConfig = SessionConfig { hold: Duration::from_millis(40), wraps_at_24_bits: false };
+const CONFIG: SessionConfig =
+    SessionConfig { hold: Duration::from_millis(40), wraps_at_24_bits: false, chat_commands: false };
 pub(super) const LOGIN: &str = include_str!("../../fixtures/login/hippo-reply.xml");
 pub(super) const NEIGHBOUR: &str = include_str!("../../fixtures/llsd/hippo-enable-and-establish.xml");
 const TELEPORT: &str = include_str!("../../fixtures/llsd/hippo-teleport-finish.xml");
@@ -243,4 +244,54 @@ fn what_cannot_be_read_passes_on_its_circuit() {
         assert_eq!(running.viewer(HOME, datagram), Route::Forward(HOME.into()));
         assert_eq!(running.simulator(HOME, datagram), Route::Forward(VIEWER.into()));
     }
+}
+
+/// Where the avatar is said to be, and what regions are said to be called, since the last call.
+fn told_of_regions(running: &mut Running) -> Vec<(u64, Option<Vec<u8>>)> {
+    std::iter::from_fn(|| running.session.poll_output())
+        .filter_map(|output| match output {
+            Output::Arrived { region } => Some((region.0, None)),
+            Output::Named { region, name } => Some((region.0, Some(name))),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn arrivals_by_login_and_teleport_are_told_with_the_region_s_name_and_late_copies_are_not() {
+    const COMPLETE: [u8; 4] = [0xff, 0xff, 0, 249];
+    const HANDSHAKE: [u8; 4] = [0xff, 0xff, 0, 148];
+    const ARRIVED: [u8; 4] = [0xff, 0xff, 0, 250];
+    let home = (256_000_u64 << 32) | 256_000;
+    let handshake = |name: &[u8]| {
+        let length = u8::try_from(name.len()).unwrap();
+        message(&HANDSHAKE, &[&[0; 5][..], &[length], name, &[0; 60]].concat())
+    };
+    let mut running = Running::open();
+    // A neighbour's name is told, but it is no arrival; nor is the circuit alone one.
+    running.simulator(HOME, &handshake(b"Home\0"));
+    assert_eq!(told_of_regions(&mut running), [(home, Some(b"Home\0".to_vec()))]);
+    let complete = message(&COMPLETE, &agent_ids());
+    running.viewer(HOME, &complete);
+    assert_eq!(told_of_regions(&mut running), [(home, None), (home, Some(b"Home\0".to_vec()))]);
+
+    running.events(TELEPORT);
+    let next = *running.shell.endpoints.last().unwrap();
+    assert_ne!(next, HOME);
+    assert_eq!(told_of_regions(&mut running), [], "not there yet");
+    running.viewer(next, &use_circuit_code());
+    running.viewer(next, &complete);
+    let told = told_of_regions(&mut running);
+    assert!(told.len() == 1 && told[0].0 != home, "{told:?}");
+    // The simulator's word on its place counts, and what it is called may come later or be anything.
+    let place = 7_u64 << 40;
+    let body = [&agent_ids()[..32], &[0; 24], &place.to_le_bytes(), &[0; 4], &[0; 2]].concat();
+    running.simulator(next, &message(&ARRIVED, &body));
+    running.simulator(next, &handshake(&[0xff; 255]));
+    running.simulator(next, &message(&HANDSHAKE, &[1, 2]));
+    assert_eq!(told_of_regions(&mut running), [(place, None), (place, Some(vec![0xff; 255]))]);
+    let mut late = complete;
+    late[0] |= 0x20;
+    running.viewer(HOME, &late);
+    assert_eq!(told_of_regions(&mut running), [], "a copy that comes late is no return");
 }

@@ -44,6 +44,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) baked: &'a HashSet<Uuid>,
     pub(super) hold: Duration,
     pub(super) identity: (AgentId, SessionId),
+    pub(super) chat_commands: bool,
 }
 
 impl Surroundings<'_> {
@@ -52,7 +53,7 @@ impl Surroundings<'_> {
         self.outputs.push_back(Output::Lookup { ticket, kind, id, simulator: self.simulator });
     }
 
-    fn inject_to_viewer(&mut self, datagram: Vec<u8>) {
+    pub(super) fn inject_to_viewer(&mut self, datagram: Vec<u8>) {
         if let Some(viewer) = self.viewer {
             let simulator = self.simulator;
             self.outputs.push_back(Output::ToViewer { simulator, viewer, datagram, made: Made::Injected });
@@ -63,9 +64,11 @@ impl Surroundings<'_> {
 /// The traffic of one circuit.
 #[derive(Debug)]
 pub(super) struct Traffic {
-    relay: Relay,
+    pub(super) relay: Relay,
     downloads: Downloads,
     deliveries: Deliveries,
+    /// Bodies of lines that the viewer is to be shown.
+    pub(super) lines: VecDeque<Vec<u8>>,
     held: VecDeque<Held>,
     window: usize,
     /// When the next packet of ours is due, at an even pace.
@@ -87,6 +90,7 @@ impl Traffic {
             relay: Relay::new(incoming),
             downloads: Downloads::default(),
             deliveries: Deliveries::default(),
+            lines: VecDeque::new(),
             held: VecDeque::new(),
             window: sending::FIRST_WINDOW,
             paced: None,
@@ -138,6 +142,12 @@ impl Traffic {
         datagram: &[u8],
     ) -> Route {
         self.relay.observe(Direction::ToSimulator, packet);
+        if around.chat_commands
+            && packet.number == MessageNumber::CHAT_FROM_VIEWER
+            && let Some(route) = self.chat(around, packet)
+        {
+            return route;
+        }
         let asks = matches!(
             packet.number,
             MessageNumber::REQUEST_IMAGE | MessageNumber::TRANSFER_REQUEST | MessageNumber::TRANSFER_ABORT
@@ -162,7 +172,10 @@ impl Traffic {
 
     /// True when [`Self::wake`] would find nothing to do.
     pub(super) fn is_quiet(&self) -> bool {
-        self.held.is_empty() && self.relay.next_due().is_none() && !self.deliveries.is_waiting()
+        self.held.is_empty()
+            && self.relay.next_due().is_none()
+            && !self.deliveries.is_waiting()
+            && self.lines.is_empty()
     }
 
     fn onward(
@@ -267,6 +280,7 @@ impl Traffic {
         self.settle_held(around, true);
         self.closing = true;
         self.deliveries.clear();
+        self.lines.clear();
         self.relay.silence();
         for id in self.downloads.ids() {
             if self.downloads.get(id).is_some_and(|download| download.stage == Stage::Probing) {
@@ -274,6 +288,11 @@ impl Traffic {
             }
             self.forget(around, id);
         }
+    }
+
+    /// How many downloads are under way.
+    pub(super) fn under_way(&self, now: Instant) -> usize {
+        self.downloads.under_way(now)
     }
 
     /// How many packets of ours the viewer has not acknowledged, and how many are remembered.

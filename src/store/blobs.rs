@@ -22,6 +22,7 @@ use object_store::{
 use super::keys::{BlobName, KeyError, KeyId, KeyRing};
 use super::sealed::{self, Hashed, SealError};
 use crate::asset::Digest;
+use crate::support::files;
 
 /// A dead store must not hold up a viewer.
 const RETRY: (usize, Duration) = (2, Duration::from_secs(2));
@@ -151,9 +152,7 @@ impl Blobs {
     /// # Errors
     /// As [`Blobs::open`], and when there is no directory.
     pub fn open_existing(url: &str) -> Result<Self, OpenError> {
-        let path = url.strip_prefix("file://").unwrap_or(url);
-        let elsewhere = url == "memory:" || path.contains("://");
-        if !elsewhere && !std::path::Path::new(path).is_dir() {
+        if files::folder(url).is_some_and(|folder| !folder.is_dir()) {
             return Err(OpenError::Empty(url.to_owned()));
         }
         Ok(Self::open(url)?)
@@ -203,12 +202,9 @@ impl Blobs {
                 .map_err(|source| failed(url, source))?;
             (Arc::new(store), Path::parse(prefix).map_err(|_| wrong())?)
         } else {
-            let path = url.strip_prefix("file://").unwrap_or(url);
-            if path.is_empty() || path.contains("://") {
-                return Err(wrong());
-            }
-            std::fs::create_dir_all(path)
-                .map_err(|source| StoreError::Folder { path: path.to_owned(), source })?;
+            let path = files::folder(url).filter(|path| !path.as_os_str().is_empty()).ok_or_else(wrong)?;
+            std::fs::create_dir_all(&path)
+                .map_err(|source| StoreError::Folder { path: path.display().to_string(), source })?;
             let store = LocalFileSystem::new_with_prefix(path).map_err(|source| failed(url, source))?;
             (Arc::new(store.with_fsync(true)), Path::default())
         };

@@ -77,7 +77,7 @@ pub fn save(data_dir: &Path, snapshot: Snapshot) -> io::Result<()> {
     let mut file = fs::File::create(&temporary)?;
     file.write_all(&bytes)?;
     file.sync_all()?;
-    fs::rename(&temporary, data_dir.join(FILE_NAME))
+    super::files::rename(&temporary, &data_dir.join(FILE_NAME))
 }
 
 /// Adds what earlier runs counted to `metrics`. Trouble is logged and is no reason not to start.

@@ -92,6 +92,22 @@ counters! {
     StoreBusy = "store_busy",
     /// Stored assets evicted.
     StoreEvictions = "store_evictions",
+    /// Milliseconds of waiting that hits over HTTP have saved: the grid's usual time less ours, by estimate.
+    TimeSavedMs = "time_saved_ms",
+    /// Milliseconds by which hits over HTTP took longer than the grid usually does.
+    TimeLostMs = "time_lost_ms",
+    /// Actions taken on the page, or by scripts with its token.
+    ControlActions = "control_actions",
+    /// Actions that were not taken: without the token, from another site, or not understood.
+    ControlActionsRefused = "control_actions_refused",
+    /// Listeners to the page's events that were turned away because there were too many.
+    PageListenersRefused = "page_listeners_refused",
+    /// Times that what the page remembers could not be written down.
+    PageFilesUnwritten = "page_files_unwritten",
+    /// Scenes that came to rest.
+    ScenesCompleted = "scenes_completed",
+    /// Assets that were warmed up ahead of a visit.
+    AssetsPrewarmed = "assets_prewarmed",
     /// Bodies that completed but are not of the kind they were asked as, or not whole.
     AssetsInvalid = "assets_invalid",
     /// Asset bytes read from the cache service.
@@ -180,6 +196,18 @@ counters! {
     UploadQueueCorrupt = "upload_queue_corrupt",
     /// Times the upload queue could not be written down.
     UploadQueueUnwritten = "upload_queue_unwritten",
+    /// Announcements that say where a shared cache in the local network is.
+    LanSightings = "lan_sightings",
+    /// Announcements that say nothing new, lead out of the local network, or are too many.
+    LanSightingsIgnored = "lan_sightings_ignored",
+    /// Times it was tried whether a joined shared cache is where it may be.
+    LanProbes = "lan_probes",
+    /// The same in vain: nobody there, or somebody else.
+    LanProbesFailed = "lan_probes_failed",
+    /// Times that a joined shared cache was found at another address.
+    LanMoves = "lan_moves",
+    /// Times that listening for announcements failed.
+    MdnsFailures = "mdns_failures",
 }
 
 /// All counters of one process. Share it in an `Arc`.
@@ -192,11 +220,25 @@ pub struct Metrics {
     sessions_open: AtomicI64,
     store_bytes: AtomicU64,
     store_objects: AtomicU64,
+    store_limit: AtomicU64,
+    store_pinned: AtomicU64,
+    regions_known: AtomicU64,
+    regions_pinned: AtomicU64,
     upload_entries: AtomicU64,
     upload_waiting_bytes: AtomicU64,
     upload_limit: AtomicU64,
     uploads_paused: AtomicBool,
     service: Mutex<Option<ServiceState>>,
+    lan: Mutex<Option<LanState>>,
+}
+
+/// The shared caches at home. Where they are is nobody's business who reads a status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LanState {
+    /// Those that were joined.
+    pub joined: u64,
+    /// Others that announce themselves in the network now.
+    pub unknown: u64,
 }
 
 /// How the cache service stands, for those that have one.
@@ -284,6 +326,17 @@ impl Metrics {
         self.store_bytes.store(bytes, Ordering::Relaxed);
     }
 
+    /// Sets how many shared caches at home were joined, and how many others announce themselves.
+    pub fn set_lan(&self, joined: u64, unknown: u64) {
+        *self.lan.lock().unwrap_or_else(PoisonError::into_inner) = Some(LanState { joined, unknown });
+    }
+
+    /// The shared caches at home; `None` where they are not looked for.
+    #[must_use]
+    pub fn lan(&self) -> Option<LanState> {
+        *self.lan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Sets how the cache service stands.
     pub fn set_service(&self, state: &'static str, quic: bool, deadline: Duration) {
         let deadline_us = u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX);
@@ -319,6 +372,30 @@ impl Metrics {
     #[must_use]
     pub fn upload_control(&self) -> (bool, u64) {
         (self.uploads_paused.load(Ordering::Relaxed), self.upload_limit.load(Ordering::Relaxed))
+    }
+
+    /// Sets how much the disk tier may take, and how much of it is pinned.
+    pub fn set_store_bounds(&self, limit: u64, pinned: u64) {
+        self.store_limit.store(limit, Ordering::Relaxed);
+        self.store_pinned.store(pinned, Ordering::Relaxed);
+    }
+
+    /// How much the disk tier may take, and how much of it is pinned, in bytes.
+    #[must_use]
+    pub fn store_bounds(&self) -> (u64, u64) {
+        (self.store_limit.load(Ordering::Relaxed), self.store_pinned.load(Ordering::Relaxed))
+    }
+
+    /// Sets how many regions are known, and how many of them are pinned.
+    pub fn set_regions(&self, known: u64, pinned: u64) {
+        self.regions_known.store(known, Ordering::Relaxed);
+        self.regions_pinned.store(pinned, Ordering::Relaxed);
+    }
+
+    /// How many regions are known, and how many of them are pinned.
+    #[must_use]
+    pub fn regions(&self) -> (u64, u64) {
+        (self.regions_known.load(Ordering::Relaxed), self.regions_pinned.load(Ordering::Relaxed))
     }
 
     /// The size of the disk tier: objects and bytes.

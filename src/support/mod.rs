@@ -2,9 +2,15 @@
 
 pub mod addresses;
 pub mod counters_file;
+pub mod files;
+pub mod history;
+pub mod interfaces;
+pub mod json_file;
+pub mod mdns;
 pub mod metrics;
 pub mod pin;
 pub mod private_file;
 pub mod process;
 pub mod prometheus;
 pub mod status;
+pub(crate) mod trust;

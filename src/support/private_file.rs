@@ -43,7 +43,7 @@ fn beside(path: &Path, text: &[u8]) -> io::Result<std::path::PathBuf> {
 /// When it cannot be written; the old one is then as it was.
 pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let temporary = beside(path, text)?;
-    let renamed = fs::rename(&temporary, path);
+    let renamed = super::files::rename(&temporary, path);
     if renamed.is_err() {
         let _ = fs::remove_file(&temporary);
     }

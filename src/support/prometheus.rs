@@ -51,6 +51,8 @@ fn gauges(text: &mut String, metrics: &Metrics) {
     let (objects, bytes) = metrics.store_size();
     let (waiting, waiting_bytes) = metrics.upload_queue();
     let (paused, limit) = metrics.upload_control();
+    let (store_limit, store_pinned) = metrics.store_bounds();
+    let (regions, regions_pinned) = metrics.regions();
     // A guard dropped between two loads could show as -1 for a moment; nobody wants to see that.
     let now = |value: i64| u64::try_from(value).unwrap_or(0);
     for (name, help, value) in [
@@ -58,6 +60,10 @@ fn gauges(text: &mut String, metrics: &Metrics) {
         ("sessions_open", "Logins in progress now.", now(metrics.sessions_open())),
         ("store_objects", "Assets in the disk tier.", objects),
         ("store_bytes", "Bytes the disk tier takes.", bytes),
+        ("store_limit_bytes", "The most bytes the disk tier may take; 0 without one.", store_limit),
+        ("store_pinned_bytes", "Bytes of the disk tier that are kept from eviction.", store_pinned),
+        ("regions", "Regions that were visited and are remembered.", regions),
+        ("regions_pinned", "Regions whose assets are kept from eviction.", regions_pinned),
         ("upload_queue_assets", "Assets that wait to be uploaded.", waiting),
         ("upload_queue_bytes", "Bytes of the assets that wait to be uploaded.", waiting_bytes),
         ("uploads_paused", "1 while uploads are paused.", paused.into()),

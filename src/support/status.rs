@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::metrics::{Counter, Metrics, Served, ServiceState};
+use super::metrics::{Counter, LanState, Metrics, Served, ServiceState};
 use crate::asset::{AssetKind, AssetSource};
 
 /// The whole answer. Counters include earlier runs on the same data directory.
@@ -27,11 +27,20 @@ pub struct Status {
     pub by_kind: BTreeMap<AssetKind, Assets>,
     /// LLUDP.
     pub datagrams: Datagrams,
+    /// Waiting that hits have saved.
+    #[serde(default)]
+    pub saved: Saved,
     /// The disk tier.
     pub store: Store,
+    /// The regions that were visited.
+    #[serde(default)]
+    pub regions: Regions,
     /// The cache service; absent without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceState>,
+    /// The shared caches at home; absent where they are not looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lan: Option<LanState>,
     /// The upload queue.
     pub uploads: Uploads,
     /// Every counter by its name.
@@ -90,6 +99,32 @@ pub struct Store {
     pub bytes: u64,
     /// Assets it did not take: disk full, or an I/O error.
     pub write_failures: u64,
+    /// The most bytes it may take; 0 without a disk tier.
+    #[serde(default)]
+    pub limit: u64,
+    /// Bytes that are kept from eviction.
+    #[serde(default)]
+    pub pinned_bytes: u64,
+}
+
+/// Waiting that hits over HTTP have saved, by estimate: the grid's usual time less ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// Milliseconds, added up over all requests.
+    pub ms_saved: u64,
+    /// Milliseconds by which hits took longer than the grid usually does.
+    pub ms_lost: u64,
+}
+
+/// Regions that were visited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Regions {
+    /// How many are known.
+    pub known: u64,
+    /// Those whose assets are kept from eviction.
+    pub pinned: u64,
+    /// Scenes that came to rest.
+    pub scenes_completed: u64,
 }
 
 /// What is given to the cache service.
@@ -145,6 +180,8 @@ impl Status {
         let counted = |counter| metrics.get(counter);
         let gauge = |value: i64| u64::try_from(value).unwrap_or(0);
         let (objects, bytes) = metrics.store_size();
+        let (limit, pinned_bytes) = metrics.store_bounds();
+        let (known, pinned) = metrics.regions();
 
         let mut all = BTreeMap::<AssetSource, Served>::new();
         for (source, served) in snapshot.served.values().flatten() {
@@ -172,8 +209,17 @@ impl Status {
                 dropped: counted(Counter::DatagramsStranger)
                     .saturating_add(counted(Counter::DatagramsUnsent)),
             },
-            store: Store { objects, bytes, write_failures: counted(Counter::StoreWriteFailures) },
+            saved: Saved { ms_saved: counted(Counter::TimeSavedMs), ms_lost: counted(Counter::TimeLostMs) },
+            store: Store {
+                objects,
+                bytes,
+                write_failures: counted(Counter::StoreWriteFailures),
+                limit,
+                pinned_bytes,
+            },
+            regions: Regions { known, pinned, scenes_completed: counted(Counter::ScenesCompleted) },
             service: metrics.service(),
+            lan: metrics.lan(),
             uploads: Uploads::of(metrics),
             counters: snapshot.counters,
         }

@@ -260,3 +260,25 @@ pub fn unverified_subject(token: &str) -> Option<String> {
     let body = decoded(token.split('.').nth(1)?)?;
     serde_json::from_slice::<Subject>(&body).ok().map(|body| body.sub).filter(|subject| is_name(subject))
 }
+
+/// When a token runs out, in seconds since 1970, by its own word.
+#[must_use]
+pub fn unverified_expiry(token: &str) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Expiry {
+        exp: u64,
+    }
+    let body = decoded(token.split('.').nth(1)?)?;
+    serde_json::from_slice::<Expiry>(&body).ok().map(|body| body.exp)
+}
+
+/// What a token allows, for its holder, who trusts it anyway.
+#[must_use]
+pub fn unverified_rights(token: &str) -> Option<Rights> {
+    #[derive(Deserialize)]
+    struct Allowed {
+        rights: String,
+    }
+    let body = decoded(token.split('.').nth(1)?)?;
+    serde_json::from_slice::<Allowed>(&body).ok()?.rights.parse().ok()
+}

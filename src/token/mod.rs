@@ -16,11 +16,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::grid::GridId;
 
+pub mod join;
 mod jwt;
 mod keys;
 
 pub use jwt::decoded as from_base64url;
-pub use jwt::{Keys, MAX_TOKEN_BYTES, TokenError, Verified, sign, sign_own, unverified_subject};
+pub use jwt::{
+    Keys, MAX_TOKEN_BYTES, TokenError, Verified, sign, sign_own, unverified_expiry, unverified_rights,
+    unverified_subject,
+};
 pub use keys::{
     KeyFormError, SigningKey, enrolment_message, is_weak, own_subject, public_key_of, verify_with,
 };

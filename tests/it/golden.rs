@@ -22,7 +22,8 @@ fn golden(name: &str, actual: &str) {
 
 #[test]
 fn help_of_every_subcommand() {
-    let names = ["", "proxy", "replay", "serve", "store", "token", "status", "check-config"];
+    let names =
+        ["", "proxy", "run", "replay", "serve", "store", "token", "join", "status", "doctor", "check-config"];
     for name in names.into_iter().chain(["token keygen", "token new", "token list", "token revoke"]) {
         let mut arguments: Vec<&str> = name.split_whitespace().collect();
         arguments.push("--help");
@@ -68,7 +69,22 @@ fn every_subcommand_has_a_golden_help() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(commands, ["proxy", "replay", "serve", "store", "token", "status", "check-config", "help"]);
+    assert_eq!(
+        commands,
+        [
+            "proxy",
+            "run",
+            "replay",
+            "serve",
+            "store",
+            "token",
+            "join",
+            "status",
+            "doctor",
+            "check-config",
+            "help"
+        ]
+    );
 }
 
 #[test]
@@ -95,6 +111,25 @@ fn status_keys() {
         let _ = writeln!(text, "{key}");
     }
     golden("status-keys.txt", &text);
+}
+
+/// What `rezcache doctor --json` is made of, and the labels of its checks.
+#[test]
+fn doctor_keys_and_labels() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().to_str().expect("UTF-8");
+    let words =
+        ["doctor", "--json", "--data-dir", data, "--control", "off", "--grid", "http://nowhere.invalid/"];
+    let run = rezcache(&words);
+    let report: serde_json::Value = serde_json::from_str(&run.out).expect("JSON");
+    let (mut keys, mut labels) = (BTreeSet::new(), String::new());
+    walk("", &report, &mut keys);
+    for check in report["checks"].as_array().expect("a list") {
+        walk("checks[]", check, &mut keys);
+        let _ = writeln!(labels, "{}", check["name"].as_str().expect("a name"));
+    }
+    let keys: Vec<_> = keys.into_iter().collect();
+    golden("doctor.txt", &format!("{}\n\n{labels}", keys.join("\n")));
 }
 
 fn walk(prefix: &str, value: &serde_json::Value, keys: &mut BTreeSet<String>) {
@@ -145,7 +180,7 @@ fn the_template_with_everything_switched_on_is_valid_and_complete() {
     assert_eq!(run.code, 0, "{run:?}");
 
     // Whatever may be written is in it: an unknown key's message lists what is known.
-    for section in ["", "[proxy]\n", "[replay]\n", "[serve]\n", "[[grid]]\nurl = \"x\"\n"] {
+    for section in ["", "[proxy]\n", "[run]\n", "[replay]\n", "[serve]\n", "[[grid]]\nurl = \"x\"\n"] {
         std::fs::write(&path, format!("{section}nonsense = 1\n")).expect("written");
         let run = rezcache(&["check-config", "--config", path.to_str().expect("UTF-8")]);
         let known = run.err.split("known are ").nth(1).expect("known keys").trim();

@@ -2,6 +2,7 @@
 //! given of it without the simulator being asked.
 
 mod boundaries;
+mod chat;
 mod late;
 mod numbering;
 mod service;

@@ -34,6 +34,7 @@ pub(crate) fn service(url: &str) -> ServiceConfig {
     ServiceConfig {
         address: url.parse().unwrap(),
         token: None,
+        join: None,
         spot_check: 0,
         least_deadline: Duration::from_secs(5),
     }
@@ -744,7 +745,7 @@ async fn the_control_port_pauses_resumes_and_limits_for_who_knows_the_token() {
     fetch(&setup, &[texture()]).await;
     assert!(setup.proxy.metrics().upload_control().0);
     assert!(fake.uploads("POST").is_empty());
-    assert!(get(control, "/", &[]).await.text().contains("data-post=\"/uploads/resume\""));
+    assert!(get(control, "/", &[]).await.text().contains("formaction=\"/uploads/resume\""));
     assert_eq!(post("/uploads/resume", known()).await, 200);
     assert!(setup.proxy.uploads_idle(PATIENCE).await);
 
@@ -755,7 +756,7 @@ async fn the_control_port_pauses_resumes_and_limits_for_who_knows_the_token() {
     assert_eq!(post("/uploads/limit?bytes_per_second=0", known()).await, 200);
     assert_eq!(setup.proxy.metrics().upload_control(), (false, 0));
     let page = get(control, "/", &[]).await.text();
-    assert!(page.contains("data-post=\"/uploads/pause\"") && !page.contains(TOKEN), "{page}");
+    assert!(page.contains("formaction=\"/uploads/pause\"") && !page.contains(TOKEN), "{page}");
     within(setup.proxy.stop()).await;
 }
 

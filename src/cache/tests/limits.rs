@@ -222,3 +222,44 @@ impl Files for HeldUsage {
         RealFiles.remove(path)
     }
 }
+
+#[tokio::test]
+async fn pinned_assets_outlive_a_flood_and_a_restart_up_to_half_of_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    // Each file takes 8 KiB: 30 of them are the whole store, 15 may be pinned.
+    let cap = 240 << 10;
+    let pinned: Vec<_> = (0..6).map(key).collect();
+    let (cache, metrics) = open(dir.path(), cap, DISK_ONLY);
+    // Some are pinned before they are here.
+    cache.put(key(0), &at("a"), asset(0, 8000));
+    cache.flush().await;
+    cache.pin(&pinned);
+    for number in (1..6).chain(1000..1100) {
+        cache.put(key(number), &at("a"), asset(number, 8000));
+        cache.flush().await;
+    }
+    assert!(metrics.get(Counter::StoreEvictions) > 60, "the cap was put to the test");
+    assert_eq!(cache.size_of(&pinned).0, 6);
+    let stats = cache.stats();
+    assert_eq!((stats.pinned_bytes, stats.pinned_limit), (cache.size_of(&pinned).1, cap / 2));
+    cache.close().await;
+
+    let (cache, _) = open(dir.path(), cap, DISK_ONLY);
+    cache.pin(&pinned);
+    cache.flush().await;
+    let many: Vec<_> = (0..6).chain(2000..2030).map(key).collect();
+    cache.pin(&many);
+    for number in 2000..2100 {
+        cache.put(key(number), &at("a"), asset(number, 8000));
+        cache.flush().await;
+    }
+    let stats = cache.stats();
+    assert!(stats.pinned_bytes <= cap / 2, "{stats:?}");
+    assert_eq!(cache.size_of(&pinned).0, 6, "those that were there first");
+    assert!(whole(&cache, 2099, &at("a")).await.is_some(), "there is room for what is new");
+    cache.set_disk_bytes(100 << 10);
+    cache.flush().await;
+    assert!(bytes_in(dir.path()) <= 100 << 10 && cache.stats().pinned_bytes <= 50 << 10);
+    cache.pin(&[]);
+    assert_eq!(cache.stats().pinned_bytes, 0);
+}

@@ -111,7 +111,7 @@ impl ServiceTier {
             Span { start: 0, end: None } => None,
             Span { start, end } => Some((start, end.unwrap_or(u64::MAX))),
         };
-        let body = self.client.read(&key.0, Some(key.1), range).await;
+        let body = self.client().read(&key.0, Some(key.1), range).await;
         let took = asked.elapsed();
         let mut body = match body {
             Ok(Some(body)) => body,

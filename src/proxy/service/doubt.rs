@@ -16,12 +16,11 @@ use std::thread::JoinHandle;
 
 use crate::asset::{Asset, AssetId, AssetKey, AssetKind, Digest};
 use crate::cache::{LocalCache, Scope};
-use crate::client::address::ServerAddress;
+use crate::client::PROVEN_WRONG as MARKER;
 use crate::grid::{GridId, Origin};
 use crate::proxy::learn::Target;
 
 const LEARNT: &str = "from-service";
-const MARKER: &str = "service-proven-wrong";
 /// Entries that wait to be written; an asset whose entry does not fit is not kept.
 const QUEUE: usize = 4096;
 /// A file that has grown to this says only that anything may have come from the service.
@@ -72,11 +71,12 @@ pub(super) struct Doubt {
 }
 
 impl Doubt {
-    pub(super) fn new(address: &ServerAddress, one_in: u32, data_dir: &Path, cache: LocalCache) -> Self {
-        let (service, marker) = (address.authority(), data_dir.join(MARKER));
+    /// `service` is what it is called in files.
+    pub(super) fn new(service: String, one_in: u32, data_dir: &Path, cache: LocalCache) -> Self {
+        let marker = data_dir.join(MARKER);
         let mut learnt = Learnt::default();
         for line in lines(&marker) {
-            match line.strip_prefix(&service) {
+            match line.strip_prefix(service.as_str()) {
                 Some("") => learnt.proven = true,
                 Some(rest) => {
                     let mut words = rest.trim_start().split(' ');

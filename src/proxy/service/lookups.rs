@@ -57,7 +57,7 @@ impl ServiceTier {
                 let rest = same.split_off(same.len().min(MAX_LOOKUP));
                 let assets: Vec<(AssetKind, AssetId)> =
                     same.iter().map(|wanted| (wanted.key.0.kind, wanted.key.0.id)).collect();
-                if let Ok(found) = self.client.lookup(&grid, Some(origin), assets).await {
+                if let Ok(found) = self.client().lookup(&grid, Some(origin), assets).await {
                     for (wanted, found) in same.into_iter().zip(found) {
                         // Whoever does not wait any more has the grid's answer.
                         let _ = wanted.told.send(found.is_some());

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, watch};
@@ -14,24 +14,27 @@ use super::learn::Target;
 use crate::asset::{AssetKey, Digest};
 use crate::cache::LocalCache;
 use crate::client::address::ServerAddress;
-use crate::client::credentials::Credentials;
+use crate::client::credentials::{Credentials, CredentialsError};
 use crate::client::{CallError, Face, ServiceClient};
 use crate::fetch::service_plan::{Advice, ServicePlan, Standing, WhyGrid};
 use crate::fetch::sharing::{is_private_host, may_share};
 use crate::grid::GridId;
 use crate::redact::Redacted;
 use crate::support::metrics::{Counter, Metrics};
+use crate::token::join::{JoinLine, Pin};
 use crate::wire::OriginHash;
 
 mod attempt;
 mod doubt;
 mod lookups;
 mod serve;
+mod slot;
 
 pub(super) use attempt::{Alone, Opened};
 use doubt::{Condemned, Doubt};
 use lookups::Lookups;
 pub(super) use serve::{Sink, head};
+pub(super) use slot::{Bound, Slot};
 
 /// Of so many hits one is compared with the grid.
 pub const SPOT_CHECK: u32 = 200;
@@ -53,6 +56,9 @@ pub struct ServiceConfig {
     pub address: ServerAddress,
     /// What it knows us by.
     pub token: Option<Redacted<String>>,
+    /// What a household's server takes our own key in by; it is recognised by the first of the pins,
+    /// wherever it is.
+    pub join: Option<Redacted<String>>,
     /// Of so many hits one is compared with the grid; 0 for none.
     pub spot_check: u32,
     /// No request is held for less than this, however fast the service usually is. Zero but in tests
@@ -60,12 +66,34 @@ pub struct ServiceConfig {
     pub least_deadline: Duration,
 }
 
+impl ServiceConfig {
+    /// A server of a household.
+    #[must_use]
+    pub fn joined(line: &JoinLine, spot_check: u32) -> Self {
+        Self {
+            address: ServerAddress::at(line.address, &line.pin),
+            token: None,
+            join: Some(line.token.clone()),
+            spot_check,
+            least_deadline: Duration::ZERO,
+        }
+    }
+
+    /// The key by which a household's server is recognised.
+    fn pin(&self) -> Option<Pin> {
+        self.join.as_ref().and(self.address.pins.first()).and_then(|pin| pin.parse().ok())
+    }
+}
+
 /// What one read of the service is about: an asset, as it comes from one origin.
 type ReadKey = (AssetKey, OriginHash);
 
 /// The service and all that is known of it.
 pub(super) struct ServiceTier {
-    client: ServiceClient,
+    client: RwLock<Arc<ServiceClient>>,
+    credentials: Credentials,
+    /// A household's server, which may turn up elsewhere.
+    pin: Option<Pin>,
     plan: Mutex<ServicePlan<ReadKey>>,
     metrics: Arc<Metrics>,
     reads: Arc<Semaphore>,
@@ -91,21 +119,32 @@ impl ServiceTier {
         cache: LocalCache,
         metrics: Arc<Metrics>,
     ) -> Result<Self, CallError> {
-        let credentials = match config.token {
-            Some(token) => Credentials::token(token.reveal()).ok_or(CallError::NotAToken)?,
-            // Without a token the proxy has a key of its own, for services where residents may enrol.
-            None => Credentials::own(data_dir, &config.address).unwrap_or_else(|error| {
+        let pin = config.pin();
+        let own = |own: Result<Credentials, CredentialsError>| {
+            own.unwrap_or_else(|error| {
                 tracing::warn!(%error, "no key of our own; services that ask for one refuse us");
                 Credentials::nobody()
-            }),
+            })
         };
-        let doubt = Doubt::new(&config.address, config.spot_check, data_dir, cache);
+        let credentials = match (&config.token, &config.join, &pin) {
+            (Some(token), _, _) => Credentials::token(token.reveal()).ok_or(CallError::NotAToken)?,
+            (None, Some(join), Some(pin)) => own(Credentials::joined(data_dir, pin, join)),
+            // Without a token the proxy has a key of its own, for services where residents may enrol.
+            _ => own(Credentials::own(data_dir, &config.address)),
+        };
+        let name = pin.as_ref().map_or_else(|| config.address.authority(), ToString::to_string);
+        let doubt = Doubt::new(name, config.spot_check, data_dir, cache);
         let mut plan = ServicePlan::new(Instant::now(), config.least_deadline);
         if doubt.is_proven() {
             plan.distrust();
         }
         let tier = Self {
-            client: ServiceClient::with_credentials(config.address, credentials)?,
+            client: RwLock::new(Arc::new(ServiceClient::with_credentials(
+                config.address,
+                credentials.clone(),
+            )?)),
+            credentials,
+            pin,
             standing: watch::Sender::new(plan.standing()),
             plan: Mutex::new(plan),
             metrics,
@@ -122,9 +161,37 @@ impl ServiceTier {
         Ok(tier)
     }
 
-    /// The client, for what is not reading.
-    pub(super) const fn client(&self) -> &ServiceClient {
-        &self.client
+    /// The client of now.
+    pub(super) fn client(&self) -> Arc<ServiceClient> {
+        Arc::clone(&self.client.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What the service is called where something is remembered of it: its key, if it may turn up elsewhere,
+    /// or its address.
+    pub(super) fn name(&self) -> String {
+        self.pin.as_ref().map_or_else(|| self.client().address().authority(), ToString::to_string)
+    }
+
+    /// The key by which a household's server is recognised.
+    pub(super) const fn pin(&self) -> Option<&Pin> {
+        self.pin.as_ref()
+    }
+
+    /// Where a household's server was found: it is probed there before it is asked anything.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub(super) fn move_to(&self, address: ServerAddress) -> Result<(), CallError> {
+        let moved = Arc::new(ServiceClient::with_credentials(address, self.credentials.clone())?);
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = moved;
+        self.update(|plan| plan.moved(Instant::now()));
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// How the service stands.
+    pub(super) fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
     }
 
     /// Whether the service has not been proven to give wrong bytes.
@@ -135,7 +202,8 @@ impl ServiceTier {
     /// Whether the service may hear of this grid's assets at all: by the grid's name, and by where that name
     /// leads.
     fn serves(&self, grid: &GridPort, target: &Target) -> bool {
-        let host = &self.client.address().host;
+        let client = self.client();
+        let host = &client.address().host;
         may_share(&target.key.grid, host)
             && (!grid.reach.is_private() || is_private_host(host))
             && !self.doubt.is_suspended(&target.key.grid, &target.scope.origin)
@@ -165,7 +233,7 @@ impl ServiceTier {
                     tracing::warn!("the cache service does not answer in time; going on without it")
                 }
                 Standing::Working => {
-                    tracing::info!(service = %self.client.address(), "the cache service answers")
+                    tracing::info!(service = %self.client().address(), "the cache service answers")
                 }
                 Standing::Distrusted => {}
             }
@@ -180,7 +248,7 @@ impl ServiceTier {
             let plan = self.plan();
             (plan.standing(), plan.deadline(None))
         };
-        self.metrics.set_service(standing.name(), self.client.face() == Face::Quic, deadline);
+        self.metrics.set_service(standing.name(), self.client().face() == Face::Quic, deadline);
     }
 
     /// Whether to ask the service for this; says how long to wait.
@@ -207,7 +275,11 @@ impl ServiceTier {
                 let pause = retry_after.unwrap_or(REFUSED_FOR.1);
                 self.pause(pause);
                 if matches!(status, 401 | 403) && !self.refusal_told.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%error, "the cache service does not accept us; check --token-file");
+                    let advice = match &self.pin {
+                        Some(_) => "join again with the line that the server prints",
+                        None => "check --token-file",
+                    };
+                    tracing::warn!(%error, "the cache service does not accept us; {advice}");
                 }
             }
             CallError::Busy { retry_after } => self.pause(*retry_after),
@@ -245,7 +317,7 @@ impl ServiceTier {
         let dropped = tokio::task::spawn_blocking(move || tier.doubt.drop_condemned(&which)).await;
         self.metrics.count(Counter::ServiceMismatches);
         let dropped = dropped.unwrap_or_default();
-        let (service, marker) = (self.client.address(), self.doubt.marker().display());
+        let (service, marker) = (self.client().address().clone(), self.doubt.marker().display());
         match &condemned {
             Condemned::All => tracing::error!(
                 %service, dropped, %marker,
@@ -268,7 +340,7 @@ impl ServiceTier {
         }
         loop {
             let probe_at = self.plan().probe_at();
-            let quic_at = self.client.quic_retry_at();
+            let quic_at = self.client().quic_retry_at();
             let next = match (probe_at, quic_at) {
                 (Some(probe), Some(quic)) => Some(probe.min(quic)),
                 (one, other) => one.or(other),
@@ -288,7 +360,7 @@ impl ServiceTier {
             if probe_at.is_some_and(|at| at <= Instant::now()) {
                 self.probe().await;
             } else if quic_at.is_some_and(|at| at <= Instant::now()) {
-                self.client.retry_quic().await;
+                self.client().retry_quic().await;
                 self.tell();
             }
         }
@@ -296,9 +368,9 @@ impl ServiceTier {
 
     async fn probe(&self) {
         let mut took = self.probe_once().await;
-        if took.is_none() && self.client.face() == Face::Quic {
+        if took.is_none() && self.client().face() == Face::Quic {
             // Where UDP is blocked nothing ever comes back: the other face says whether it is that.
-            self.client.give_up_quic();
+            self.client().give_up_quic();
             took = self.probe_once().await;
         }
         self.update(|plan| {
@@ -310,10 +382,11 @@ impl ServiceTier {
     async fn probe_once(&self) -> Option<Duration> {
         let grid = GridId::new("probe");
         let mut took = None;
+        let client = self.client();
         // The first call may have to connect; the second tells how far the service is.
         for _ in 0..2 {
             let asked = Instant::now();
-            let answer = self.client.lookup(&grid, None, Vec::new());
+            let answer = client.lookup(&grid, None, Vec::new());
             match tokio::time::timeout(PROBE_PATIENCE, answer).await {
                 Ok(Ok(_)) => {
                     took = Some(asked.elapsed());

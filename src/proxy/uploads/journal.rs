@@ -29,6 +29,7 @@ use uuid::Uuid;
 use crate::asset::{AssetId, AssetKey, AssetKind, Digest};
 use crate::fetch::upload_plan::{Entry, Number};
 use crate::grid::{GridId, Origin};
+use crate::support::files;
 
 const MAGIC: &[u8; 8] = b"rezupldq";
 const VERSION: u16 = 2;
@@ -64,9 +65,32 @@ pub(super) trait Sink: Write + Send {
     fn cut(&mut self, len: u64) -> io::Result<()>;
 }
 
-impl Sink for File {
+/// A file open for appending, which Windows lets nobody shorten: that takes it opened anew.
+struct Appended {
+    file: File,
+    path: PathBuf,
+}
+
+impl Appended {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = fs::OpenOptions::new().create(true).append(true).open(path)?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+}
+
+impl Write for Appended {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Sink for Appended {
     fn cut(&mut self, len: u64) -> io::Result<()> {
-        self.set_len(len)
+        fs::OpenOptions::new().write(true).open(&self.path)?.set_len(len)
     }
 }
 
@@ -140,7 +164,7 @@ impl Journal {
         found.entries.drain(..excess);
         let ours = whose == Whose::Ours;
         let length = if ours { bytes.len() as u64 } else { 0 };
-        let sink = Box::new(fs::OpenOptions::new().create(true).append(true).open(&path)?);
+        let sink = Box::new(Appended::open(&path)?);
         let mut journal = Self { folder: folder.to_owned(), service, sink, length, records, _lock: lock };
         // Without what is no longer of use; a disk without room leaves the file as it was.
         let living = found.entries.iter().map(|(number, entry)| (*number, entry));
@@ -199,11 +223,11 @@ impl Journal {
         let (fresh, path) = (self.folder.join("queue.new"), self.folder.join(FILE_NAME));
         let mut file = File::create(&fresh)?;
         let written = file.write_all(&bytes).and_then(|()| file.sync_all());
-        if let Err(error) = written.and_then(|()| fs::rename(&fresh, &path)) {
+        if let Err(error) = written.and_then(|()| files::rename(&fresh, &path)) {
             let _ = fs::remove_file(&fresh);
             return Err(error);
         }
-        self.sink = Box::new(fs::OpenOptions::new().append(true).open(&path)?);
+        self.sink = Box::new(Appended::open(&path)?);
         self.length = bytes.len() as u64;
         self.records = records;
         Ok(())

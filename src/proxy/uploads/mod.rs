@@ -105,7 +105,7 @@ impl UploadQueue {
         metrics: Arc<Metrics>,
     ) -> Self {
         let most = config.limits.entries;
-        let address = service.client().address().authority();
+        let address = service.name();
         let opened = tokio::task::spawn_blocking(move || Journal::open(&folder, &address, most)).await;
         let now = Instant::now();
         let mut state = State {
@@ -203,8 +203,8 @@ impl UploadQueue {
     }
 
     /// The host of the service.
-    pub(crate) fn service_host(&self) -> &str {
-        &self.inner.service.client().address().host
+    pub(crate) fn service_host(&self) -> String {
+        self.inner.service.client().address().host.clone()
     }
 
     /// Sends nothing more until [`Self::resume`].

@@ -34,7 +34,8 @@ const FULL_PAUSE: Duration = Duration::from_secs(60);
 /// Sends an entry, and says how that ended.
 pub(super) async fn send(inner: &Arc<Inner>, number: Number, entry: &Entry) -> Outcome {
     // The queue outlives the run that judged it.
-    let host = &inner.service.client().address().host;
+    let client = inner.service.client();
+    let host = &client.address().host;
     if !may_hear(&entry.key.grid, entry.resolved_private, host) {
         return Outcome::Drop(Dropped::NotForService);
     }
@@ -47,7 +48,7 @@ pub(super) async fn send(inner: &Arc<Inner>, number: Number, entry: &Entry) -> O
     if let Some(reason) = inner.doom(number) {
         return Outcome::Drop(reason);
     }
-    let attesting = inner.service.client().attest(&entry.key, origin, entry.digest, &asset.bytes);
+    let attesting = client.attest(&entry.key, origin, entry.digest, &asset.bytes);
     let verdict = match in_time(ANSWER_PATIENCE, attesting).await {
         Ok(verdict) => verdict,
         Err(error) => return failed(&error),

@@ -29,7 +29,8 @@ async fn found_for(address: &str, entries: &[Entry]) -> Arc<Metrics> {
     journal.append(&changes).unwrap();
     drop(journal);
     let cache = LocalCache::memory_only(1 << 20, Arc::clone(&metrics));
-    let config = ServiceConfig { address, token: None, spot_check: 0, least_deadline: Duration::ZERO };
+    let config =
+        ServiceConfig { address, token: None, join: None, spot_check: 0, least_deadline: Duration::ZERO };
     let service = ServiceTier::new(config, data.path(), cache.clone(), Arc::clone(&metrics)).unwrap();
     let limits = Limits { wait: Duration::ZERO, patience: Duration::ZERO, ..Limits::default() };
     let config = UploadConfig { limits, ..UploadConfig::default() };

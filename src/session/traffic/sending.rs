@@ -23,8 +23,9 @@ const CREDIT: Duration = Duration::from_millis(2);
 
 impl Traffic {
     /// Sends what may be sent now: packets of deliveries, copies, acks.
-    pub(super) fn pump(&mut self, around: &mut Surroundings<'_>) {
+    pub(in crate::session) fn pump(&mut self, around: &mut Surroundings<'_>) {
         self.take_fates(around);
+        self.send_lines(around);
         while self.deliveries.is_waiting()
             && self.may_send(around.now)
             && let Some((owner, message)) = self.deliveries.take()
@@ -57,11 +58,15 @@ impl Traffic {
         self.take_fates(around);
     }
 
+    /// Whether the viewer takes one packet more of ours.
+    pub(in crate::session) fn has_room(&self, now: Instant) -> bool {
+        !self.closing
+            && !self.is_awaiting_simulator(now)
+            && self.relay.outstanding(Direction::ToViewer) < self.window
+    }
+
     fn may_send(&mut self, now: Instant) -> bool {
-        if self.closing
-            || self.is_awaiting_simulator(now)
-            || self.relay.outstanding(Direction::ToViewer) >= self.window
-        {
+        if !self.has_room(now) {
             return false;
         }
         let earliest = now.checked_sub(CREDIT).unwrap_or(now);

@@ -48,7 +48,8 @@ impl Running {
             panic!("the fixture grants")
         };
         let (now, mut shell) = (Instant::now(), Shell(40_000));
-        let config = SessionConfig { hold: Duration::from_millis(100), wraps_at_24_bits: false };
+        let config =
+            SessionConfig { hold: Duration::from_millis(100), wraps_at_24_bits: false, chat_commands: true };
         let (session, _) =
             Session::open(now, &grant, LOGIN, LoginFormat::XmlRpc, config, &mut shell).expect("it opens");
         let mut running = Self { session, shell, now, heard: 0 };
@@ -85,6 +86,7 @@ impl Running {
                     let found = hit.then_some(Found { asset, source: AssetSource::Memory });
                     self.session.found(self.now, ticket, found);
                 }
+                Output::Command { simulator, .. } => self.session.say(self.now, simulator, "an answer"),
                 _ => {}
             }
         }

@@ -13,6 +13,7 @@ use rezcache::lludp::appearance::baked_textures;
 use rezcache::lludp::assets::{
     ImageData, ImageNotInDatabase, ImagePacket, TransferAbort, TransferInfo, TransferPacket, without_images,
 };
+use rezcache::lludp::chat::{ChatFromSimulator, ChatFromViewer};
 use rezcache::lludp::circuit::{
     AgentMovementComplete, AgentPause, AgentResume, AgentThrottle, CloseCircuit, CompleteAgentMovement,
     CompletePingCheck, ConfirmEnableSimulator, CrossedRegion, DenyTrustedCircuit, DisableSimulator,
@@ -269,6 +270,8 @@ fn message_bodies(input: &[u8]) -> bool {
         body_as::<TransferInfo<'_>>(input),
         body_as::<TransferPacket<'_>>(input),
         body_as::<TransferAbort>(input),
+        body_as::<ChatFromViewer<'_>>(input),
+        body_as::<ChatFromSimulator<'_>>(input),
     ];
     assert!(baked_textures(input).map_or(0, |baked| baked.len()) <= 11);
     for number in [MessageNumber::REQUEST_IMAGE, MessageNumber::TRANSFER_REQUEST] {

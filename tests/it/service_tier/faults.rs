@@ -188,6 +188,7 @@ async fn a_service_that_is_not_there_is_never_waited_for() {
         let service = ServiceConfig {
             address: url.parse().unwrap(),
             token: None,
+            join: None,
             spot_check: 0,
             least_deadline: Duration::ZERO,
         };

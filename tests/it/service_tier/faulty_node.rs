@@ -128,6 +128,7 @@ impl FaultyNode {
         ServiceConfig {
             address: self.url.parse().unwrap(),
             token: None,
+            join: None,
             spot_check,
             least_deadline: Duration::ZERO,
         }

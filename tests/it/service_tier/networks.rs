@@ -97,6 +97,7 @@ async fn where_udp_is_blocked_https_serves_and_quic_returns() {
     let service = ServiceConfig {
         address: format!("https://{}#pin={}", router.at, node.pin().unwrap()).parse().unwrap(),
         token: None,
+        join: None,
         spot_check: 0,
         least_deadline: Duration::from_millis(800),
     };

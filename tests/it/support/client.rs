@@ -148,6 +148,14 @@ impl Connection {
         Some(answer)
     }
 
+    /// One chunk of an answer that does not end.
+    pub(crate) async fn chunk(&mut self) -> String {
+        let line = self.line().await;
+        let size = usize::from_str_radix(line.trim(), 16).expect("a chunk");
+        let chunk = self.body(size + 2).await;
+        String::from_utf8(chunk[..size].to_vec()).unwrap()
+    }
+
     async fn line(&mut self) -> String {
         while find(&self.buffer, b"\r\n").is_none() {
             if within(self.stream.read_buf(&mut self.buffer)).await.unwrap_or(0) == 0 {

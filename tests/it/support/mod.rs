@@ -176,8 +176,11 @@ pub(crate) fn proxy_config(grid: GridConfig, data_dir: &Path) -> ProxyConfig {
         disk_patience: Duration::from_secs(10),
         asset_token: ASSET_TOKEN.into(),
         control_token: None,
+        chat_commands: false,
         service: None,
+        lan: None,
         uploads: None,
+        page: rezcache::proxy::PageConfig::default(),
         dial: DialMap::default(),
     }
 }

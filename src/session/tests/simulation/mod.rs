@@ -15,8 +15,11 @@ use super::{HOME, LOGIN, NEIGHBOUR, NEXT, Shell, VIEWER, use_circuit_code};
 use crate::asset::policy;
 use crate::asset::{Asset, AssetId, AssetSource};
 use crate::lludp::assets::{TransferAbort, TransferRequest, request_image};
+use crate::lludp::chat::{ChatFromSimulator, ChatFromViewer};
 use crate::lludp::circuit::{CompletePingCheck, StartPingCheck};
 use crate::lludp::{ImageRequest, SequenceNumber, Variable2};
+use crate::redact::Redacted;
+use crate::session::chat::{CHANNEL, ChatCommand};
 use crate::session::login::{LoginFormat, LoginReply};
 use crate::session::mutation::{Rule, with_broken};
 use crate::session::*;
@@ -101,6 +104,10 @@ struct Circuit {
     to_viewer: HashSet<u64>,
     to_simulator: HashSet<u64>,
     private: HashMap<Uuid, Vec<u8>>,
+    /// Commands said in chat, those that were taken for such, and lines that the viewer was shown.
+    said: u32,
+    understood: u32,
+    shown: BTreeMap<u32, u32>,
 }
 
 struct World {
@@ -141,7 +148,7 @@ impl World {
         let simulators = [Habits::OpenSim, Habits::OpenSim, Habits::SecondLife];
         let habits = (viewers[dice.below(3)], simulators[dice.below(3)]);
         let second_life = habits.1 == Habits::SecondLife;
-        let config = SessionConfig { hold: HOLD, wraps_at_24_bits: second_life };
+        let config = SessionConfig { hold: HOLD, wraps_at_24_bits: second_life, chat_commands: true };
         let (mut session, _) =
             Session::open(start, &grant, LOGIN.as_bytes(), LoginFormat::XmlRpc, config, &mut shell).unwrap();
         session.rewrite_event_reply(start, NEIGHBOUR.as_bytes(), &mut shell);
@@ -184,6 +191,9 @@ impl World {
                 to_viewer: HashSet::new(),
                 to_simulator: HashSet::new(),
                 private: HashMap::new(),
+                said: 0,
+                understood: 0,
+                shown: BTreeMap::new(),
             }
         });
         let circuits = circuits.collect();
@@ -316,7 +326,19 @@ impl World {
                 Output::Baked(ids) => {
                     assert!(ids.iter().all(|id| self.baked.contains(&id.0)), "no other texture is a bake");
                 }
-                Output::Swallowed | Output::Patched | Output::Unlearnt | Output::Served { .. } => {}
+                Output::Command { simulator, command } => {
+                    assert_eq!(command, ChatCommand::Status);
+                    let index = self.circuit_of(simulator);
+                    self.circuits[index].understood += 1;
+                    let line = self.circuits[index].understood.to_string();
+                    self.session.say(self.clock(), simulator, &line);
+                }
+                Output::Swallowed
+                | Output::Patched
+                | Output::Unlearnt
+                | Output::Arrived { .. }
+                | Output::Named { .. }
+                | Output::Served { .. } => {}
             }
         }
     }
@@ -382,6 +404,12 @@ impl World {
         if taken.number == CHATTER {
             self.reached.insert(u64::from_le_bytes(taken.body[..8].try_into().unwrap()));
         }
+        if taken.number == MessageNumber::CHAT_FROM_SIMULATOR {
+            let line = ChatFromSimulator::decode(&taken.body).unwrap();
+            let text = std::str::from_utf8(line.message.reveal().0).unwrap().trim_end_matches('\0');
+            *here.shown.entry(text.parse().unwrap()).or_default() += 1;
+            return;
+        }
         here.viewer.take(now, taken.number, &taken.body, taken.zerocoded_len);
     }
 
@@ -399,6 +427,14 @@ impl World {
         if taken.number == MessageNumber::START_PING_CHECK {
             let ping = StartPingCheck::decode(&taken.body).unwrap();
             here.simulator_end.forget_below(ping.oldest_unacked);
+        }
+        if taken.number == MessageNumber::CHAT_FROM_VIEWER {
+            let chat = ChatFromViewer::decode(&taken.body).unwrap();
+            assert_ne!(chat.channel, CHANNEL, "a command came to the simulator");
+            self.reached.insert(u64::from_le_bytes(chat.message.reveal().0[..8].try_into().unwrap()));
+            let id = u64::from_le_bytes(chat.message.reveal().0[..8].try_into().unwrap());
+            *here.simulator.executed.entry(id).or_default() += 1;
+            return;
         }
         here.simulator.take(taken.number, taken.sequence, &taken.body, &self.catalog);
         if taken.number == MessageNumber::USE_CIRCUIT_CODE && self.habits.1 == Habits::OpenSim {
@@ -540,8 +576,25 @@ impl World {
                     self.abort(circuit, transfer);
                 }
             }
+            24 | 25 => self.chat(circuit, b"rez status\0", CHANNEL),
+            26 => {
+                // On another channel it is what people say to one another.
+                let id = self.dice.roll();
+                self.circuits[circuit].to_simulator.insert(id);
+                self.chat(circuit, &id.to_le_bytes(), 0);
+            }
             _ => {}
         }
+    }
+
+    fn chat(&mut self, circuit: usize, text: &[u8], channel: i32) {
+        let (agent, session) = self.session.common.identity;
+        let message = Redacted::new(Variable2(text));
+        let mut body = Vec::new();
+        ChatFromViewer { agent, session, message, kind: 1, channel }.encode(&mut body);
+        let chatter = (channel == 0).then(|| u64::from_le_bytes(text.try_into().unwrap()));
+        self.circuits[circuit].said += u32::from(channel == CHANNEL);
+        self.viewer_says(circuit, MessageNumber::CHAT_FROM_VIEWER, &body, chatter);
     }
 
     fn transfer(&mut self, circuit: usize, asset: Uuid, source: i32) {
@@ -627,6 +680,20 @@ impl World {
                     let times = executed.get(id).copied().unwrap_or_default();
                     add(format!("message {id:x} to the {name} was executed {times} times"));
                 }
+            }
+            // After a numbering that began anew nobody knows what the viewer has of ours.
+            let counts_anew = matches!(
+                self.script.scene,
+                Scene::BothCountAnew | Scene::ViewerCountsAnew | Scene::SimulatorCountsAnew
+            );
+            if !counts_anew && circuit.shown.values().any(|times| *times != 1) {
+                add(format!("lines were shown more than once: {:?}", circuit.shown));
+            }
+            // Whatever ends a circuit may end what is on its way.
+            let answered = circuit.shown.len() == circuit.understood as usize;
+            if self.script.scene == Scene::Calm && (circuit.understood != circuit.said || !answered) {
+                let Circuit { said, understood, shown, .. } = circuit;
+                add(format!("{said} commands, {understood} understood, {} answered", shown.len()));
             }
             let private = &circuit.simulator.private;
             if circuit.private.iter().any(|(id, body)| private.get(id) != Some(&vec![body.clone()])) {

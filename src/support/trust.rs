@@ -25,7 +25,7 @@ const LINDEN_DOMAINS: [&str; 2] = [".lindenlab.com", ".secondlife.io"];
 
 /// Why a certificate file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TrustError {
+pub(crate) enum TrustError {
     #[error("cannot read {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
     #[error("{0} holds no certificate in PEM form")]
@@ -37,7 +37,7 @@ pub(super) enum TrustError {
 }
 
 /// How TLS is spoken to a grid: with the system's roots and those of `ca_file`.
-pub(super) fn tls_config(ca_file: Option<&Path>) -> Result<ClientConfig, TrustError> {
+pub(crate) fn tls_config(ca_file: Option<&Path>) -> Result<ClientConfig, TrustError> {
     let mut roots = RootCertStore::empty();
     // A machine without system roots still reaches plain HTTP grids.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
