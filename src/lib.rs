@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  layer 3  cli, telemetry, config          the program: arguments, files, logs
-//!  layer 2  replay, proxy, checks, client, cache, node, upkeep, catalog, store, support   shells that do I/O; support: what they share
-//!  layer 1  viewers, session, publication, fetch, scenes   state machines; no socket, no clock, no file
+//!  layer 2  director, replay, proxy, checks, client, cache, node, upkeep, catalog, store, support   shells that do I/O; support: what they share
+//!  layer 1  viewers, session, publication, fetch, scenes, fleet   state machines; no socket, no clock, no file
 //!  layer 0  wire, token, lludp, xmlrpc, asset, llsd, xml, grid, redact
 //!                                           vocabulary and codecs; bytes in, values out
 //! ```
@@ -18,7 +18,9 @@ pub mod checks;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod director;
 pub mod fetch;
+pub mod fleet;
 pub mod grid;
 pub mod llsd;
 pub mod lludp;

@@ -4,10 +4,12 @@
 use std::ops::Range;
 use std::pin::Pin;
 
+mod board;
 mod place;
 mod postgres;
 mod sqlite;
 
+pub use board::{Board, Fact, FactKind, Lead};
 pub use place::Place;
 pub use postgres::{AddressError, PostgresCatalog, check as check_postgres};
 pub use sqlite::SqliteCatalog;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Catalog, CatalogError, PostgresCatalog, SqliteCatalog, check_postgres};
+use super::{Board, Catalog, CatalogError, PostgresCatalog, SqliteCatalog, check_postgres};
 use crate::redact::Redacted;
 use crate::support::files;
 
@@ -40,6 +40,18 @@ impl Place {
     /// # Errors
     /// When it cannot be used.
     pub async fn open(&self) -> Result<Arc<dyn Catalog>, CatalogError> {
+        Ok(match self {
+            Self::Memory => Arc::new(SqliteCatalog::in_memory()?),
+            Self::Sqlite(path) => Arc::new(SqliteCatalog::open(path)?),
+            Self::Postgres(url) => Arc::new(PostgresCatalog::open(url.reveal()).await?),
+        })
+    }
+
+    /// Opens the same for directors.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub async fn open_board(&self) -> Result<Arc<dyn Board>, CatalogError> {
         Ok(match self {
             Self::Memory => Arc::new(SqliteCatalog::in_memory()?),
             Self::Sqlite(path) => Arc::new(SqliteCatalog::open(path)?),

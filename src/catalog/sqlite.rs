@@ -18,8 +18,11 @@ use super::{
     Answer, BlobHash, Catalog, CatalogError, Change, Decide, Health, KeyHash, Revocation, RevokedKind, Row,
 };
 
+mod board;
+
 /// What each version added; the last one is what this program knows.
-const VERSIONS: [&str; 2] = [include_str!("sqlite.sql"), include_str!("sqlite_2.sql")];
+const VERSIONS: [&str; 3] =
+    [include_str!("sqlite.sql"), include_str!("sqlite_2.sql"), include_str!("sqlite_3.sql")];
 const BUSY: Duration = Duration::from_secs(5);
 /// Changes that wait for the writer.
 const QUEUE: usize = 1024;

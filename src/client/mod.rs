@@ -25,6 +25,7 @@ use http::HttpLink;
 use paced::PacedBody;
 pub use paced::{Grant, Pace};
 use quic::QuicLink;
+pub(crate) use tls::for_nodes as tls_for_nodes;
 
 /// How long the other face is used after QUIC has failed, at first and at most.
 const QUIC_AWAY: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];

@@ -4,6 +4,7 @@
 pub mod baked;
 pub mod lan_plan;
 pub mod pace;
+pub mod routing;
 pub mod savings;
 pub mod service_plan;
 pub mod sharing;

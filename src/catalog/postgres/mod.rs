@@ -22,7 +22,7 @@ pub use address::{AddressError, check};
 use servers::{Lent, Servers, TRIES, Trouble};
 
 /// What makes each version of the one before.
-const MIGRATIONS: &[&str] = &[include_str!("1.sql"), include_str!("2.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("1.sql"), include_str!("2.sql"), include_str!("3.sql")];
 /// The first half of our advisory locks' names. Those of records have one wide name instead, which is
 /// another space.
 const LOCKS: i32 = 0x7265_7a63;
@@ -64,6 +64,8 @@ macro_rules! transaction {
         }
     }};
 }
+
+mod board;
 
 /// The catalog on one or more PostgreSQL servers.
 pub struct PostgresCatalog {

@@ -112,7 +112,10 @@ impl NodeProcess {
     pub(crate) fn start_with(folder: &Path, options: &[&str], settings: &[(&str, &str)]) -> Self {
         let log = folder.join("log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_rezcache"));
-        command.args(["serve", "--log-format", "json", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder);
+        command.args(["serve", "--log-format", "json", "--data-dir"]).arg(folder);
+        if !options.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
         command.args(options);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", "/nonexistent").envs(settings.iter().copied());
@@ -131,6 +134,11 @@ impl NodeProcess {
         };
         let at = ready["listening"].as_str().unwrap().parse().unwrap();
         Self { process, at, pin: ready["pin"].as_str().unwrap().to_owned() }
+    }
+
+    /// The process's number.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Bytes of memory that the process has, and the most it ever had. `None` where the system does not

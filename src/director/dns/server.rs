@@ -1,0 +1,237 @@
+//! The sockets of the name server, UDP and TCP on one port. Everything is bounded: questions are answered one
+//! after the other as they come, connections are counted in all and by network, and closed when they idle.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::limit::{ResponseLimit, Verdict};
+use super::zone::{Transport, Zone};
+use crate::fleet::answers::Answers;
+
+/// Questions are shorter; a longer one is cut, and then malformed.
+const MAX_QUESTION: usize = 4096;
+/// Answers a second to one network over UDP, and at once. A resolver asks once in a TTL for all its users.
+const ANSWERS_PER_SECOND: u16 = 50;
+const ANSWERS_AT_ONCE: u16 = 200;
+/// Connections in all, and from one address.
+const MAX_CONNECTIONS: usize = 512;
+const MAX_CONNECTIONS_EACH: usize = 16;
+/// A connection that asks nothing for so long, or does not take its answer, is closed.
+const IDLE: Duration = Duration::from_secs(10);
+/// Questions on one connection.
+const MAX_QUESTIONS: usize = 1000;
+/// Questions taken in one go before others get their turn.
+const TURN: usize = 64;
+
+/// What the name server has done.
+#[derive(Debug, Default)]
+pub struct DnsCounts {
+    /// Questions answered in full, be it that there is nothing.
+    pub answered: AtomicU64,
+    /// Questions sent to TCP.
+    pub truncated: AtomicU64,
+    /// Questions that were over the limit.
+    pub dropped: AtomicU64,
+    /// Messages that deserve no answer.
+    pub ignored: AtomicU64,
+    /// Connections refused.
+    pub refused: AtomicU64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+struct Shared {
+    zone: Zone,
+    answers: watch::Receiver<Arc<Answers>>,
+    number: AtomicU64,
+    counts: Arc<DnsCounts>,
+}
+
+impl Shared {
+    fn answer(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        let nodes = Arc::clone(&self.answers.borrow());
+        let answer = self.zone.answer(&nodes, self.number.fetch_add(1, Ordering::Relaxed), bytes, transport);
+        count(if answer.is_some() { &self.counts.answered } else { &self.counts.ignored });
+        answer
+    }
+}
+
+/// A running name server; dropping it closes its sockets.
+#[derive(Debug)]
+pub struct DnsServer {
+    address: SocketAddr,
+    counts: Arc<DnsCounts>,
+    _tasks: JoinSet<()>,
+}
+
+impl DnsServer {
+    /// Listens on both transports. Each change of `answers` is in the next answer.
+    ///
+    /// # Errors
+    /// When the port is taken, or may not be opened (below 1024 that is a privilege).
+    pub async fn start(
+        listen: SocketAddr,
+        zone: Zone,
+        answers: watch::Receiver<Arc<Answers>>,
+    ) -> io::Result<Self> {
+        // TCP first: with port 0 the other has to follow, and of UDP's ports more are free.
+        let listener = TcpListener::bind(listen).await?;
+        let address = listener.local_addr()?;
+        let socket = UdpSocket::bind(address).await?;
+        let counts = Arc::new(DnsCounts::default());
+        let shared =
+            Arc::new(Shared { zone, answers, number: AtomicU64::new(0), counts: Arc::clone(&counts) });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(udp(socket, Arc::clone(&shared)));
+        tasks.spawn(tcp(listener, shared));
+        Ok(Self { address, counts, _tasks: tasks })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it has done.
+    #[must_use]
+    pub fn counts(&self) -> Arc<DnsCounts> {
+        Arc::clone(&self.counts)
+    }
+}
+
+async fn udp(socket: UdpSocket, shared: Arc<Shared>) {
+    let mut limit = ResponseLimit::new(Instant::now(), ANSWERS_PER_SECOND, ANSWERS_AT_ONCE);
+    let mut buffer = vec![0; MAX_QUESTION];
+    loop {
+        if let Err(error) = socket.readable().await {
+            tracing::warn!(%error, "the name server's socket cannot be waited for");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        }
+        for _ in 0..TURN {
+            let (length, from) = match socket.try_recv_from(&mut buffer) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // Somebody asked and went: on some systems the next call tells.
+                Err(_) => continue,
+            };
+            let question = buffer.get(..length).unwrap_or_default();
+            // Port 0 cannot be answered, and below it sit services that would answer our answer.
+            if from.port() == 0 {
+                count(&shared.counts.ignored);
+                continue;
+            }
+            let answer = match limit.judge(Instant::now(), from.ip()) {
+                Verdict::Answer => shared.answer(question, Transport::Udp),
+                Verdict::Truncate => {
+                    count(&shared.counts.truncated);
+                    Zone::truncated(question)
+                }
+                Verdict::Drop => {
+                    count(&shared.counts.dropped);
+                    None
+                }
+            };
+            // A full socket buffer loses this answer, and the resolver asks again.
+            if let Some(answer) = answer {
+                let _ = socket.try_send_to(&answer, from);
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Connections by address, so that nobody takes all of them.
+type Callers = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+struct Place {
+    callers: Callers,
+    from: IpAddr,
+}
+
+impl Place {
+    fn take(callers: &Callers, from: IpAddr) -> Option<Self> {
+        let mut counted = callers.lock().unwrap_or_else(PoisonError::into_inner);
+        if counted.values().sum::<usize>() >= MAX_CONNECTIONS {
+            return None;
+        }
+        let own = counted.entry(from).or_default();
+        if *own >= MAX_CONNECTIONS_EACH {
+            return None;
+        }
+        *own += 1;
+        drop(counted);
+        Some(Self { callers: Arc::clone(callers), from })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counted = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = counted.get_mut(&self.from) {
+            *own -= 1;
+            if *own == 0 {
+                counted.remove(&self.from);
+            }
+        }
+    }
+}
+
+async fn tcp(listener: TcpListener, shared: Arc<Shared>) {
+    let callers = Callers::default();
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, from)) => match Place::take(&callers, from.ip().to_canonical()) {
+                    Some(place) => {
+                        connections.spawn(connection(stream, Arc::clone(&shared), place));
+                    }
+                    None => count(&shared.counts.refused),
+                },
+                Err(error) => {
+                    tracing::warn!(%error, "the name server cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+}
+
+async fn connection(mut stream: TcpStream, shared: Arc<Shared>, _place: Place) {
+    let _ = stream.set_nodelay(true);
+    let mut question = Vec::new();
+    for _ in 0..MAX_QUESTIONS {
+        let one = async {
+            let length = usize::from(stream.read_u16().await?);
+            if length > MAX_QUESTION {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            question.resize(length, 0);
+            stream.read_exact(&mut question).await?;
+            let answer = shared.answer(&question, Transport::Tcp).ok_or(io::ErrorKind::InvalidData)?;
+            // Length and answer in one write.
+            let mut framed = Vec::with_capacity(answer.len() + 2);
+            framed.extend(u16::try_from(answer.len()).unwrap_or(0).to_be_bytes());
+            framed.extend(answer);
+            stream.write_all(&framed).await
+        };
+        match tokio::time::timeout(IDLE, one).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
+}

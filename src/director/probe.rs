@@ -1,0 +1,193 @@
+//! One look at one node: a fresh connection, `/readyz`, then `/v1/node`. A kept connection would go on working where
+//! new clients are refused.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, HOST, HeaderValue};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::fleet::health::Probe;
+use crate::fleet::report::NodeReport;
+use crate::redact::Redacted;
+
+/// A load report is a few kilobytes.
+const MAX_REPORT: usize = 256 << 10;
+
+/// How nodes are asked.
+#[derive(Clone)]
+pub struct Prober {
+    tls: Arc<ClientConfig>,
+    server_name: Option<String>,
+    token: Option<Redacted<String>>,
+}
+
+impl std::fmt::Debug for Prober {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prober").field("server_name", &self.server_name).finish_non_exhaustive()
+    }
+}
+
+/// Where a node is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeAddress {
+    /// Its host, a name or an address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Whether TLS is spoken.
+    pub tls: bool,
+}
+
+impl NodeAddress {
+    /// Reads `https://HOST:PORT`.
+    #[must_use]
+    pub fn parse(url: &str) -> Option<Self> {
+        let uri: http::Uri = url.parse().ok()?;
+        let tls = match uri.scheme_str()? {
+            "https" => true,
+            "http" => false,
+            _ => return None,
+        };
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return None;
+        }
+        let host = uri.host()?.trim_matches(['[', ']']).to_owned();
+        Some(Self { host, port: uri.port_u16().unwrap_or(8443), tls })
+    }
+
+    fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Nobody is there, or somebody else.
+struct Refused;
+
+type Sender = SendRequest<Empty<Bytes>>;
+
+impl Prober {
+    /// Asks by this TLS, under this name, with this token.
+    #[must_use]
+    pub fn new(tls: ClientConfig, server_name: Option<String>, token: Option<Redacted<String>>) -> Self {
+        Self { tls: Arc::new(tls), server_name, token }
+    }
+
+    /// Looks at a node, within `patience`.
+    pub async fn probe(&self, node: &NodeAddress, patience: Duration) -> (Probe, Option<NodeReport>) {
+        let began = Instant::now();
+        let ready = tokio::time::timeout(patience, self.ready(node)).await;
+        let latency = began.elapsed();
+        let (mut sender, able) = match ready {
+            Err(_) => return (Probe::TimedOut, None),
+            Ok(Err(Refused)) => return (Probe::Refused, None),
+            Ok(Ok(answer)) => answer,
+        };
+        // A node that is ready and slow to report is ready; one that leaves says who is still with it.
+        let left = patience.saturating_sub(latency);
+        let report = tokio::time::timeout(left, self.report(&mut sender, node)).await.ok().flatten();
+        if !able || report.as_ref().is_some_and(|report| report.draining) {
+            return (Probe::NotReady, report);
+        }
+        let storage = report.as_ref().is_none_or(NodeReport::storage_works);
+        (Probe::Ready { latency, storage }, report)
+    }
+
+    /// Tells a node to drain: it refuses what is new and finishes what runs.
+    pub async fn drain(&self, node: &NodeAddress, patience: Duration) -> bool {
+        let asked = async {
+            let mut sender = self.connect(node).await.ok()?;
+            let request = self.request(Method::POST, "/v1/node/drain", node)?;
+            Some(sender.send_request(request).await.ok()?.status().is_success())
+        };
+        tokio::time::timeout(patience, asked).await.ok().flatten().unwrap_or(false)
+    }
+
+    async fn ready(&self, node: &NodeAddress) -> Result<(Sender, bool), Refused> {
+        let mut sender = self.connect(node).await?;
+        let request = self.request(Method::GET, "/readyz", node).ok_or(Refused)?;
+        let response = sender.send_request(request).await.map_err(|_| Refused)?;
+        let status = response.status();
+        // The next answer comes after this one's body.
+        let _ = Limited::new(response.into_body(), MAX_REPORT).collect().await;
+        match status {
+            StatusCode::OK => Ok((sender, true)),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Ok((sender, false)),
+            _ => Err(Refused),
+        }
+    }
+
+    async fn report(&self, sender: &mut Sender, node: &NodeAddress) -> Option<NodeReport> {
+        sender.ready().await.ok()?;
+        let response = sender.send_request(self.request(Method::GET, "/v1/node", node)?).await.ok()?;
+        if response.status() != StatusCode::OK {
+            return None;
+        }
+        let body = Limited::new(response.into_body(), MAX_REPORT).collect().await.ok()?.to_bytes();
+        NodeReport::parse(&body)
+    }
+
+    fn request(&self, method: Method, path: &str, node: &NodeAddress) -> Option<Request<Empty<Bytes>>> {
+        let host = match &self.server_name {
+            Some(name) => format!("{name}:{}", node.port),
+            None => node.authority(),
+        };
+        let mut request =
+            Request::builder().method(method).uri(path).header(HOST, host).body(Empty::new()).ok()?;
+        // Over plain HTTP anybody on the way would learn it.
+        if let Some(token) = self.token.as_ref().filter(|_| node.tls) {
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.reveal())).ok()?;
+            value.set_sensitive(true);
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        Some(request)
+    }
+
+    async fn connect(&self, node: &NodeAddress) -> Result<Sender, Refused> {
+        let stream = TcpStream::connect((node.host.as_str(), node.port)).await.map_err(|_| Refused)?;
+        let _ = stream.set_nodelay(true);
+        if !node.tls {
+            return speak(TokioIo::new(stream)).await;
+        }
+        let name = self.server_name.clone().unwrap_or_else(|| node.host.clone());
+        let name = ServerName::try_from(name).map_err(|_| Refused)?;
+        let stream =
+            TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await.map_err(|_| Refused)?;
+        speak(TokioIo::new(stream)).await
+    }
+}
+
+async fn speak<S>(stream: TokioIo<S>) -> Result<Sender, Refused>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = handshake(stream).await.map_err(|_| Refused)?;
+    // Ends with the sender.
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Ok(sender)
+}
+
+/// The address that DNS answers for a node that names none of its own: that of its URL, resolved once at the start.
+pub(super) async fn resolve(node: &NodeAddress) -> Vec<std::net::IpAddr> {
+    let found = tokio::net::lookup_host((node.host.as_str(), node.port)).await;
+    let mut addresses: Vec<_> =
+        found.into_iter().flatten().map(|address: SocketAddr| address.ip().to_canonical()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}

@@ -1,0 +1,88 @@
+//! Nodes as processes of this host, each on an address of a list: the embedded default, and what tests and small
+//! services use. They outlive the director, which finds them again on the board.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+
+use super::{Asked, ProvisionError, Provisioner};
+use crate::fleet::array::NodeSpec;
+
+/// A node that does not end by itself after this is killed.
+const END: Duration = Duration::from_secs(10);
+
+/// Starts `PROGRAM serve --listen ADDRESS OPTIONS…`.
+#[derive(Debug)]
+pub struct ProcessProvisioner {
+    program: PathBuf,
+    options: Vec<String>,
+    addresses: Vec<SocketAddr>,
+    logs: PathBuf,
+    children: Mutex<HashMap<SocketAddr, Child>>,
+}
+
+impl ProcessProvisioner {
+    /// Nodes of this program with these options, at most one on each address; what they say goes into files of
+    /// `logs`.
+    #[must_use]
+    pub fn new(program: PathBuf, options: Vec<String>, addresses: Vec<SocketAddr>, logs: PathBuf) -> Self {
+        Self { program, options, addresses, logs, children: Mutex::default() }
+    }
+
+    fn failed(&self, source: std::io::Error) -> ProvisionError {
+        ProvisionError::Run { program: self.program.display().to_string(), source }
+    }
+
+    fn free(&self) -> Option<SocketAddr> {
+        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        children.retain(|_, child| child.try_wait().is_ok_and(|ended| ended.is_none()));
+        // Others of this host, a node of an earlier director among them, hold theirs.
+        let free = |address: &SocketAddr| std::net::TcpListener::bind(address).is_ok();
+        self.addresses.iter().copied().find(|address| !children.contains_key(address) && free(address))
+    }
+}
+
+impl Provisioner for ProcessProvisioner {
+    fn open(&self, name: String) -> Asked<'_, NodeSpec> {
+        Box::pin(async move {
+            let address = self.free().ok_or(ProvisionError::NoRoom)?;
+            std::fs::create_dir_all(&self.logs).map_err(|error| self.failed(error))?;
+            let log = std::fs::File::options()
+                .create(true)
+                .append(true)
+                .open(self.logs.join(format!("{name}.log")))
+                .map_err(|error| self.failed(error))?;
+            let mut command = Command::new(&self.program);
+            command.arg("serve").arg("--listen").arg(address.to_string()).args(&self.options);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+            // Ctrl-C at the director's terminal is not meant for the nodes.
+            #[cfg(unix)]
+            command.process_group(0);
+            let child = command.spawn().map_err(|error| self.failed(error))?;
+            let handle = format!("process {}", child.id().unwrap_or(0));
+            self.children.lock().unwrap_or_else(PoisonError::into_inner).insert(address, child);
+            Ok(NodeSpec { name, url: format!("https://{address}"), addresses: vec![address.ip()], handle })
+        })
+    }
+
+    fn close(&self, node: NodeSpec) -> Asked<'_, ()> {
+        Box::pin(async move {
+            let address = node.url.strip_prefix("https://").and_then(|at| at.parse::<SocketAddr>().ok());
+            let child = address.and_then(|address| {
+                self.children.lock().unwrap_or_else(PoisonError::into_inner).remove(&address)
+            });
+            // One of an earlier director has been told to drain, and ends by itself.
+            let Some(mut child) = child else { return Ok(()) };
+            // A node that has drained is about to end.
+            if tokio::time::timeout(END, child.wait()).await.is_err() {
+                child.kill().await.map_err(|error| self.failed(error))?;
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,458 @@
+//! The director at work: events in, commands out, and the hands that carry them out. One task owns the array; probes,
+//! provisioners and the catalog are asked in tasks of their own, so that none of them delays an answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::alerts::{AlertConfig, AlertError, Alerts};
+use super::dns::{DnsServer, Zone, ZoneError};
+use super::probe::{NodeAddress, Prober, resolve};
+use super::provision::Provisioner;
+use crate::catalog::{Board, CatalogError, Fact, FactKind, Place};
+use crate::fleet::answers::Answers;
+use crate::fleet::array::{Array, ArrayRules, Command, Maintenance, MemberView, NodeFact, NodeSpec};
+use crate::fleet::health::Probe;
+use crate::fleet::names;
+use crate::fleet::notices::Notice;
+use crate::fleet::report::NodeReport;
+use crate::fleet::scaling::Phase;
+use crate::redact::Redacted;
+
+/// What is done once, by one director.
+const ROLE: &str = "scaling";
+/// How often the array is asked what to do.
+const TICK: Duration = Duration::from_millis(200);
+/// For how long a director leads without saying so again, in probe intervals.
+const LEAD_INTERVALS: u32 = 5;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct DirectorConfig {
+    /// What this director is called among the others.
+    pub name: String,
+    /// The service's zone.
+    pub zone: String,
+    /// Its name servers.
+    pub name_servers: Vec<String>,
+    /// How long resolvers keep the nodes' addresses.
+    pub ttl: Duration,
+    /// Where DNS listens, UDP and TCP.
+    pub dns_listen: SocketAddr,
+    /// The nodes of the fixed list, with the URL of each.
+    pub nodes: Vec<NodeSpec>,
+    /// The rules.
+    pub rules: ArrayRules,
+    /// The service's catalog, which directors share.
+    pub catalog: Place,
+    /// The name that certificates are for, if not the host of a node's URL.
+    pub server_name: Option<String>,
+    /// Accepted public keys of nodes.
+    pub pins: Vec<String>,
+    /// Authorities beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// A token with the right `observe`, and `admin` for telling nodes to drain.
+    pub token: Option<Redacted<String>>,
+    /// Whom to tell.
+    pub alerts: AlertConfig,
+}
+
+/// Why a director did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DirectorError {
+    /// The zone cannot be served.
+    #[error(transparent)]
+    Zone(#[from] ZoneError),
+    /// The name server's port cannot be opened.
+    #[error("cannot answer DNS on {address}: {source}; ports below 1024 need the right to open them")]
+    Dns {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A node's URL is none.
+    #[error("node {0}: write its url as https://ADDRESS:PORT")]
+    Node(String),
+    /// The catalog cannot be used.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
+    /// Alerts cannot be set up.
+    #[error(transparent)]
+    Alerts(#[from] AlertError),
+}
+
+/// What the status page shows.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Picture {
+    /// Whether this director acts for all.
+    pub leading: bool,
+    /// Whether nobody is healthy, so that DNS names everybody.
+    pub failing_open: bool,
+    /// The nodes.
+    pub nodes: Vec<MemberView>,
+    /// Troubles there are, in words for the public.
+    pub troubles: Vec<String>,
+    /// Whether the catalog can be written.
+    pub catalog: bool,
+}
+
+enum Event {
+    Probed { name: String, began: Instant, probe: Probe, report: Option<NodeReport> },
+    Board(Result<Shared, CatalogError>),
+    Opened(NodeSpec),
+    NotOpened(String),
+}
+
+/// What is to be written on the board, under a term.
+enum Write {
+    Put(NodeFact, i64),
+    Drop(String, i64),
+}
+
+/// Writes that wait; a node's next step is written again when one was lost.
+const MAX_WRITES: usize = 1024;
+
+/// What was read from the board.
+struct Shared {
+    leading: bool,
+    term: i64,
+    until: Instant,
+    nodes: Vec<NodeFact>,
+    maintenance: BTreeMap<String, Maintenance>,
+}
+
+/// A running director.
+#[derive(Debug)]
+pub struct Director {
+    dns: DnsServer,
+    picture: watch::Receiver<Picture>,
+    notices: watch::Receiver<Vec<Notice>>,
+    _tasks: JoinSet<()>,
+}
+
+impl Director {
+    /// Starts to probe and to answer. Nodes and catalog need not be reachable.
+    ///
+    /// # Errors
+    /// When the zone or a node is misnamed, or a port cannot be opened.
+    pub async fn start(
+        config: DirectorConfig,
+        provisioner: Option<Arc<dyn Provisioner>>,
+    ) -> Result<Self, DirectorError> {
+        let ttl = u32::try_from(config.ttl.as_secs()).unwrap_or(60);
+        let serial = u32::try_from(wall() % u64::from(u32::MAX)).unwrap_or(1);
+        let zone = Zone::new(&config.zone, &config.name_servers, ttl, serial)?;
+        let mut nodes = Vec::new();
+        for mut spec in config.nodes.clone() {
+            let address =
+                NodeAddress::parse(&spec.url).ok_or_else(|| DirectorError::Node(spec.name.clone()))?;
+            if spec.addresses.is_empty() {
+                spec.addresses = resolve(&address).await;
+            }
+            nodes.push(spec);
+        }
+        let tls = crate::client::tls_for_nodes(&config.pins, config.ca_file.as_deref())
+            .map_err(|error| DirectorError::Tls(error.to_string()))?;
+        let prober = Prober::new(tls, config.server_name.clone(), config.token.clone());
+        let array = Array::new(config.rules, nodes, Instant::now());
+        let (answers, answers_told) = watch::channel(Arc::new(array.answers(Instant::now())));
+        let dns = DnsServer::start(config.dns_listen, zone, answers_told)
+            .await
+            .map_err(|source| DirectorError::Dns { address: config.dns_listen, source })?;
+        let (picture, picture_told) = watch::channel(Picture::default());
+        let (tell, notices) = watch::channel(Vec::new());
+        let mut tasks = JoinSet::new();
+        let alerts = Alerts::start(&config.alerts, &config.zone)?;
+        let (writes, written) = mpsc::channel(MAX_WRITES);
+        let work = Work {
+            config,
+            prober,
+            provisioner,
+            alerts,
+            array,
+            answers,
+            picture,
+            tell,
+            writes,
+            term: 0,
+            until: None,
+            catalog: false,
+            naming: BTreeSet::new(),
+        };
+        tasks.spawn(work.run(written));
+        Ok(Self { dns, picture: picture_told, notices, _tasks: tasks })
+    }
+
+    /// Where DNS is answered.
+    #[must_use]
+    pub const fn dns_address(&self) -> SocketAddr {
+        self.dns.address()
+    }
+
+    /// What the status page shows; told at each change.
+    #[must_use]
+    pub fn picture(&self) -> watch::Receiver<Picture> {
+        self.picture.clone()
+    }
+
+    /// The last message to the operators; told at each one.
+    #[must_use]
+    pub fn notices(&self) -> watch::Receiver<Vec<Notice>> {
+        self.notices.clone()
+    }
+}
+
+struct Work {
+    config: DirectorConfig,
+    prober: Prober,
+    provisioner: Option<Arc<dyn Provisioner>>,
+    alerts: Alerts,
+    writes: mpsc::Sender<Write>,
+    /// Names given to nodes that are being opened.
+    naming: BTreeSet<String>,
+    array: Array,
+    answers: watch::Sender<Arc<Answers>>,
+    picture: watch::Sender<Picture>,
+    tell: watch::Sender<Vec<Notice>>,
+    term: i64,
+    /// When the lead ends unless it is renewed, by this machine's clock.
+    until: Option<Instant>,
+    catalog: bool,
+}
+
+impl Work {
+    async fn run(mut self, written: mpsc::Receiver<Write>) {
+        let (events, mut arriving) = mpsc::channel(1024);
+        let mut running = JoinSet::new();
+        running.spawn(follow(self.config.clone(), events.clone(), written));
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                Some(event) = arriving.recv() => self.take(event),
+                Some(_) = running.join_next() => continue,
+                _ = ticks.tick() => {}
+            }
+            let now = Instant::now();
+            // A lead that was not renewed is over, whatever has held this process up.
+            if self.until.is_none_or(|until| until <= now) {
+                self.array.lead(now, false);
+            }
+            for command in self.array.tick(now) {
+                self.perform(command, &events, &mut running);
+            }
+            self.show(now);
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::Probed { name, began, probe, report } => {
+                self.array.probed(now, &name, began, probe, report);
+            }
+            Event::Board(Ok(shared)) => {
+                self.catalog = true;
+                (self.term, self.until) = (shared.term, shared.leading.then_some(shared.until));
+                self.array.lead(now, shared.leading && now < shared.until);
+                self.array.facts(now, &shared.nodes);
+                self.array.maintenance(wall(), &shared.maintenance);
+            }
+            Event::Opened(spec) => {
+                tracing::info!(node = spec.name, "a node was opened");
+                self.naming.remove(&spec.name);
+                self.write(Write::Put(NodeFact { spec: spec.clone(), phase: Phase::Starting }, self.term));
+                self.array.opened(now, spec);
+            }
+            Event::NotOpened(why) => {
+                tracing::warn!(why, "a node could not be opened");
+                self.naming.clear();
+                self.array.not_opened(now, &why);
+            }
+            // What is known goes on; only what must be done once waits.
+            Event::Board(Err(error)) => {
+                if self.catalog {
+                    tracing::warn!(%error, "the catalog does not answer; DNS goes on with what is known");
+                }
+                self.catalog = false;
+            }
+        }
+    }
+
+    fn perform(&mut self, command: Command, events: &mpsc::Sender<Event>, running: &mut JoinSet<()>) {
+        match command {
+            Command::Probe(spec) => {
+                let Some(address) = NodeAddress::parse(&spec.url) else { return };
+                let (prober, events) = (self.prober.clone(), events.clone());
+                let patience = self.config.rules.health.interval / 2;
+                running.spawn(async move {
+                    let began = Instant::now();
+                    let (probe, report) = prober.probe(&address, patience).await;
+                    let _ = events.send(Event::Probed { name: spec.name, began, probe, report }).await;
+                });
+            }
+            Command::Drain(spec) => {
+                let Some(address) = NodeAddress::parse(&spec.url) else { return };
+                let prober = self.prober.clone();
+                running.spawn(async move {
+                    if !prober.drain(&address, Duration::from_secs(10)).await {
+                        tracing::warn!(
+                            node = spec.name,
+                            "it was told to drain, and does not say that it does"
+                        );
+                    }
+                });
+            }
+            Command::Tell(notices) => {
+                for notice in &notices {
+                    tracing::warn!(key = notice.key, what = ?notice.what, "{}", notice.text);
+                }
+                self.alerts.tell(&notices);
+                self.tell.send_replace(notices);
+            }
+            Command::Open(count) => {
+                for _ in 0..count {
+                    self.open(events, running);
+                }
+            }
+            Command::Close(spec, reason) => {
+                tracing::info!(node = spec.name, ?reason, "a node is closed");
+                let Some(provisioner) = self.provisioner.clone() else { return };
+                running.spawn(async move {
+                    let name = spec.name.clone();
+                    if let Err(error) = provisioner.close(spec).await {
+                        tracing::error!(node = name, %error, "a node could not be closed; look for it");
+                    }
+                });
+            }
+            Command::Write(fact) => self.write(Write::Put(fact, self.term)),
+            Command::Forget(name) => self.write(Write::Drop(name, self.term)),
+        }
+    }
+
+    fn write(&self, write: Write) {
+        if self.writes.try_send(write).is_err() {
+            tracing::warn!("too much waits to be written into the catalog");
+        }
+    }
+
+    fn open(&mut self, events: &mpsc::Sender<Event>, running: &mut JoinSet<()>) {
+        let members = self.array.members(Instant::now());
+        let taken =
+            |name: &str| self.naming.contains(name) || members.iter().any(|member| member.name == name);
+        let name = names::unused(rand::random(), &taken);
+        self.naming.insert(name.clone());
+        let (provisioner, events) = (self.provisioner.clone(), events.clone());
+        running.spawn(async move {
+            let event = match provisioner {
+                Some(provisioner) => match provisioner.open(name).await {
+                    Ok(spec) => Event::Opened(spec),
+                    Err(error) => Event::NotOpened(error.to_string()),
+                },
+                None => Event::NotOpened("no provisioner is configured".into()),
+            };
+            let _ = events.send(event).await;
+        });
+    }
+
+    fn show(&self, now: Instant) {
+        let answers = self.array.answers(now);
+        let failing_open = answers.failing_open();
+        self.answers.send_if_modified(|known| {
+            let changed = **known != answers;
+            if changed {
+                *known = Arc::new(answers);
+            }
+            changed
+        });
+        self.picture.send_replace(Picture {
+            leading: self.array.is_leading(),
+            failing_open,
+            nodes: self.array.members(now),
+            troubles: self.array.troubles().map(|(_, _, text)| text.to_owned()).collect(),
+            catalog: self.catalog,
+        });
+    }
+}
+
+/// Reads the board once per interval, asks for the lead, and writes what is to be written.
+async fn follow(config: DirectorConfig, events: mpsc::Sender<Event>, mut writes: mpsc::Receiver<Write>) {
+    let mut board: Option<Arc<dyn Board>> = None;
+    let interval = config.rules.health.interval;
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let write = tokio::select! {
+            _ = ticks.tick() => None,
+            write = writes.recv() => match write {
+                Some(write) => Some(write),
+                None => return,
+            },
+        };
+        if board.is_none() {
+            match config.catalog.open_board().await {
+                Ok(opened) => board = Some(opened),
+                Err(error) => {
+                    let _ = events.send(Event::Board(Err(error))).await;
+                    continue;
+                }
+            }
+        }
+        let Some(board) = &board else { continue };
+        match write {
+            Some(write) => put(board.as_ref(), write).await,
+            None => {
+                let read = read_board(board.as_ref(), &config.name, interval * LEAD_INTERVALS).await;
+                if events.send(Event::Board(read)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn put(board: &dyn Board, write: Write) {
+    let written = match write {
+        Write::Put(fact, term) => {
+            let name = fact.spec.name.clone();
+            let record = serde_json::to_vec(&fact).unwrap_or_default();
+            board.put_fact(FactKind::Node, Fact { name, at: wall(), record }, term).await
+        }
+        Write::Drop(name, term) => board.drop_fact(FactKind::Node, name, term).await,
+    };
+    match written {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!("another director leads, and has written otherwise"),
+        Err(error) => tracing::warn!(%error, "what became of a node could not be written down"),
+    }
+}
+
+async fn read_board(board: &dyn Board, name: &str, time: Duration) -> Result<Shared, CatalogError> {
+    // Before the call: however long the answer takes, the lead is not believed for longer than it was given.
+    let until = Instant::now() + time;
+    let lead = board.lead(ROLE.into(), name.to_owned(), time).await?;
+    let nodes = board.facts(FactKind::Node).await?;
+    let marks = board.facts(FactKind::Maintenance).await?;
+    let read = |fact: &Fact| serde_json::from_slice(&fact.record).ok();
+    Ok(Shared {
+        leading: lead.held,
+        term: lead.term,
+        until,
+        nodes: nodes.iter().filter_map(|fact| serde_json::from_slice(&fact.record).ok()).collect(),
+        maintenance: marks.iter().filter_map(|fact| Some((fact.name.clone(), read(fact)?))).collect(),
+    })
+}
+
+fn wall() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,146 @@
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::asset::{AssetId, AssetKind};
+use crate::grid::GridId;
+
+fn key(region: u32) -> RouteKey {
+    let asset =
+        AssetKey { grid: GridId::new("grid.example"), kind: AssetKind::Texture, id: AssetId(Uuid::nil()) };
+    RouteKey::new(&asset, &region.to_be_bytes(), false)
+}
+
+fn nodes(numbers: impl IntoIterator<Item = u8>) -> Vec<SocketAddr> {
+    numbers.into_iter().map(|n| SocketAddr::from(([192, 0, 2, n], 8443))).collect()
+}
+
+fn routing(addresses: &[SocketAddr]) -> Routing {
+    let mut routing = Routing::default();
+    routing.resolved(addresses);
+    routing
+}
+
+#[test]
+fn regions_spread_evenly_and_every_proxy_agrees() {
+    let now = Instant::now();
+    let all = nodes(1..=5);
+    let mut reversed = all.clone();
+    reversed.reverse();
+    let (one, other) = (routing(&all), routing(&reversed));
+    let mut counted = HashMap::<SocketAddr, u32>::new();
+    for region in 0..5000 {
+        let order = one.order(now, &key(region));
+        assert_eq!(order, other.order(now, &key(region)));
+        *counted.entry(order[0]).or_default() += 1;
+    }
+    assert!(counted.len() == 5 && counted.values().all(|count| (850..1150).contains(count)), "{counted:?}");
+}
+
+proptest! {
+    #[test]
+    fn a_node_that_leaves_moves_only_its_own_and_gets_it_back(count in 2_u8..12, gone in 0_usize..12, regions in 1_u32..200) {
+        let now = Instant::now();
+        let all = nodes(1..=count);
+        let gone = all[gone % all.len()];
+        let mut changing = routing(&all);
+        let before: Vec<_> = (0..regions).map(|region| changing.order(now, &key(region))).collect();
+        let left: Vec<_> = all.iter().copied().filter(|node| *node != gone).collect();
+        changing.resolved(&left);
+        for (region, before) in (0..regions).zip(&before) {
+            let expected: Vec<_> = before.iter().copied().filter(|node| *node != gone).collect();
+            prop_assert_eq!(changing.order(now, &key(region)), expected);
+        }
+        changing.resolved(&all);
+        for (region, before) in (0..regions).zip(&before) {
+            prop_assert_eq!(&changing.order(now, &key(region)), before);
+        }
+    }
+
+    #[test]
+    fn whatever_happens_every_node_stays_in_the_order_once(
+        events in proptest::collection::vec((0_u8..6, any::<bool>(), 0_u64..90), 0..60),
+    ) {
+        let mut now = Instant::now();
+        let all = nodes(0..5);
+        let mut routing = routing(&all);
+        for (node, answered, seconds) in events {
+            now += Duration::from_secs(seconds);
+            let node = SocketAddr::from(([192, 0, 2, node], 8443));
+            routing.begun(node);
+            routing.ended(now, node, answered);
+            let mut order = routing.order(now, &key(7));
+            order.sort();
+            prop_assert_eq!(&order, &all);
+        }
+    }
+}
+
+#[test]
+fn of_the_best_two_the_less_busy_is_asked() {
+    let now = Instant::now();
+    let mut routing = routing(&nodes(1..=4));
+    let order = routing.order(now, &key(1));
+    routing.begun(order[0]);
+    assert_eq!(routing.order(now, &key(1))[..2], [order[1], order[0]]);
+    routing.begun(order[1]);
+    assert_eq!(routing.order(now, &key(1)), order);
+    routing.ended(now, order[1], true);
+    routing.ended(now, order[0], true);
+    assert_eq!(routing.order(now, &key(1)), order);
+}
+
+#[test]
+fn a_node_that_fails_comes_last_for_longer_each_time_and_is_forgiven() {
+    let mut now = Instant::now();
+    let mut routing = routing(&nodes(1..=3));
+    let order = routing.order(now, &key(1));
+    let fail = |routing: &mut Routing, now| {
+        routing.begun(order[0]);
+        routing.ended(now, order[0], false);
+    };
+    // Ten that were under way are one failure.
+    for _ in 0..10 {
+        fail(&mut routing, now);
+    }
+    assert_eq!(routing.order(now, &key(1)), [order[1], order[2], order[0]]);
+    now += FIRST_PAUSE;
+    assert_eq!(routing.order(now, &key(1)), order);
+    fail(&mut routing, now);
+    assert_eq!(routing.order(now + FIRST_PAUSE, &key(1))[2], order[0]);
+    assert_eq!(routing.order(now + FIRST_PAUSE * 2, &key(1)), order);
+    for _ in 0..40 {
+        now += LONGEST_PAUSE;
+        fail(&mut routing, now);
+    }
+    assert_eq!(routing.order(now + LONGEST_PAUSE, &key(1)), order);
+    routing.begun(order[0]);
+    routing.ended(now, order[0], true);
+    fail(&mut routing, now);
+    assert_eq!(routing.order(now + FIRST_PAUSE, &key(1)), order, "one answer, and all is forgiven");
+}
+
+#[test]
+fn one_family_is_used_and_a_name_server_is_not_believed_without_end() {
+    let six: SocketAddr = "[2001:db8::1]:8443".parse().unwrap();
+    let mut both = nodes(1..=1);
+    both.push(six);
+    assert_eq!(routing(&both).order(Instant::now(), &key(1)), [six]);
+    both.extend(nodes(2..=3));
+    assert_eq!(routing(&both).len(), 3);
+    let many: Vec<_> = (0..1000_u16).map(|n| SocketAddr::from(([10, 0, 0, 1], n + 1))).collect();
+    assert_eq!(routing(&many).len(), MAX_NODES);
+    assert!(routing(&[]).is_empty());
+}
+
+#[test]
+fn central_grids_split_by_the_ids_first_digit() {
+    let asset = |id: u128| AssetKey {
+        grid: GridId::new("agni"),
+        kind: AssetKind::Texture,
+        id: AssetId(Uuid::from_u128(id << 120)),
+    };
+    let route = |id| RouteKey::new(&asset(id), b"any", true);
+    assert_eq!(route(0x31), route(0x3f));
+    assert_ne!(route(0x31), route(0x41));
+}

@@ -1,0 +1,444 @@
+//! The array as one director sees it: its members, and what follows from probes, from what the leading director has
+//! written, and from the time. Every director answers DNS and keeps its own picture; what must be done once (opening,
+//! closing, telling the operators) is done by the one that leads.
+//!
+//! Sans-I/O. Feed an event, then ask [`Array::tick`] about every 200 ms what is to be done, and do it. Answers for DNS
+//! are [`Array::answers`] after every change.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::answers::{Answers, Member as DnsMember};
+use super::health::{Dot, HealthRules, NodeHealth, Probe, Turn};
+use super::notices::{Notice, NoticeRules, Notices, Severity};
+use super::report::{Capacity, NodeReport};
+use super::scaling::{Action, NodeView, Phase, Reason, Scaling, ScalingRules};
+
+/// What is fixed about a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSpec {
+    /// What people call it: an animal.
+    pub name: String,
+    /// Where it is probed: `https://HOST:PORT`.
+    pub url: String,
+    /// What DNS answers; with none, the address of `url`.
+    pub addresses: Vec<IpAddr>,
+    /// What the provisioner calls it; empty for one of a fixed list.
+    pub handle: String,
+}
+
+/// What the leading director writes of a node it has opened, for the others and for who leads next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFact {
+    /// Which node.
+    pub spec: NodeSpec,
+    /// Where it stands.
+    pub phase: Phase,
+}
+
+/// A node that is away by plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maintenance {
+    /// Until when, seconds since 1970.
+    pub until: u64,
+    /// Why, in words for the public.
+    pub reason: String,
+}
+
+/// The rules of an array.
+#[derive(Clone, Copy, Debug)]
+pub struct ArrayRules {
+    /// When a node is well.
+    pub health: HealthRules,
+    /// When to open and close; `None`: never.
+    pub scaling: Option<ScalingRules>,
+    /// What a node can do.
+    pub capacity: Capacity,
+    /// When to tell.
+    pub notices: NoticeRules,
+}
+
+/// What a director has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Probe this node, and say how it went.
+    Probe(NodeSpec),
+    /// Have the provisioner open so many nodes, and say what came of it.
+    Open(usize),
+    /// Tell this node to drain.
+    Drain(NodeSpec),
+    /// Have the provisioner close this node.
+    Close(NodeSpec, Reason),
+    /// Write this down for the other directors.
+    Write(NodeFact),
+    /// Remove what is written of this node.
+    Forget(String),
+    /// Tell the operators.
+    Tell(Vec<Notice>),
+}
+
+#[derive(Clone, Debug)]
+struct Node {
+    spec: NodeSpec,
+    phase: Phase,
+    since: Instant,
+    health: NodeHealth,
+    lost_since: Option<Instant>,
+    probing: bool,
+    report: Option<NodeReport>,
+    reported_at: Option<Instant>,
+    load: f64,
+    maintenance: Option<Maintenance>,
+}
+
+impl Node {
+    fn new(spec: NodeSpec, phase: Phase, rules: &ArrayRules, now: Instant) -> Self {
+        Self {
+            spec,
+            phase,
+            since: now,
+            health: NodeHealth::new(rules.health, now),
+            lost_since: None,
+            probing: false,
+            report: None,
+            reported_at: None,
+            load: 0.0,
+            maintenance: None,
+        }
+    }
+
+    const fn is_listed(&self) -> bool {
+        self.spec.handle.is_empty()
+    }
+
+    fn view(&self) -> NodeView {
+        NodeView {
+            name: self.spec.name.clone(),
+            phase: self.phase,
+            since: self.since,
+            healthy: self.health.is_healthy(),
+            lost_since: self.lost_since,
+            load: self.load,
+            connections: self.report.as_ref().map_or(0, |report| report.connections_open),
+            maintenance: self.maintenance.is_some(),
+            ours: !self.is_listed(),
+        }
+    }
+}
+
+/// One member for the status page.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MemberView {
+    /// Its name.
+    pub name: String,
+    /// Its colour.
+    pub dot: Dot,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Seconds since it became as it is.
+    pub since_s: u64,
+    /// Seconds since its process started.
+    pub uptime_s: Option<u64>,
+    /// How loaded it is.
+    pub load: f64,
+    /// Requests in a second.
+    pub requests_per_s: u64,
+    /// How long the last probe took, in milliseconds.
+    pub latency_ms: Option<u64>,
+    /// Whether store and catalog work, as it says.
+    pub storage: bool,
+    /// Planned absence.
+    pub maintenance: Option<Maintenance>,
+}
+
+/// The array.
+#[derive(Clone, Debug)]
+pub struct Array {
+    rules: ArrayRules,
+    nodes: BTreeMap<String, Node>,
+    scaling: Option<Scaling>,
+    notices: Notices,
+    leading: bool,
+    opening: usize,
+    decided: Option<Instant>,
+}
+
+/// The most nodes of an array.
+pub const MAX_MEMBERS: usize = 256;
+
+impl Array {
+    /// An array of these nodes of a fixed list; others are opened or written of.
+    #[must_use]
+    pub fn new(rules: ArrayRules, listed: Vec<NodeSpec>, now: Instant) -> Self {
+        let node = |spec: NodeSpec| (spec.name.clone(), Node::new(spec, Phase::Serving, &rules, now));
+        Self {
+            rules,
+            nodes: listed.into_iter().take(MAX_MEMBERS).map(node).collect(),
+            scaling: rules.scaling.map(Scaling::new),
+            notices: Notices::new(rules.notices),
+            leading: false,
+            opening: 0,
+            decided: None,
+        }
+    }
+
+    /// Whether this director acts for all from now on. Who begins to lead knows nothing of the past: all waiting
+    /// starts anew, so that clocks which differ and leaders who come and go never shorten it.
+    pub fn lead(&mut self, now: Instant, leading: bool) {
+        if leading && !self.leading {
+            self.scaling = self.rules.scaling.map(Scaling::new);
+            self.opening = 0;
+            for node in self.nodes.values_mut() {
+                node.since = now;
+            }
+        }
+        self.leading = leading;
+    }
+
+    /// Whether it does.
+    #[must_use]
+    pub const fn is_leading(&self) -> bool {
+        self.leading
+    }
+
+    /// What is written of opened nodes, read anew. The leading director knows better than what it wrote.
+    pub fn facts(&mut self, now: Instant, facts: &[NodeFact]) {
+        for fact in facts.iter().take(MAX_MEMBERS) {
+            match self.nodes.get_mut(&fact.spec.name) {
+                Some(node) if node.is_listed() || self.leading => {}
+                Some(node) if node.spec == fact.spec => {
+                    if node.phase != fact.phase {
+                        (node.phase, node.since) = (fact.phase, now);
+                    }
+                }
+                _ => {
+                    let node = Node::new(fact.spec.clone(), fact.phase, &self.rules, now);
+                    self.nodes.insert(fact.spec.name.clone(), node);
+                }
+            }
+        }
+        if !self.leading {
+            self.nodes
+                .retain(|name, node| node.is_listed() || facts.iter().any(|fact| fact.spec.name == *name));
+        }
+    }
+
+    /// What is written of maintenance; `wall` is the time in seconds since 1970.
+    pub fn maintenance(&mut self, wall: u64, marks: &BTreeMap<String, Maintenance>) {
+        for (name, node) in &mut self.nodes {
+            node.maintenance = marks.get(name).filter(|mark| wall < mark.until).cloned();
+        }
+    }
+
+    /// A node that the provisioner has opened.
+    pub fn opened(&mut self, now: Instant, spec: NodeSpec) {
+        self.opening = self.opening.saturating_sub(1);
+        // A name that is taken stays whose it is.
+        if self.nodes.len() < MAX_MEMBERS && !self.nodes.contains_key(&spec.name) {
+            self.nodes.insert(spec.name.clone(), Node::new(spec, Phase::Starting, &self.rules, now));
+        }
+    }
+
+    /// The provisioner could not open one.
+    pub fn not_opened(&mut self, now: Instant, why: &str) {
+        self.opening = self.opening.saturating_sub(1);
+        self.notices.raise(now, "opening", Severity::Critical, format!("a node could not be opened: {why}"));
+    }
+
+    /// How a probe went.
+    pub fn probed(
+        &mut self,
+        now: Instant,
+        name: &str,
+        began: Instant,
+        probe: Probe,
+        report: Option<NodeReport>,
+    ) {
+        let capacity = self.rules.capacity;
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        node.probing = false;
+        if let Some(report) = report {
+            node.load = report.load(capacity, rate(node, &report, now));
+            (node.report, node.reported_at) = (Some(report), Some(now));
+        }
+        let turn = node.health.observe(began, now, probe);
+        // One that drains says that it is not ready, and is there all the same.
+        let there = node.health.is_healthy()
+            || (node.phase == Phase::Draining && !matches!(probe, Probe::TimedOut | Probe::Refused));
+        node.lost_since = if there { None } else { node.lost_since.or(Some(now)) };
+        if node.lost_since.is_some() {
+            // What a lost node last said of itself is over.
+            node.load = 0.0;
+        }
+        let planned = node.maintenance.is_some() || matches!(node.phase, Phase::Leaving | Phase::Draining);
+        let key = format!("node {name}");
+        match turn {
+            Some(Turn::Lost) if !planned => {
+                self.notices.raise(now, &key, Severity::Critical, format!("{name} does not answer"));
+            }
+            Some(Turn::Back) => self.notices.clear(now, &key, format!("{name} is back")),
+            _ => {}
+        }
+        self.storage(now);
+    }
+
+    /// Store and catalog are one for all: what one node says is its own trouble, what all say is theirs.
+    fn storage(&mut self, now: Instant) {
+        let healthy = || self.nodes.values().filter(|node| node.health.is_healthy());
+        let sick = healthy().filter(|node| !node.health.storage_works()).count();
+        let all = healthy().count();
+        if sick > 0 && sick == all {
+            let text = "store or catalog do not answer; what nodes have in memory is still served".to_owned();
+            self.notices.raise(now, "storage", Severity::Critical, text);
+        } else if sick == 0 && all > 0 {
+            self.notices.clear(now, "storage", "store and catalog answer again".into());
+        }
+    }
+
+    /// Raises what others have found.
+    pub fn raise(&mut self, now: Instant, key: &str, severity: Severity, text: String) {
+        self.notices.raise(now, key, severity, text);
+    }
+
+    /// Clears it.
+    pub fn clear(&mut self, now: Instant, key: &str, text: String) {
+        self.notices.clear(now, key, text);
+    }
+
+    /// What is to be done now.
+    pub fn tick(&mut self, now: Instant) -> Vec<Command> {
+        let mut commands = Vec::new();
+        for node in self.nodes.values_mut() {
+            if !node.probing && node.health.next_probe() <= now {
+                node.probing = true;
+                commands.push(Command::Probe(node.spec.clone()));
+            }
+        }
+        let due =
+            self.decided.is_none_or(|at| now.duration_since(at) >= self.rules.health.interval.min(SECOND));
+        if self.leading && due {
+            self.decided = Some(now);
+            self.decide(now, &mut commands);
+        }
+        let notices = self.notices.due(now);
+        // All directors see all troubles; one tells.
+        if self.leading && !notices.is_empty() {
+            commands.push(Command::Tell(notices));
+        }
+        commands
+    }
+
+    fn decide(&mut self, now: Instant, commands: &mut Vec<Command>) {
+        let Some(mut scaling) = self.scaling.take() else { return };
+        let mut views: Vec<_> = self.nodes.values().map(Node::view).collect();
+        // What was asked for and has not been made yet counts as starting.
+        views.extend((0..self.opening).map(|_| NodeView {
+            name: String::new(),
+            phase: Phase::Starting,
+            since: now,
+            healthy: false,
+            lost_since: None,
+            load: 0.0,
+            connections: 0,
+            maintenance: false,
+            ours: false,
+        }));
+        for action in scaling.decide(now, &views) {
+            self.act(now, action, commands);
+        }
+        if scaling.at_limit() {
+            let text = "more nodes are wanted than the maximum allows".to_owned();
+            self.notices.raise(now, "limit", Severity::Warning, text);
+        } else {
+            self.notices.clear(now, "limit", "the array is below its maximum again".into());
+        }
+        self.scaling = Some(scaling);
+    }
+
+    fn act(&mut self, now: Instant, action: Action, commands: &mut Vec<Command>) {
+        let (name, phase) = match action {
+            Action::Open(count) => {
+                self.opening += count;
+                commands.push(Command::Open(count));
+                return;
+            }
+            Action::Close(name, reason) => {
+                if let Some(node) = self.nodes.remove(&name) {
+                    self.notices.clear(now, &format!("node {name}"), format!("{name} was given up"));
+                    commands.push(Command::Close(node.spec, reason));
+                    commands.push(Command::Forget(name));
+                }
+                return;
+            }
+            Action::Admit(name) => (name, Phase::Serving),
+            Action::Leave(name) => (name, Phase::Leaving),
+            Action::Drain(name) => (name, Phase::Draining),
+        };
+        let Some(node) = self.nodes.get_mut(&name) else { return };
+        (node.phase, node.since) = (phase, now);
+        if phase == Phase::Serving {
+            self.notices.clear(now, "opening", "nodes can be opened again".into());
+        }
+        if phase == Phase::Draining {
+            commands.push(Command::Drain(node.spec.clone()));
+        }
+        if !node.is_listed() {
+            commands.push(Command::Write(NodeFact { spec: node.spec.clone(), phase }));
+        }
+    }
+
+    /// Whom DNS names.
+    #[must_use]
+    pub fn answers(&self, now: Instant) -> Answers {
+        let member = |node: &Node| DnsMember {
+            addresses: node.spec.addresses.clone(),
+            share: node.health.share(now),
+            wanted: node.maintenance.is_none() && node.phase == Phase::Serving,
+        };
+        Answers::of(&self.nodes.values().map(member).collect::<Vec<_>>())
+    }
+
+    /// The members for the status page.
+    #[must_use]
+    pub fn members(&self, now: Instant) -> Vec<MemberView> {
+        let view = |node: &Node| MemberView {
+            name: node.spec.name.clone(),
+            dot: node.health.dot(),
+            phase: node.phase,
+            since_s: now.duration_since(node.health.since()).as_secs(),
+            uptime_s: node.report.as_ref().filter(|_| node.health.is_healthy()).map(|report| report.uptime_s),
+            load: (node.load * 1000.0).round() / 1000.0,
+            requests_per_s: node.report.as_ref().map_or(0, |report| report.requests_per_s),
+            latency_ms: node.health.latency().and_then(|latency| u64::try_from(latency.as_millis()).ok()),
+            storage: node.health.storage_works(),
+            maintenance: node.maintenance.clone(),
+        };
+        self.nodes.values().map(view).collect()
+    }
+
+    /// Troubles there are now.
+    pub fn troubles(&self) -> impl Iterator<Item = (&str, Severity, &str)> {
+        self.notices.raised()
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Requests in a second between the last two reports: what a node says itself may be its average since the start.
+fn rate(node: &Node, report: &NodeReport, now: Instant) -> f64 {
+    let total = |report: &NodeReport| {
+        let counted = ["reads", "lookups", "attestations", "bodies"].map(|name| report.counters.get(name));
+        counted.iter().flatten().fold(0_u64, |sum, count| sum.saturating_add(**count))
+    };
+    let (Some(old), Some(at)) = (&node.report, node.reported_at) else { return 0.0 };
+    let passed = now.duration_since(at).as_secs_f64();
+    // A restart begins to count anew.
+    let more = total(report).saturating_sub(total(old));
+    if passed > 0.0 { f64::from(u32::try_from(more).unwrap_or(u32::MAX)) / passed } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,296 @@
+use super::super::notices::What;
+use super::*;
+
+const INTERVAL: Duration = Duration::from_secs(2);
+
+fn spec(name: &str, last: u8, handle: &str) -> NodeSpec {
+    NodeSpec {
+        name: name.into(),
+        url: format!("https://192.0.2.{last}:8443"),
+        addresses: vec![IpAddr::from([192, 0, 2, last])],
+        handle: handle.into(),
+    }
+}
+
+fn rules(scaling: Option<ScalingRules>) -> ArrayRules {
+    ArrayRules {
+        health: HealthRules::every(INTERVAL),
+        scaling,
+        capacity: Capacity::default(),
+        notices: NoticeRules::default(),
+    }
+}
+
+fn report(load: f64, connections: u64, storage: bool) -> NodeReport {
+    let process = super::super::report::ProcessReport { cpu_cores: load, cores: 1, memory_bytes: 0 };
+    NodeReport {
+        connections_open: connections,
+        process: Some(process),
+        store: super::super::report::StoreReport { canary: storage },
+        catalog: super::super::report::CatalogReport { primary: true },
+        ..NodeReport::default()
+    }
+}
+
+/// How the nodes really are, and two directors' shared notes.
+struct World {
+    array: Array,
+    now: Instant,
+    dead: Vec<String>,
+    load: f64,
+    storage: bool,
+    told: Vec<(String, What)>,
+    facts: BTreeMap<String, NodeFact>,
+    opened: u8,
+    closed: Vec<(String, Reason)>,
+    drained: Vec<String>,
+    refuse_to_open: bool,
+    /// Whether clients stay on nodes that drain.
+    busy: bool,
+}
+
+impl World {
+    fn new(scaling: Option<ScalingRules>, nodes: &[&str]) -> Self {
+        let now = Instant::now();
+        let listed = nodes.iter().zip(1..).map(|(name, n)| spec(name, n, "")).collect();
+        let mut array = Array::new(rules(scaling), listed, now);
+        array.lead(now, true);
+        Self {
+            array,
+            now,
+            dead: Vec::new(),
+            load: 0.3,
+            storage: true,
+            told: Vec::new(),
+            facts: BTreeMap::new(),
+            opened: 100,
+            closed: Vec::new(),
+            drained: Vec::new(),
+            refuse_to_open: false,
+            busy: false,
+        }
+    }
+
+    fn run(&mut self, seconds: u64) {
+        let until = self.now + Duration::from_secs(seconds);
+        while self.now < until {
+            self.now += Duration::from_millis(200);
+            for command in self.array.tick(self.now) {
+                self.perform(command);
+            }
+        }
+    }
+
+    fn perform(&mut self, command: Command) {
+        match command {
+            Command::Probe(spec) => {
+                let probe = if self.dead.contains(&spec.name) {
+                    Probe::Refused
+                } else if self.drained.contains(&spec.name) {
+                    Probe::NotReady
+                } else {
+                    Probe::Ready { latency: Duration::from_millis(2), storage: self.storage }
+                };
+                let good = probe != Probe::Refused;
+                let draining = self.drained.contains(&spec.name);
+                let connections = if draining && !self.busy { 0 } else { 9 };
+                let report = good.then(|| report(self.load, connections, self.storage));
+                self.array.probed(self.now, &spec.name, self.now, probe, report);
+            }
+            Command::Open(count) => {
+                for _ in 0..count {
+                    if self.refuse_to_open {
+                        self.array.not_opened(self.now, "quota exceeded");
+                        continue;
+                    }
+                    self.opened += 1;
+                    let name = format!("opened-{}", self.opened);
+                    self.array.opened(self.now, spec(&name, self.opened, "i-123"));
+                }
+            }
+            Command::Drain(spec) => self.drained.push(spec.name),
+            Command::Close(spec, reason) => self.closed.push((spec.name, reason)),
+            Command::Write(fact) => {
+                self.facts.insert(fact.spec.name.clone(), fact);
+            }
+            Command::Forget(name) => {
+                self.facts.remove(&name);
+            }
+            Command::Tell(notices) => self.told.extend(notices.into_iter().map(|n| (n.key, n.what))),
+        }
+    }
+
+    fn named(&self) -> Vec<String> {
+        let mut named: Vec<_> =
+            self.array.answers(self.now).addresses(0, false).iter().map(ToString::to_string).collect();
+        named.sort();
+        named
+    }
+
+    fn facts(&self) -> Vec<NodeFact> {
+        self.facts.values().cloned().collect()
+    }
+}
+
+#[test]
+fn a_lost_node_leaves_dns_is_told_of_and_comes_back() {
+    let mut world = World::new(None, &["otter", "lynx"]);
+    world.run(10);
+    assert_eq!(world.named(), ["192.0.2.1", "192.0.2.2"]);
+    assert_eq!(world.told, []);
+    world.dead = vec!["otter".into()];
+    world.run(4);
+    assert_eq!(world.named(), ["192.0.2.2"]);
+    world.run(10);
+    assert_eq!(world.told, [("node otter".to_owned(), What::Raised)]);
+    let dots: Vec<_> = world.array.members(world.now).into_iter().map(|view| (view.name, view.dot)).collect();
+    assert_eq!(dots, [("lynx".to_owned(), Dot::Green), ("otter".to_owned(), Dot::Red)]);
+    world.dead.clear();
+    world.run(60);
+    assert_eq!(world.told.len(), 2);
+    assert_eq!(world.named().len(), 2);
+}
+
+#[test]
+fn with_all_lost_all_are_named() {
+    let mut world = World::new(None, &["otter", "lynx"]);
+    world.run(10);
+    world.dead = vec!["otter".into(), "lynx".into()];
+    world.run(10);
+    assert_eq!(world.named().len(), 2);
+    assert!(world.array.answers(world.now).failing_open());
+}
+
+#[test]
+fn maintenance_takes_a_node_out_without_alarm_and_ends_by_itself() {
+    let mut world = World::new(None, &["otter", "lynx"]);
+    world.run(10);
+    let mark = Maintenance { until: 1000, reason: "new disk".into() };
+    let marks = BTreeMap::from([("otter".to_owned(), mark.clone())]);
+    world.array.maintenance(999, &marks);
+    assert_eq!(world.named(), ["192.0.2.2"]);
+    world.dead = vec!["otter".into()];
+    world.run(60);
+    assert_eq!(world.told, []);
+    assert_eq!(world.array.members(world.now)[1].maintenance, Some(mark));
+    world.dead.clear();
+    world.run(60);
+    world.array.maintenance(1000, &marks);
+    assert_eq!(world.named().len(), 2);
+    assert_eq!(world.told, []);
+}
+
+#[test]
+fn a_sick_store_is_one_trouble_and_takes_nobody_out() {
+    let mut world = World::new(None, &["otter", "lynx", "heron"]);
+    world.run(10);
+    world.storage = false;
+    world.run(20);
+    assert_eq!(world.told, [("storage".to_owned(), What::Raised)]);
+    assert_eq!(world.named().len(), 3);
+    assert!(world.array.members(world.now).iter().all(|view| view.dot == Dot::Amber));
+    world.storage = true;
+    world.run(20);
+    assert_eq!(world.told[1..], [("storage".to_owned(), What::Cleared)]);
+}
+
+#[test]
+fn nodes_are_opened_written_of_drained_and_closed() {
+    let scaling = ScalingRules {
+        calm: Duration::from_secs(60),
+        cooldown: Duration::from_secs(60),
+        ..ScalingRules::default()
+    };
+    let mut world = World::new(Some(scaling), &["otter"]);
+    world.run(30);
+    world.load = 0.9;
+    world.run(120);
+    assert!(world.opened > 100, "opened");
+    let all = world.array.members(world.now).len();
+    assert_eq!(world.named().len(), all);
+    assert_eq!(world.facts.len(), all - 1);
+    assert!(world.facts.values().all(|fact| fact.phase == Phase::Serving));
+
+    world.load = 0.05;
+    world.run(3600);
+    assert_eq!(world.named(), ["192.0.2.1"], "the listed one stays");
+    assert_eq!(world.closed.len(), all - 1);
+    assert!(world.closed.iter().all(|(_, reason)| *reason == Reason::Drained));
+    assert_eq!(world.drained.len(), all - 1);
+    assert!(world.facts.is_empty());
+    assert!(world.told.iter().all(|(key, _)| key == "limit"), "planned ends alarm nobody: {:?}", world.told);
+}
+
+#[test]
+fn a_node_that_drains_is_not_closed_while_somebody_reads() {
+    let scaling = ScalingRules {
+        calm: Duration::from_secs(60),
+        cooldown: Duration::from_secs(60),
+        patience: Duration::from_secs(10),
+        drain: Duration::from_secs(300),
+        ..ScalingRules::default()
+    };
+    let mut world = World::new(Some(scaling), &["otter"]);
+    world.load = 0.9;
+    world.run(120);
+    (world.load, world.busy) = (0.05, true);
+    while world.drained.is_empty() {
+        world.run(10);
+    }
+    world.run(200);
+    assert_eq!(world.closed, []);
+    world.run(120);
+    assert!(matches!(world.closed[..], [(_, Reason::DrainedLate)]), "{:?}", world.closed);
+}
+
+#[test]
+fn a_provisioner_that_fails_is_told_of_and_not_flooded() {
+    let mut world = World::new(Some(ScalingRules::default()), &["otter"]);
+    world.refuse_to_open = true;
+    world.load = 1.0;
+    world.run(60);
+    assert_eq!(world.told.first(), Some(&("opening".to_owned(), What::Raised)));
+    assert!(world.told.len() < 4);
+}
+
+#[test]
+fn another_director_knows_what_was_written_and_takes_over() {
+    let mut world = World::new(Some(ScalingRules::default()), &["otter"]);
+    world.load = 0.95;
+    world.run(180);
+    let members = world.array.members(world.now).len();
+    assert!(members > 1);
+
+    // A follower: no decisions, the same answers.
+    let mut other = World::new(Some(ScalingRules::default()), &["otter"]);
+    other.array.lead(other.now, false);
+    (other.load, other.opened) = (0.95, 200);
+    other.array.facts(other.now, &world.facts());
+    other.run(30);
+    assert_eq!(other.named(), world.named());
+    assert_eq!(other.opened, 200);
+    assert_eq!(other.told, [], "followers tell nobody");
+
+    // One that leaves DNS leaves it everywhere.
+    let leaving = world.facts.keys().next().unwrap().clone();
+    let mut facts = world.facts();
+    facts[0].phase = Phase::Leaving;
+    other.array.facts(other.now, &facts);
+    assert_eq!(other.named().len(), members - 1);
+    other.run(3600);
+    assert_eq!(other.drained, Vec::<String>::new(), "nobody but the leader acts");
+
+    // It takes over: what was leaving goes on to its end, after waiting anew.
+    other.array.lead(other.now, true);
+    other.run(4);
+    assert_eq!(other.drained, Vec::<String>::new());
+    other.load = 0.3;
+    other.run(30);
+    assert_eq!(other.drained, [leaving.clone()]);
+    assert_eq!(other.closed, [(leaving, Reason::Drained)]);
+
+    // And what the first closed meanwhile is forgotten by followers.
+    other.array.lead(other.now, false);
+    other.array.facts(other.now, &[]);
+    assert_eq!(other.named(), ["192.0.2.1"]);
+}

@@ -1,0 +1,416 @@
+//! When to open and when to close nodes. Pure: reports in, actions out, the time handed in.
+//!
+//! The founding rule: one node at 90 % and rising, so another is opened, and DNS names it when it is ready; at
+//! night two nodes at 40 %, so one leaves DNS, waits until nobody holds its address any more, drains, and closes.
+//!
+//! ```text
+//!  open ──► Starting ──healthy──► Serving ──too many──► Leaving ──TTL over──► Draining ──empty──► close
+//!              │never came                   │lost for long
+//!              └─────────► close ◄───────────┘
+//! ```
+//!
+//! What makes it calm: load is averaged over a minute; opening looks ahead by the time that a node takes to start,
+//! along the trend; closing looks back, at the highest load of the last while, and asks what the others would then
+//! carry. Between the load that opens and the load that closing may lead to lies a gap.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// What the operator wants of the array.
+#[derive(Clone, Copy, Debug)]
+pub struct ScalingRules {
+    /// Never fewer nodes.
+    pub minimum: usize,
+    /// Never more.
+    pub maximum: usize,
+    /// A mean load above this, now or by when a new node would serve, opens nodes; 1 is all that a node can.
+    pub high: f64,
+    /// How loaded nodes are to be after opening.
+    pub target: f64,
+    /// How loaded those that stay may be after closing one; below `high`.
+    pub after_close: f64,
+    /// The most nodes opened at once.
+    pub step: usize,
+    /// How long a node takes from opening to serving, as a first guess; what is seen corrects it.
+    pub startup: Duration,
+    /// How long the load must have been low before a node is closed.
+    pub calm: Duration,
+    /// From one closing to the next, and from an opening to a closing.
+    pub cooldown: Duration,
+    /// How long clients may still hold the address of a node that left DNS.
+    pub ttl: Duration,
+    /// How long a node may take to drain.
+    pub drain: Duration,
+    /// How long a node may be lost before it is given up and replaced.
+    pub patience: Duration,
+}
+
+impl Default for ScalingRules {
+    fn default() -> Self {
+        Self {
+            minimum: 1,
+            maximum: 8,
+            high: 0.85,
+            target: 0.65,
+            after_close: 0.8,
+            step: 4,
+            startup: Duration::from_secs(60),
+            calm: Duration::from_secs(600),
+            cooldown: Duration::from_secs(600),
+            ttl: Duration::from_secs(5),
+            drain: Duration::from_secs(600),
+            patience: Duration::from_secs(120),
+        }
+    }
+}
+
+impl ScalingRules {
+    /// What contradicts itself, in words for the operator.
+    ///
+    /// # Errors
+    /// The first contradiction found.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let shares = [self.high, self.target, self.after_close];
+        if shares.iter().any(|share| !(0.05..=1.0).contains(share)) {
+            return Err("loads are shares of what a node can do, from 0.05 to 1");
+        }
+        if self.maximum < self.minimum || self.maximum == 0 {
+            return Err("maximum must be at least 1, and at least minimum");
+        }
+        if self.target >= self.high || self.after_close >= self.high {
+            return Err(
+                "target and after_close must be below high: else each opening would lead to a closing",
+            );
+        }
+        if self.step == 0 {
+            return Err("step must be at least 1");
+        }
+        Ok(())
+    }
+}
+
+/// Where a node stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Asked for, and not healthy yet.
+    Starting,
+    /// Named by DNS when healthy.
+    Serving,
+    /// Out of DNS; clients may still hold its address.
+    Leaving,
+    /// Told to drain.
+    Draining,
+}
+
+/// A node as the decision sees it.
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    /// Its name.
+    pub name: String,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Since when; by the clock of who decides.
+    pub since: Instant,
+    /// Whether probes find it healthy.
+    pub healthy: bool,
+    /// Since when it has not been; `None` while it is.
+    pub lost_since: Option<Instant>,
+    /// How loaded it is: 1 is all that it can.
+    pub load: f64,
+    /// Clients connected to it.
+    pub connections: u64,
+    /// Whether it is away by plan.
+    pub maintenance: bool,
+    /// Whether the provisioner can close it. Nodes of a fixed list cannot be closed.
+    pub ours: bool,
+}
+
+/// Why a node is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It has drained.
+    Drained,
+    /// It did not drain in its time.
+    DrainedLate,
+    /// It was opened and never became healthy.
+    NeverCame,
+    /// It was lost for too long.
+    Lost,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Have the provisioner open so many nodes.
+    Open(usize),
+    /// Name it in DNS: it has become healthy.
+    Admit(String),
+    /// Take it out of DNS.
+    Leave(String),
+    /// Tell it to drain.
+    Drain(String),
+    /// Have the provisioner close it.
+    Close(String, Reason),
+}
+
+/// Between two decisions nothing changes that a decision could see.
+const SAMPLE_SPACING: Duration = Duration::from_millis(900);
+/// Load is averaged over this.
+const SMOOTHING: Duration = Duration::from_secs(60);
+/// The trend is that of the load over this.
+const TREND: Duration = Duration::from_secs(300);
+/// A mean load from here on hides how much more is wanted.
+const SATURATED: f64 = 0.95;
+/// What sums of loads may be off by.
+const ROUNDING: f64 = 1e-6;
+/// The most samples kept; more than the longest window holds at the sample spacing of usual probes.
+const MAX_SAMPLES: usize = 4096;
+/// Longest pause after nodes that never came.
+const MOST_BACKOFF: Duration = Duration::from_secs(1800);
+
+/// The decision and what it remembers.
+#[derive(Clone, Debug)]
+pub struct Scaling {
+    rules: ScalingRules,
+    /// The array's total load at past times.
+    samples: VecDeque<(Instant, f64)>,
+    began: Option<Instant>,
+    last_open: Option<Instant>,
+    last_close: Option<Instant>,
+    startup: Duration,
+    failed_starts: u32,
+    not_before: Option<Instant>,
+    wanted: usize,
+}
+
+impl Scaling {
+    /// A decision that remembers nothing: at the start, and after another director has decided.
+    #[must_use]
+    pub fn new(rules: ScalingRules) -> Self {
+        Self {
+            rules,
+            samples: VecDeque::new(),
+            began: None,
+            last_open: None,
+            last_close: None,
+            startup: rules.startup,
+            failed_starts: 0,
+            not_before: None,
+            wanted: rules.minimum,
+        }
+    }
+
+    /// How many nodes the load calls for, without the limits; beyond `maximum` the array is at its limit.
+    #[must_use]
+    pub const fn wanted(&self) -> usize {
+        self.wanted
+    }
+
+    /// Whether more nodes would be opened if that were allowed.
+    #[must_use]
+    pub const fn at_limit(&self) -> bool {
+        self.wanted > self.rules.maximum
+    }
+
+    /// How long nodes take to start, as seen.
+    #[must_use]
+    pub const fn startup(&self) -> Duration {
+        self.startup
+    }
+
+    /// Decides, about once per probe interval.
+    pub fn decide(&mut self, now: Instant, nodes: &[NodeView]) -> Vec<Action> {
+        let began = *self.began.get_or_insert(now);
+        let mut actions = self.lives(now, nodes);
+        let closing = |name: &str| {
+            actions.iter().any(|action| matches!(action, Action::Close(closed, _) if closed == name))
+        };
+        let active = |phase| {
+            nodes.iter().filter(move |n| n.phase == phase && !n.maintenance).filter(|n| !closing(&n.name))
+        };
+        let serving: Vec<_> = active(Phase::Serving).filter(|node| node.healthy).collect();
+        // One lost a moment ago may be back before another one has started.
+        let doubtful = active(Phase::Serving).filter(|node| !node.healthy).count();
+        let starting = active(Phase::Starting).count();
+        let count = serving.len();
+
+        // Whom leaving nodes still serve will come to the others.
+        let moving =
+            nodes.iter().filter(|n| matches!(n.phase, Phase::Leaving | Phase::Draining) && n.healthy);
+        let total: f64 = serving.iter().copied().chain(moving).map(|node| node.load.clamp(0.0, 1.5)).sum();
+        self.note(now, total);
+        let present = self.smoothed(now, total);
+        let coming = self.forecast(now, present);
+        self.wanted = self.nodes_for(present, coming, count);
+
+        let room = self.rules.maximum.saturating_sub(count + doubtful + starting);
+        let lacking =
+            self.wanted.saturating_sub(count + starting + doubtful_that_count(doubtful, present, count));
+        let waiting = self.not_before.is_some_and(|until| now < until);
+        if lacking > 0 && room > 0 && !waiting {
+            actions.push(Action::Open(lacking.min(room).min(self.rules.step)));
+            self.last_open = Some(now);
+            return actions;
+        }
+        let quiet_for =
+            |since: Option<Instant>| since.is_none_or(|at| now.duration_since(at) >= self.rules.cooldown);
+        // After a start or a change of directors, the past is not known: closing waits until it is.
+        let known = now.duration_since(began) >= self.rules.calm;
+        if known
+            && starting == 0
+            && doubtful == 0
+            && count > self.rules.minimum
+            && quiet_for(self.last_open)
+            && quiet_for(self.last_close)
+            && nodes.iter().all(|node| !matches!(node.phase, Phase::Leaving | Phase::Draining))
+            && self.highest(now).max(coming) <= self.rules.after_close * usize_as_f64(count - 1) + ROUNDING
+            && let Some(node) = least_missed(&serving)
+        {
+            actions.push(Action::Leave(node.name.clone()));
+            self.last_close = Some(now);
+        }
+        actions
+    }
+
+    /// What becomes of each node by itself: admitted, drained, closed.
+    fn lives(&mut self, now: Instant, nodes: &[NodeView]) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for node in nodes {
+            let age = now.duration_since(node.since);
+            let lost = node.lost_since.map_or(Duration::ZERO, |since| now.duration_since(since));
+            match node.phase {
+                Phase::Starting if node.healthy => {
+                    actions.push(Action::Admit(node.name.clone()));
+                    // Slowly: one slow start does not make all of them slow.
+                    self.startup = (self.startup * 3 + age) / 4;
+                    (self.failed_starts, self.not_before) = (0, None);
+                }
+                Phase::Starting if node.ours && age > self.startup * 3 + self.rules.patience => {
+                    actions.push(Action::Close(node.name.clone(), Reason::NeverCame));
+                    self.failed_starts = self.failed_starts.saturating_add(1);
+                    let pause = self.startup * 2_u32.saturating_pow(self.failed_starts.min(16));
+                    self.not_before = Some(now + pause.min(MOST_BACKOFF));
+                }
+                Phase::Serving if node.ours && lost > self.rules.patience && !node.maintenance => {
+                    actions.push(Action::Close(node.name.clone(), Reason::Lost));
+                }
+                // Nobody can be sent away from a node that does not answer.
+                Phase::Leaving | Phase::Draining if lost > self.rules.patience => {
+                    actions.push(Action::Close(node.name.clone(), Reason::Lost));
+                }
+                Phase::Leaving if age >= self.rules.ttl => actions.push(Action::Drain(node.name.clone())),
+                Phase::Draining if node.connections == 0 && age >= SAMPLE_SPACING => {
+                    actions.push(Action::Close(node.name.clone(), Reason::Drained));
+                }
+                Phase::Draining if age >= self.rules.drain => {
+                    actions.push(Action::Close(node.name.clone(), Reason::DrainedLate));
+                }
+                _ => {}
+            }
+        }
+        actions
+    }
+
+    fn note(&mut self, now: Instant, total: f64) {
+        if self.samples.back().is_some_and(|(at, _)| now.duration_since(*at) < SAMPLE_SPACING) {
+            return;
+        }
+        self.samples.push_back((now, total));
+        let longest = self.rules.calm.max(TREND).max(SMOOTHING);
+        while self.samples.len() > MAX_SAMPLES
+            || self.samples.front().is_some_and(|(at, _)| now.duration_since(*at) > longest)
+        {
+            self.samples.pop_front();
+        }
+    }
+
+    fn since(&self, now: Instant, window: Duration) -> impl Iterator<Item = (Instant, f64)> + '_ {
+        self.samples.iter().copied().filter(move |(at, _)| now.duration_since(*at) <= window)
+    }
+
+    fn smoothed(&self, now: Instant, total: f64) -> f64 {
+        let (sum, count) = self.since(now, SMOOTHING).fold((0.0, 0_u32), |(sum, n), (_, v)| (sum + v, n + 1));
+        if count == 0 { total } else { sum / f64::from(count) }
+    }
+
+    /// The load by when a node that is opened now would serve, along the line through the last minutes. A falling
+    /// line is not followed: closing looks back instead.
+    fn forecast(&self, now: Instant, present: f64) -> f64 {
+        let points: Vec<_> = self
+            .since(now, TREND)
+            .map(|(at, value)| (-now.duration_since(at).as_secs_f64(), value))
+            .collect();
+        let first = points.first().map_or(0.0, |(x, _)| -x);
+        if first < SMOOTHING.as_secs_f64() {
+            return present;
+        }
+        let n = usize_as_f64(points.len());
+        let (mean_x, mean_y) =
+            (points.iter().map(|p| p.0).sum::<f64>() / n, points.iter().map(|p| p.1).sum::<f64>() / n);
+        let (over, under) = points.iter().fold((0.0, 0.0), |(over, under), (x, y)| {
+            (over + (x - mean_x) * (y - mean_y), under + (x - mean_x) * (x - mean_x))
+        });
+        let slope = if under > 0.0 { over / under } else { 0.0 };
+        // A line through a jump is steep: no more than double is believed of it.
+        let ahead = present + slope.max(0.0) * self.startup.as_secs_f64();
+        ahead.min(present * 2.0).max(present)
+    }
+
+    fn highest(&self, now: Instant) -> f64 {
+        // Single spikes are averaged away as elsewhere, by tenths of the window.
+        let part = self.rules.calm.as_secs_f64() / 10.0;
+        let mut sums = [(0.0_f64, 0_u32); 11];
+        for (at, value) in self.since(now, self.rules.calm) {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let slot = (now.duration_since(at).as_secs_f64() / part.max(0.001)) as usize;
+            if let Some((sum, count)) = sums.get_mut(slot.min(10)) {
+                (*sum, *count) = (*sum + value, *count + 1);
+            }
+        }
+        sums.iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(sum, count)| sum / f64::from(*count))
+            .fold(0.0, f64::max)
+    }
+
+    fn nodes_for(&self, present: f64, coming: f64, count: usize) -> usize {
+        let mean = present / usize_as_f64(count.max(1));
+        let high = coming / usize_as_f64(count.max(1)) > self.rules.high;
+        let mut wanted = count;
+        if high {
+            wanted = ceiling(coming / self.rules.target);
+        }
+        if mean >= SATURATED {
+            // Full nodes do not say how much they turn away.
+            wanted = wanted.max(count * 2);
+        }
+        wanted.max(self.rules.minimum)
+    }
+}
+
+/// Lost nodes count as there while the others can carry what they carried; beyond that another one is needed.
+fn doubtful_that_count(doubtful: usize, present: f64, count: usize) -> usize {
+    if present / usize_as_f64(count.max(1)) < SATURATED && count > 0 { doubtful } else { 0 }
+}
+
+/// Whom the fewest would miss.
+fn least_missed<'a>(serving: &[&'a NodeView]) -> Option<&'a NodeView> {
+    serving.iter().copied().filter(|node| node.ours).min_by(|a, b| {
+        a.connections.cmp(&b.connections).then(b.since.cmp(&a.since)).then(a.name.cmp(&b.name))
+    })
+}
+
+#[allow(clippy::cast_precision_loss)]
+const fn usize_as_f64(value: usize) -> f64 {
+    value as f64
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn ceiling(value: f64) -> usize {
+    // Saturates, and a sum that is over by a rounding error is no reason for a node.
+    (value - ROUNDING).ceil().max(0.0) as usize
+}
+
+#[cfg(test)]
+mod tests;
