@@ -290,6 +290,25 @@ mod tests {
     }
 
     #[test]
+    fn ever_more_places_do_not_keep_us_from_where_the_server_was() {
+        let mut now = Instant::now();
+        let mut plan = joined();
+        let mut home = 0;
+        for number in 0..120u8 {
+            // More than are knocked at come in between.
+            for other in 0..3 {
+                plan.sighted(&pin(1), IpAddr::from([10, 0, number, other]), 9000, now);
+            }
+            if let Next::Probe(whose, address) = plan.next(None, now) {
+                home += u32::from(address == at("192.168.1.5:8443"));
+                plan.probed(&whose, address, false, now);
+            }
+            now += Duration::from_secs(5);
+        }
+        assert!(home >= 10, "{home} in ten minutes");
+    }
+
+    #[test]
     fn announcements_that_lead_elsewhere_are_ignored() {
         let now = Instant::now();
         let mut plan = joined();
