@@ -255,7 +255,13 @@ fn remove_those(folder: &Path, those: impl Fn(&Path) -> bool) -> io::Result<()> 
         entries => entries?,
     };
     let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
-    paths.filter(|path| those(path)).fold(Ok(()), |so_far, path| removed(&path).and(so_far))
+    let mut trouble = Ok(());
+    for path in paths.filter(|path| those(path)) {
+        if let Err(error) = removed(&path) {
+            trouble = Err(error);
+        }
+    }
+    trouble
 }
 
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
