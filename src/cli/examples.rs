@@ -64,9 +64,8 @@ mod tests {
                 help.lines().filter(|line| line.trim_start().starts_with("rezcache ")).map(words).collect();
             assert!(!examples.is_empty(), "{} has no examples", command.get_name());
             for example in examples {
-                if let Err(error) = Cli::try_parse_from(&example) {
-                    panic!("{}: {error}", example.join(" "));
-                }
+                let parsed = Cli::try_parse_from(&example);
+                assert!(parsed.is_ok(), "{}: {:?}", example.join(" "), parsed.err());
                 found += 1;
             }
         }

@@ -32,7 +32,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
         );
         return Ok(Outcome::Misused);
     }
-    std::fs::create_dir_all(&data_dir)
+    crate::support::private_file::create_folder(&data_dir)
         .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
     let Some(owner) = Owner::try_take(&data_dir)? else {
         bail!(

@@ -67,7 +67,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings, flags: Flags) 
         return tokio::task::spawn_blocking(move || undo(&data_dir)).await?;
     }
     // Where there can be none, the viewer starts without us, further down.
-    let _ = std::fs::create_dir_all(&data_dir);
+    let _ = crate::support::private_file::create_folder(&data_dir);
     let (run, log_format) = (settings.run.clone(), settings.log_format);
     let choosing = move || {
         let Arguments { command, ask, .. } = arguments;

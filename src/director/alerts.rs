@@ -269,6 +269,8 @@ fn text(notices: &[Notice]) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
     use super::*;
 
     fn notice(text: &str, severity: Severity, what: What) -> Notice {

@@ -70,6 +70,8 @@ impl Answers {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
     use std::collections::HashMap;
 
     use super::*;

@@ -118,6 +118,8 @@ pub fn unused(draw: u64, taken: &dyn Fn(&str) -> bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
     use std::collections::BTreeSet;
 
     use super::*;

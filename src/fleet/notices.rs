@@ -214,6 +214,8 @@ fn next(trouble: &mut Trouble, rules: NoticeRules, now: Instant, gathered: bool)
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
     use super::*;
 
     struct Rig {

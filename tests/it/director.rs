@@ -143,11 +143,8 @@ async fn a_killed_node_leaves_dns_alarms_once_and_comes_back() {
     stage.nodes[1].take().unwrap().kill();
     let took = until_named(&first, &[2, 4]).await;
     until_named(&second, &[2, 4]).await;
-    println!(
-        "out of DNS {} ms after kill -9, at an interval of {} ms",
-        took.as_millis(),
-        INTERVAL.as_millis()
-    );
+    // How long it took is for a bench; that it was not much longer than promised shows that nothing waits for more.
+    assert!(took < INTERVAL * 10, "{took:?}");
     within(notices.changed()).await.unwrap();
     let told: Vec<_> = notices.borrow_and_update().iter().map(|n| (n.key.clone(), n.what)).collect();
     assert_eq!(told, [("node lynx".to_owned(), What::Raised)]);

@@ -71,7 +71,7 @@ async fn dig_reads_every_answer() {
             .collect();
     assert_ne!(rotation[0], rotation[1]);
 
-    let full = dig(at, &format!("CaChE.example.ORG. A")).await;
+    let full = dig(at, "CaChE.example.ORG. A").await;
     assert!(full.contains("status: NOERROR") && full.contains("flags: qr aa;"), "{full}");
     assert!(full.contains("EDNS: version: 0") && full.contains("udp: 1232"), "{full}");
     assert!(full.contains("CaChE.example.ORG."), "{full}");

@@ -44,7 +44,7 @@ pub(super) async fn hold(
     grid: &GridConfig,
     log_format: LogFormat,
 ) -> anyhow::Result<Held> {
-    std::fs::create_dir_all(data_dir)
+    crate::support::private_file::create_folder(data_dir)
         .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
     let begun = Instant::now();
     let mut last = None;

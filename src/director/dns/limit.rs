@@ -89,6 +89,8 @@ fn network(address: IpAddr) -> [u8; 8] {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
     use super::*;
 
     fn count(limit: &mut ResponseLimit, now: Instant, from: &str, times: usize) -> [usize; 3] {

@@ -346,6 +346,8 @@ fn read_group(xml: &[u8]) -> Option<Group> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
     use super::*;
 
     #[test]

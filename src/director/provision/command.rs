@@ -104,6 +104,8 @@ impl Provisioner for CommandProvisioner {
 
 #[cfg(all(test, unix))]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
     use super::*;
 
     fn shell(script: &str) -> CommandProvisioner {

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use super::super::notices::What;
 use super::*;
 
@@ -286,7 +288,7 @@ fn another_director_knows_what_was_written_and_takes_over() {
     assert_eq!(other.drained, Vec::<String>::new());
     other.load = 0.3;
     other.run(30);
-    assert_eq!(other.drained, [leaving.clone()]);
+    assert_eq!(other.drained, std::slice::from_ref(&leaving));
     assert_eq!(other.closed, [(leaving, Reason::Drained)]);
 
     // And what the first closed meanwhile is forgotten by followers.
