@@ -100,7 +100,10 @@ fn judge(line: &JoinLine, seen: Option<&Seen>, somebody: bool, now: u64) -> Vec<
 fn judge_access(access: &Access, over: bool) -> CheckResult {
     let anew = "ask whoever runs it for a new join line, and give that to `rezcache join`.";
     match access {
-        Access::Granted => CheckResult::ok(ACCESS, "The shared cache takes your join line."),
+        // The token of a line that holds is known, and lets nobody do anything but join: 403, where another is 401.
+        Access::Granted | Access::Refused { status: 403, .. } => {
+            CheckResult::ok(ACCESS, "The shared cache takes your join line.")
+        }
         // Who has come in by it stays.
         Access::Refused { .. } if over => CheckResult::warning(
             ACCESS,
@@ -146,5 +149,7 @@ mod tests {
         assert!(now.advice.is_some_and(|advice| advice.contains("new join line")));
         assert_eq!(judge_access(&refused, true).outcome, Outcome::Warning, "who came in stays");
         assert_eq!(judge_access(&Access::Granted, true).outcome, Outcome::Ok);
+        let joins_only = Access::Refused { status: 403, why: "join with it".into() };
+        assert_eq!(judge_access(&joins_only, false).outcome, Outcome::Ok);
     }
 }
