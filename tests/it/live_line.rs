@@ -98,7 +98,7 @@ async fn refused(control: SocketAddr) {
 }
 
 fn control(said: &str) -> SocketAddr {
-    let (_, rest) = said.split_once("the numbers: http://").unwrap();
+    let (_, rest) = said.split_once("what can be changed: http://").unwrap();
     rest.split('/').next().unwrap().parse().unwrap()
 }
 
