@@ -48,7 +48,11 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<Outcome> {
 
     let stop = StopSignal::listen()?;
     let mut ready = instructions::Ready::new(&grids, proxy.grid_addresses(), proxy.control_address(), &token);
-    ready.page(&control_token, may_upload || household, household);
+    // The page's key is a secret: what is printed elsewhere than on a terminal ends up in a journal. There
+    // `rezcache status --address` tells it.
+    if log_format == LogFormat::Json || io::IsTerminal::is_terminal(&io::stdout()) {
+        ready.page(&control_token, may_upload || household, household);
+    }
     // The proxy goes on when nobody reads this.
     let _ = print(&match log_format {
         LogFormat::Text => ready.to_string(),
