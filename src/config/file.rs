@@ -7,6 +7,7 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
+use super::director::{self, DirectorValues};
 use super::value::{Checker, Site, Value};
 
 /// What the file holds. Keys are documented in `packaging/rezcache.toml`.
@@ -25,6 +26,7 @@ pub(super) struct FileValues {
     pub(super) memory_size: Option<Value>,
     pub(super) chat_commands: Option<Value>,
     pub(super) grids: Vec<GridValues>,
+    pub(super) director: DirectorValues,
     pub(super) passes: Option<Value>,
     pub(super) save: Option<Value>,
     pub(super) link: Option<Value>,
@@ -157,6 +159,18 @@ pub(super) fn read(path: &Path, text: &str, check: &mut Checker) -> FileValues {
         };
         serve.finish(check);
     }
+    for (key, keys, table) in [
+        ("director", director::DIRECTOR_KEYS, &mut values.director.director),
+        ("scaling", director::SCALING_KEYS, &mut values.director.scaling),
+        ("alerts", director::ALERT_KEYS, &mut values.director.alerts),
+    ] {
+        if let Some(section) = root.section(key, check) {
+            *table = section.table(keys, check);
+        }
+    }
+    for section in root.sections("node", check) {
+        values.director.nodes.push(section.table(director::NODE_KEYS, check));
+    }
     for mut grid in root.sections("grid", check) {
         values.grids.push(GridValues {
             site: grid.site.clone(),
@@ -266,6 +280,19 @@ impl<'a> Section<'a> {
         tables.into_iter().map(|table| Section::new(lines, format!("{key}."), table)).collect()
     }
 
+    /// All of it, of a table that holds nothing but these keys with one value and these with lists.
+    fn table(mut self, (single, lists): director::Keys, check: &mut Checker) -> director::Table {
+        let mut table = director::Table::default();
+        for key in single {
+            table.single.extend(self.scalar(key, check).map(|value| (*key, value)));
+        }
+        for key in lists {
+            table.lists.insert(key, self.list(key, check));
+        }
+        self.finish(check);
+        table
+    }
+
     fn finish(self, check: &mut Checker) {
         for (key, (start, _)) in &self.entries {
             let site = self.lines.site(*start);
@@ -281,6 +308,7 @@ fn scalar_text(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.as_ref().to_owned()),
         DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().replace('_', "")),
+        DeValue::Float(number) => Some(number.as_str().replace('_', "")),
         DeValue::Boolean(truth) => Some(truth.to_string()),
         _ => None,
     }

@@ -2,6 +2,8 @@
 //! TOML file. Values are taken as text first, then checked all together, so that every problem is
 //! reported at once. Fills the structs that the components define; does not act on them.
 
+mod director;
+mod director_flags;
 mod file;
 mod flags;
 pub mod ports;
@@ -15,6 +17,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use director::{DirectorSettings, ProvisionerSettings};
+pub use director_flags::{BoardFlags, DirectorFlags};
 pub use flags::{CacheServerFlags, CommonFlags, ControlFlag, ProxyFlags, ReplayFlags, RunFlags, ServeFlags};
 pub use run::{DEFAULT_LOGIN_GRACE, RunSettings};
 pub use serve::{DEFAULT_SERVE_LISTEN, ServeSettings};
@@ -60,6 +64,8 @@ pub struct Settings {
     pub replay: ReplaySettings,
     /// For `serve`.
     pub serve: ServeSettings,
+    /// For `director`.
+    pub director: DirectorSettings,
 }
 
 /// What `proxy` needs; ports beyond the first are assigned by [`ports`].
@@ -164,6 +170,10 @@ pub struct Flags {
     pub replay_service: CacheServerFlags,
     /// Of `serve`.
     pub serve: ServeFlags,
+    /// Of `director`.
+    pub director: DirectorFlags,
+    /// Of `director` and its commands.
+    pub board: BoardFlags,
 }
 
 /// Everything that is wrong, in the order of flags, file lines and consequences.
@@ -251,6 +261,7 @@ fn resolve(
     let run = run::resolve(&flags.run, file, path.as_deref(), check);
     let replay = replay(&flags.replay, &flags.replay_service, file, path.as_deref(), check);
     let serve = serve::resolve(&flags.serve, &file.serve, &file.grids, path.as_deref(), check);
+    let director = director::resolve(&flags.board, &flags.director, &file.director, path.as_deref(), check);
     let data_dir = data_dir_given.clone().or(default_data_dir);
     if data_dir.is_none() {
         check.add(true, "this system names no folder for data; name one with --data-dir".into());
@@ -265,6 +276,7 @@ fn resolve(
         run: run?,
         replay: replay?,
         serve: serve?,
+        director: director?,
     })
 }
 

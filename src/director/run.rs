@@ -137,8 +137,12 @@ pub struct Director {
     dns: DnsServer,
     picture: watch::Receiver<Picture>,
     notices: watch::Receiver<Vec<Notice>>,
-    _tasks: JoinSet<()>,
+    leave: (Place, String),
+    tasks: JoinSet<()>,
 }
+
+/// How long the catalog is waited for at the end.
+const LEAVING: Duration = Duration::from_secs(3);
 
 impl Director {
     /// Starts to probe and to answer. Nodes and catalog need not be reachable.
@@ -174,8 +178,12 @@ impl Director {
         let mut tasks = JoinSet::new();
         let alerts = Alerts::start(&config.alerts, &config.zone)?;
         let (writes, written) = mpsc::channel(MAX_WRITES);
+        // Two that were given one name must not both believe that they lead.
+        let holder = format!("{} {:016x}", config.name, rand::random::<u64>());
+        let leave = (config.catalog.clone(), holder.clone());
         let work = Work {
             config,
+            holder,
             prober,
             provisioner,
             alerts,
@@ -190,7 +198,21 @@ impl Director {
             naming: BTreeSet::new(),
         };
         tasks.spawn(work.run(written));
-        Ok(Self { dns, picture: picture_told, notices, _tasks: tasks })
+        Ok(Self { dns, picture: picture_told, notices, leave, tasks })
+    }
+
+    /// Stops, and gives the lead up for another to take at once. Nodes go on.
+    pub async fn stop(mut self) {
+        self.tasks.shutdown().await;
+        let (catalog, holder) = self.leave;
+        let given_up = tokio::time::timeout(LEAVING, async {
+            catalog.open_board().await?.give_up(ROLE.into(), holder).await
+        });
+        if !matches!(given_up.await, Ok(Ok(()))) {
+            tracing::warn!(
+                "the catalog does not answer; another director leads when this one's time is over"
+            );
+        }
     }
 
     /// Where DNS is answered.
@@ -214,6 +236,8 @@ impl Director {
 
 struct Work {
     config: DirectorConfig,
+    /// As whom it asks for the lead.
+    holder: String,
     prober: Prober,
     provisioner: Option<Arc<dyn Provisioner>>,
     alerts: Alerts,
@@ -234,7 +258,7 @@ impl Work {
     async fn run(mut self, written: mpsc::Receiver<Write>) {
         let (events, mut arriving) = mpsc::channel(1024);
         let mut running = JoinSet::new();
-        running.spawn(follow(self.config.clone(), events.clone(), written));
+        running.spawn(follow(self.config.clone(), self.holder.clone(), events.clone(), written));
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
@@ -386,7 +410,12 @@ impl Work {
 }
 
 /// Reads the board once per interval, asks for the lead, and writes what is to be written.
-async fn follow(config: DirectorConfig, events: mpsc::Sender<Event>, mut writes: mpsc::Receiver<Write>) {
+async fn follow(
+    config: DirectorConfig,
+    holder: String,
+    events: mpsc::Sender<Event>,
+    mut writes: mpsc::Receiver<Write>,
+) {
     let mut board: Option<Arc<dyn Board>> = None;
     let interval = config.rules.health.interval;
     let mut ticks = tokio::time::interval(interval);
@@ -412,7 +441,7 @@ async fn follow(config: DirectorConfig, events: mpsc::Sender<Event>, mut writes:
         match write {
             Some(write) => put(board.as_ref(), write).await,
             None => {
-                let read = read_board(board.as_ref(), &config.name, interval * LEAD_INTERVALS).await;
+                let read = read_board(board.as_ref(), &holder, interval * LEAD_INTERVALS).await;
                 if events.send(Event::Board(read)).await.is_err() {
                     return;
                 }

@@ -55,7 +55,7 @@ pub use disk::DiskError;
 use disk::DiskTier;
 use enrol::Residents;
 use service::Service;
-pub use tls::IdentityError;
+pub use tls::{IdentityError, pin_beside};
 
 /// How long a going node waits for its requests.
 const DRAIN: Duration = Duration::from_secs(600);

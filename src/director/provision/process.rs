@@ -17,13 +17,20 @@ use crate::fleet::array::NodeSpec;
 const END: Duration = Duration::from_secs(10);
 
 /// Starts `PROGRAM serve --listen ADDRESS OPTIONS…`.
-#[derive(Debug)]
 pub struct ProcessProvisioner {
     program: PathBuf,
     options: Vec<String>,
     addresses: Vec<SocketAddr>,
     logs: PathBuf,
+    environment: Vec<(String, String)>,
     children: Mutex<HashMap<SocketAddr, Child>>,
+}
+
+impl std::fmt::Debug for ProcessProvisioner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The environment may hold the catalog's password.
+        f.debug_struct("ProcessProvisioner").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
 }
 
 impl ProcessProvisioner {
@@ -31,7 +38,13 @@ impl ProcessProvisioner {
     /// `logs`.
     #[must_use]
     pub fn new(program: PathBuf, options: Vec<String>, addresses: Vec<SocketAddr>, logs: PathBuf) -> Self {
-        Self { program, options, addresses, logs, children: Mutex::default() }
+        Self { program, options, addresses, logs, environment: Vec::new(), children: Mutex::default() }
+    }
+
+    /// Nodes get these variables too: what must not be seen on a command line.
+    #[must_use]
+    pub fn with_environment(self, environment: Vec<(String, String)>) -> Self {
+        Self { environment, ..self }
     }
 
     fn failed(&self, source: std::io::Error) -> ProvisionError {
@@ -59,6 +72,7 @@ impl Provisioner for ProcessProvisioner {
                 .map_err(|error| self.failed(error))?;
             let mut command = Command::new(&self.program);
             command.arg("serve").arg("--listen").arg(address.to_string()).args(&self.options);
+            command.envs(self.environment.iter().map(|(name, value)| (name, value)));
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
             // Ctrl-C at the director's terminal is not meant for the nodes.
             #[cfg(unix)]
