@@ -210,7 +210,7 @@ fn the_template_with_everything_switched_on_is_valid_and_complete() {
         "[director]\n",
         "[scaling]\n",
         "[alerts]\n",
-        "[[node]]\n",
+        "[[node]]\nname = \"otter\"\nurl = \"https://x:1\"\n",
     ] {
         std::fs::write(&path, format!("{section}nonsense = 1\n")).expect("written");
         let run = rezcache(&["check-config", "--config", path.to_str().expect("UTF-8")]);
