@@ -157,6 +157,8 @@ pub(super) const SCALING_KEYS: Keys = (
         "target",
         "after_close",
         "step",
+        "smoothing_s",
+        "smoothing_s",
         "startup_s",
         "calm_s",
         "cooldown_s",
@@ -442,6 +444,7 @@ fn rules(source: &Source<'_>, ttl: Option<Duration>, check: &mut Checker) -> Opt
     let target = share("target-load", "target", usual.target, check);
     let after_close = share("after-close-load", "after_close", usual.after_close, check);
     let step = count("step", "step", usual.step, check);
+    let smoothing = time("smoothing-s", "smoothing_s", usual.smoothing, check);
     let startup = time("startup-s", "startup_s", usual.startup, check);
     let calm = time("calm-s", "calm_s", usual.calm, check);
     let cooldown = time("cooldown-s", "cooldown_s", usual.cooldown, check);
@@ -454,6 +457,7 @@ fn rules(source: &Source<'_>, ttl: Option<Duration>, check: &mut Checker) -> Opt
         target: target?,
         after_close: after_close?,
         step: step?,
+        smoothing: smoothing?,
         startup: startup?,
         calm: calm?,
         cooldown: cooldown?,

@@ -99,6 +99,9 @@ pub struct DirectorFlags {
     /// The most nodes opened at once [default: 4]
     #[arg(long, value_name = "N", env = "REZCACHE_STEP", hide_env_values = true)]
     pub step: Option<String>,
+    /// Load is averaged over this [default: 60]
+    #[arg(long, value_name = "SECONDS", env = "REZCACHE_SMOOTHING_S", hide_env_values = true)]
+    pub smoothing_s: Option<String>,
     /// How long a node takes to start, as a first guess [default: 60]
     #[arg(long, value_name = "SECONDS", env = "REZCACHE_STARTUP_S", hide_env_values = true)]
     pub startup_s: Option<String>,
@@ -216,6 +219,7 @@ impl DirectorFlags {
             "target-load" => self.target.as_ref(),
             "after-close-load" => self.after_close.as_ref(),
             "step" => self.step.as_ref(),
+            "smoothing-s" => self.smoothing_s.as_ref(),
             "startup-s" => self.startup_s.as_ref(),
             "calm-s" => self.calm_s.as_ref(),
             "cooldown-s" => self.cooldown_s.as_ref(),
