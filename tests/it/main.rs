@@ -12,6 +12,7 @@ mod concurrency;
 mod decode_agreement;
 mod director;
 mod director_dns;
+mod directors;
 mod disk_trouble;
 mod doctor;
 mod documents;

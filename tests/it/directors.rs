@@ -1,0 +1,330 @@
+//! The array as an operator runs it: directors, nodes, PostgreSQL, an S3 server and proxies, each a process of its
+//! own, on loopback addresses; killed, stopped and started again while sessions are replayed through them. `dig` and
+//! the status page say what the directors make of it; a replay compares every byte.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::directors::{DirectorProcess, Webhook};
+use crate::support::moto::Moto;
+use crate::support::postgres::Server;
+use crate::support::process::NodeProcess;
+
+const ZONE: &str = "cache.example.org";
+/// Between two probes.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// For what has no time of its own: generous, since this machine does much else.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A port that is free on all of these addresses.
+fn free_port(hosts: &[&str]) -> u16 {
+    loop {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // Below the range from which the system takes ports for connections, so that none of them gets in between.
+        let port = 20_000 + port % 10_000;
+        if hosts.iter().all(|host| std::net::TcpListener::bind((*host, port)).is_ok()) {
+            return port;
+        }
+    }
+}
+
+/// What one replay came to.
+#[derive(Debug, Default, Clone)]
+struct Replayed {
+    requests: u64,
+    from_service: u64,
+    from_grid: u64,
+}
+
+/// Replays a capture through a new proxy that knows the service by its name; every byte is compared.
+fn replay(capture: &str, service: &str, resolver: SocketAddr, runs: &Path) -> Replayed {
+    let data = tempfile::tempdir_in(runs).unwrap();
+    let capture = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/sessions").join(capture);
+    let output = Command::new(env!("CARGO_BIN_EXE_rezcache"))
+        .args(["replay", "--json", "--passes", "1", "--cache-server", service])
+        .args(["--resolver", &resolver.to_string(), "--data-dir"])
+        .arg(data.path())
+        .arg(capture)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{told}"));
+    assert!(output.status.success(), "a viewer was not served rightly: {report:#} {told}");
+    let pass = &report["captures"][0]["passes"][0];
+    assert_eq!((pass["mismatched_assets"].as_u64(), pass["missing_assets"].as_u64()), (Some(0), Some(0)));
+    let sum = |value: &Value| value.as_object().unwrap().values().filter_map(Value::as_u64).sum::<u64>();
+    Replayed {
+        requests: sum(&pass["requests"]["http"]) + sum(&pass["requests"]["udp"]),
+        from_service: pass["served"]["service"].as_u64().unwrap(),
+        from_grid: pass["served"]["grid"].as_u64().unwrap(),
+    }
+}
+
+/// Residents who come and go, one after the other, until they are told to stop.
+struct Residents {
+    stop: Arc<AtomicBool>,
+    threads: Vec<std::thread::JoinHandle<Vec<Replayed>>>,
+}
+
+impl Residents {
+    fn come(captures: &[&'static str], service: &str, resolver: SocketAddr, runs: &Path) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let visit = |capture: &&'static str| {
+            let (stop, service, runs, capture) =
+                (Arc::clone(&stop), service.to_owned(), runs.to_owned(), *capture);
+            std::thread::spawn(move || {
+                let mut visits = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    visits.push(replay(capture, &service, resolver, &runs));
+                }
+                visits
+            })
+        };
+        Self { threads: captures.iter().map(visit).collect(), stop }
+    }
+
+    /// They leave; what each of their visits was like. Panics when one of them was served wrongly.
+    fn leave(self) -> Vec<Replayed> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    }
+}
+
+/// The services that the array stands on, and its settings.
+struct Ground {
+    folder: tempfile::TempDir,
+    store: Moto,
+    catalog: String,
+    port: u16,
+    settings: Vec<(String, String)>,
+}
+
+const HOSTS: [&str; 5] = ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.6"];
+
+impl Ground {
+    async fn new(database: &Server) -> Self {
+        let store = Moto::start().await;
+        store.boto("s3.create_bucket(Bucket='rez')");
+        let settings = [
+            ("AWS_ENDPOINT", format!("http://127.0.0.1:{}", store.port)),
+            ("AWS_ALLOW_HTTP", "true".to_owned()),
+            ("AWS_REGION", "us-east-1".to_owned()),
+            ("AWS_ACCESS_KEY_ID", "a".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "b".to_owned()),
+        ];
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            store,
+            catalog: database.url(&database.database()),
+            port: free_port(&HOSTS),
+            settings: settings.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A node at an address of the list.
+    fn node(&self, host: &str) -> NodeProcess {
+        let folder = self.path(host);
+        std::fs::create_dir_all(&folder).unwrap();
+        let listen = format!("{host}:{}", self.port);
+        let key = self.path("service.key");
+        let options = ["--listen", &listen, "--store", "s3://rez/cache", "--key-file", key.to_str().unwrap()];
+        let mut settings: Vec<_> = self.settings.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        settings.push(("REZCACHE_CATALOG", &self.catalog));
+        NodeProcess::start_with(&folder, &options, &settings)
+    }
+
+    fn director(&self, name: &str, more: &str) -> DirectorProcess {
+        let (catalog, key) = (&self.catalog, self.path("service.key"));
+        let config = format!(
+            "[director]\nname = \"{name}\"\nzone = \"{ZONE}\"\ndns_listen = \"127.0.0.1:0\"\n\
+             status_listen = \"127.0.0.1:0\"\nstore = \"s3://rez/cache\"\ncatalog = \"{catalog}\"\n\
+             key_file = \"{}\"\nns = [\"ns1.example.org\", \"ns2.example.org\"]\nprobe_interval_s = {}\n\
+             slow_start_s = 0\nttl_s = 1\n{more}",
+            key.display(),
+            INTERVAL.as_secs(),
+        );
+        DirectorProcess::start(&self.path(name), &config, &self.settings)
+    }
+}
+
+fn node<'a>(picture: &'a Value, name: &str) -> &'a Value {
+    let nodes = picture["nodes"].as_array().unwrap();
+    nodes.iter().find(|node| node["name"] == name).unwrap_or(&Value::Null)
+}
+
+/// The node that was opened, among those of the list: its name.
+fn opened(picture: &Value) -> Option<String> {
+    let nodes = picture["nodes"].as_array().unwrap();
+    let mut names = nodes.iter().filter(|node| node["phase"] == "serving" && node["dot"] == "green");
+    names.find_map(|node| {
+        node["name"].as_str().filter(|name| !["otter", "lynx"].contains(name)).map(Into::into)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_machine_is_missed() {
+    let Some(database) = Server::start() else { return };
+    let ground = Ground::new(&database).await;
+    let mut nodes = vec![ground.node(HOSTS[0]), ground.node(HOSTS[1])];
+    let webhook = Webhook::start().await;
+    let more = format!(
+        "[[node]]\nname = \"otter\"\nurl = \"https://{}\"\n[[node]]\nname = \"lynx\"\nurl = \"https://{}\"\n\
+         [scaling]\nprovisioner = \"process\"\nminimum = 3\nmaximum = 4\nstartup_s = 5\npatience_s = 25\n\
+         addresses = [\"{}\", \"{}\"]\n[alerts]\nwebhook = \"{}\"\n",
+        nodes[0].at,
+        nodes[1].at,
+        format_args!("{}:{}", HOSTS[2], ground.port),
+        format_args!("{}:{}", HOSTS[3], ground.port),
+        webhook.url,
+    );
+    let first = ground.director("crane", &more);
+    first.until("leading", PATIENCE, |picture| picture["leading"] == true).await;
+    let second = ground.director("heron", &more);
+    // The minimum is three: the leader has opened one.
+    let all = |count: usize| {
+        move |picture: &Value| {
+            let nodes = picture["nodes"].as_array().unwrap();
+            nodes.iter().filter(|node| node["dot"] == "green" && node["phase"] == "serving").count() == count
+        }
+    };
+    for director in [&first, &second] {
+        director.until("three nodes", PATIENCE, all(3)).await;
+        director.until_named(ZONE, &HOSTS[..3], PATIENCE).await;
+    }
+    let _cleanup = Orphans(ground.port);
+
+    // Someone was here before; then residents come and go, some asking the one director, some the other.
+    let service = format!("https://{ZONE}:{}#pin={}", ground.port, nodes[0].pin);
+    let runs = ground.path("runs");
+    std::fs::create_dir_all(&runs).unwrap();
+    let (at, runs_of) = (service.clone(), runs.clone());
+    let seeding = tokio::task::spawn_blocking(move || {
+        replay("hippo-http.pcap", &at, first.dns, &runs_of);
+        replay("hippo-udp.pcap", &at, first.dns, &runs_of);
+        first
+    });
+    let first = seeding.await.unwrap();
+    let residents = Residents::come(&["hippo-http.pcap", "hippo-udp.pcap"], &service, second.dns, &runs);
+
+    // One node dies without a word.
+    nodes.pop().unwrap().kill();
+    let died = Instant::now();
+    let others = [HOSTS[0], HOSTS[2]];
+    tokio::join!(first.until_named(ZONE, &others, PATIENCE), second.until_named(ZONE, &others, PATIENCE),);
+    let out = died.elapsed();
+    eprintln!("a killed node was out of DNS after {out:?}, probed every {INTERVAL:?}");
+    assert!(out < INTERVAL * 2 + Duration::from_secs(1), "{out:?}");
+    webhook.until("node lynx", "raised", PATIENCE).await;
+    let red = |picture: &Value| node(picture, "lynx")["dot"] == "red";
+    second.until("red", PATIENCE, red).await;
+    let told = |picture: &Value| {
+        let incidents = picture["incidents"].as_array().cloned().unwrap_or_default();
+        incidents.iter().any(|incident| incident.to_string().contains("lynx"))
+    };
+    second.until("told as an incident", PATIENCE, told).await;
+
+    // It returns.
+    nodes.push(ground.node(HOSTS[1]));
+    for director in [&first, &second] {
+        director.until_named(ZONE, &HOSTS[..3], PATIENCE).await;
+    }
+    webhook.until("node lynx", "cleared", PATIENCE).await;
+
+    // The director that leads dies; the other answers, and takes the lead.
+    let third = opened(&first.picture().await).unwrap();
+    first.kill();
+    let killed = Instant::now();
+    assert_eq!(second.named(ZONE).await, HOSTS[..3].iter().map(ToString::to_string).collect::<BTreeSet<_>>());
+    second.until("leading", PATIENCE, |picture| picture["leading"] == true).await;
+    eprintln!("the other director led after {:?}", killed.elapsed());
+    // It goes on with what the first began: a node that the first had opened dies, and is replaced.
+    kill_node_at(HOSTS[2], ground.port);
+    let replaced = |picture: &Value| opened(picture).is_some_and(|name| name != third);
+    second.until("replaced", PATIENCE * 2, replaced).await;
+    let visits = residents.leave();
+    let from_service: u64 = visits.iter().map(|visit| visit.from_service).sum();
+    let from_grid: u64 = visits.iter().map(|visit| visit.from_grid).sum();
+    let requests: u64 = visits.iter().map(|visit| visit.requests).sum();
+    eprintln!(
+        "{} visits, {requests} requests: {from_service} by the cache, {from_grid} by the grid",
+        visits.len()
+    );
+    assert!(from_service > from_grid, "{visits:?}");
+
+    // The store stops for half a minute: what is hot is served, the page says so, and nothing is lost.
+    let (at, runs_of, dns) = (service.clone(), runs.clone(), second.dns);
+    let before = spawn_replay("hippo-http.pcap", &at, dns, &runs_of).await;
+    ground.store.pause();
+    let stopped = Instant::now();
+    let storage = |works: bool| {
+        move |picture: &Value| {
+            let nodes = picture["nodes"].as_array().unwrap();
+            let serving = nodes.iter().filter(|node| node["phase"] == "serving" && node["dot"] != "red");
+            let dot = if works { "green" } else { "amber" };
+            serving.clone().count() >= 3 && serving.into_iter().all(|node| node["dot"] == dot)
+        }
+    };
+    second.until("amber", PATIENCE, storage(false)).await;
+    let meanwhile = spawn_replay("hippo-http.pcap", &at, dns, &runs_of).await;
+    assert_eq!(meanwhile.requests, before.requests);
+    assert!(meanwhile.from_service > 0, "hot content goes on: {meanwhile:?}");
+    assert_eq!(second.named(ZONE).await.len(), 3, "who serves what is hot stays in DNS");
+    tokio::time::sleep(Duration::from_secs(30).saturating_sub(stopped.elapsed())).await;
+    ground.store.resume();
+    second.until("green", PATIENCE, storage(true)).await;
+    let after = spawn_replay("hippo-http.pcap", &at, dns, &runs_of).await;
+    assert_eq!(
+        (after.from_service, after.from_grid),
+        (before.from_service, before.from_grid),
+        "nothing is lost"
+    );
+}
+
+async fn spawn_replay(capture: &'static str, service: &str, dns: SocketAddr, runs: &Path) -> Replayed {
+    let (service, runs) = (service.to_owned(), runs.to_owned());
+    tokio::task::spawn_blocking(move || replay(capture, &service, dns, &runs)).await.unwrap()
+}
+
+/// The processes that serve at an address, whoever has started them.
+fn nodes_at(address: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(words) = std::fs::read_to_string(entry.path().join("cmdline")) else { continue };
+        let words: Vec<_> = words.split('\0').collect();
+        if words.contains(&"serve") && words.iter().any(|word| word.starts_with(address)) {
+            found.push(entry.file_name().into_string().unwrap());
+        }
+    }
+    found
+}
+
+fn kill_node_at(host: &str, port: u16) {
+    let nodes = nodes_at(&format!("{host}:{port}"));
+    assert_eq!(nodes.len(), 1, "{nodes:?}");
+    assert!(Command::new("kill").args(["-KILL", &nodes[0]]).status().unwrap().success());
+}
+
+/// Nodes that directors have opened outlive them, as they should; not this test.
+struct Orphans(u16);
+
+impl Drop for Orphans {
+    fn drop(&mut self) {
+        for host in HOSTS {
+            for node in nodes_at(&format!("{host}:{}", self.0)) {
+                let _ = Command::new("kill").args(["-KILL", &node]).status();
+            }
+        }
+    }
+}
