@@ -19,7 +19,7 @@ fn nodes(numbers: impl IntoIterator<Item = u8>) -> Vec<SocketAddr> {
 
 fn routing(addresses: &[SocketAddr]) -> Routing {
     let mut routing = Routing::default();
-    routing.resolved(addresses);
+    routing.resolved(Instant::now(), addresses);
     routing
 }
 
@@ -48,12 +48,12 @@ proptest! {
         let mut changing = routing(&all);
         let before: Vec<_> = (0..regions).map(|region| changing.order(now, &key(region))).collect();
         let left: Vec<_> = all.iter().copied().filter(|node| *node != gone).collect();
-        changing.resolved(&left);
+        changing.resolved(now, &left);
         for (region, before) in (0..regions).zip(&before) {
             let expected: Vec<_> = before.iter().copied().filter(|node| *node != gone).collect();
             prop_assert_eq!(changing.order(now, &key(region)), expected);
         }
-        changing.resolved(&all);
+        changing.resolved(now, &all);
         for (region, before) in (0..regions).zip(&before) {
             prop_assert_eq!(&changing.order(now, &key(region)), before);
         }
@@ -70,7 +70,8 @@ proptest! {
             now += Duration::from_secs(seconds);
             let node = SocketAddr::from(([192, 0, 2, node], 8443));
             routing.begun(node);
-            routing.ended(now, node, answered);
+            if answered { routing.answered(node) } else { routing.failed(now, node) }
+            routing.ended(node);
             let mut order = routing.order(now, &key(7));
             order.sort();
             prop_assert_eq!(&order, &all);
@@ -87,8 +88,10 @@ fn of_the_best_two_the_less_busy_is_asked() {
     assert_eq!(routing.order(now, &key(1))[..2], [order[1], order[0]]);
     routing.begun(order[1]);
     assert_eq!(routing.order(now, &key(1)), order);
-    routing.ended(now, order[1], true);
-    routing.ended(now, order[0], true);
+    for node in &order[..2] {
+        routing.answered(*node);
+        routing.ended(*node);
+    }
     assert_eq!(routing.order(now, &key(1)), order);
 }
 
@@ -99,7 +102,8 @@ fn a_node_that_fails_comes_last_for_longer_each_time_and_is_forgiven() {
     let order = routing.order(now, &key(1));
     let fail = |routing: &mut Routing, now| {
         routing.begun(order[0]);
-        routing.ended(now, order[0], false);
+        routing.failed(now, order[0]);
+        routing.ended(order[0]);
     };
     // Ten that were under way are one failure.
     for _ in 0..10 {
@@ -117,7 +121,8 @@ fn a_node_that_fails_comes_last_for_longer_each_time_and_is_forgiven() {
     }
     assert_eq!(routing.order(now + LONGEST_PAUSE, &key(1)), order);
     routing.begun(order[0]);
-    routing.ended(now, order[0], true);
+    routing.answered(order[0]);
+    routing.ended(order[0]);
     fail(&mut routing, now);
     assert_eq!(routing.order(now + FIRST_PAUSE, &key(1)), order, "one answer, and all is forgiven");
 }
