@@ -20,6 +20,7 @@ pub(super) struct FileValues {
     pub(super) control: Option<Value>,
     pub(super) cache_server: Option<Value>,
     pub(super) token_file: Option<Value>,
+    pub(super) resolver: Option<Value>,
     pub(super) upload: Option<Value>,
     pub(super) upload_limit: Option<Value>,
     pub(super) cache_size: Option<Value>,
@@ -108,6 +109,7 @@ pub(super) fn read(path: &Path, text: &str, check: &mut Checker) -> FileValues {
         values.control = proxy.scalar("control", check);
         values.cache_server = proxy.scalar("cache_server", check);
         values.token_file = proxy.scalar("token_file", check);
+        values.resolver = proxy.scalar("resolver", check);
         values.upload = proxy.scalar("upload", check);
         values.upload_limit = proxy.scalar("upload_limit", check);
         values.cache_size = proxy.scalar("cache_size", check);

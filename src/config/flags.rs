@@ -48,6 +48,9 @@ pub struct CacheServerFlags {
     /// The file with the token that the shared cache knows you by
     #[arg(long, value_name = "FILE", env = "REZCACHE_TOKEN_FILE", hide_env_values = true)]
     pub token_file: Option<PathBuf>,
+    /// Ask this name server for the shared cache's name, instead of the system's
+    #[arg(long, value_name = "ADDRESS:PORT", env = "REZCACHE_RESOLVER", hide_env_values = true)]
+    pub resolver: Option<String>,
 }
 
 /// Flags of `proxy`.

@@ -24,6 +24,8 @@ pub use run::{DEFAULT_LOGIN_GRACE, RunSettings};
 pub use serve::{DEFAULT_SERVE_LISTEN, ServeSettings};
 pub use value::LogFormat;
 
+use crate::client::address::ServerAddress;
+use crate::client::resolve::Resolver;
 use crate::proxy::{
     DISK_PATIENCE, GridConfig, LanConfig, PageConfig, ProxyConfig, SPOT_CHECK, ServiceConfig, UploadConfig,
 };
@@ -363,9 +365,17 @@ fn service(
     let token_file =
         flags.token_file.clone().or_else(|| file.token_file.as_ref().map(|value| value.path(path)));
     let given = Given::flag("cache-server", flags.cache_server.as_ref()).or(file.cache_server.as_ref());
+    let resolver = match Given::flag("resolver", flags.resolver.as_ref()).or(file.resolver.as_ref()).0 {
+        Some(given) => Resolver::Server(check.value(&given, value::name_server)?),
+        None => Resolver::System,
+    };
     let Some(given) = given.0 else {
         if flags.token_file.is_some() {
             check.add(true, "--token-file is of no use without --cache-server".into());
+            return None;
+        }
+        if flags.resolver.is_some() {
+            check.add(true, "--resolver is of no use without --cache-server".into());
             return None;
         }
         return Some(None);
@@ -375,6 +385,13 @@ fn service(
         household => {
             if flags.token_file.is_some() {
                 check.add(true, "--token-file is of no use here: a join line has its own token".into());
+                return None;
+            }
+            if flags.resolver.is_some() {
+                check.add(
+                    true,
+                    "--resolver is of no use here: shared caches at home have addresses, not names".into(),
+                );
                 return None;
             }
             let line = match household {
@@ -406,7 +423,7 @@ fn service(
     }
     let least_deadline = Duration::ZERO;
     Some(Some(Service::At(ServiceConfig {
-        address,
+        address: ServerAddress { resolver, ..address },
         token,
         join: None,
         spot_check: SPOT_CHECK,

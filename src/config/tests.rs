@@ -56,7 +56,7 @@ fn every_problem_is_reported_at_once() {
     assert_eq!(
         lines(&flags),
         [
-            "5: unknown key proxy.ports; known are listen, control, cache_server, token_file, upload, upload_limit, cache_size, memory_size, chat_commands",
+            "5: unknown key proxy.ports; known are listen, control, cache_server, token_file, resolver, upload, upload_limit, cache_size, memory_size, chat_commands",
             "1: unknown key data_dirr; known are data_dir, log_format, verbose, proxy, replay, run, serve, director, scaling, alerts, node, grid",
             "11: grid.url is missing",
             "7: grid.name: \"a b\" is no name for a grid: use up to 64 letters, digits, dots and dashes",
