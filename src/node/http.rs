@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 use super::caller::Caller;
 use super::enrol::Standing;
+use super::leaving::Connected;
 use super::line::{Answering, Body, End, Line};
 use super::patient::Patient;
 use super::places::Places;
@@ -91,10 +92,9 @@ pub(super) async fn serve(listener: TcpListener, face: Face, mut stop: watch::Re
         }
         let Some(place) = places.take(peer.ip()) else { continue };
         let (face, stop) = (face.clone(), stop.clone());
-        let open = face.service.connected();
+        let open = Arc::new(face.service.connected());
         connections.spawn(async move {
-            connection(stream, peer, face, stop).await;
-            drop(open);
+            connection(stream, peer, face, open, stop).await;
             drop(place);
         });
     }
@@ -103,20 +103,26 @@ pub(super) async fn serve(listener: TcpListener, face: Face, mut stop: watch::Re
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, face: Face, stop: watch::Receiver<bool>) {
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    face: Face,
+    open: Arc<Connected>,
+    stop: watch::Receiver<bool>,
+) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
     let stream = Patient::new(stream);
     match face.tls.clone() {
-        None => converse(stream, peer, face, stop).await,
+        None => converse(stream, peer, face, open, stop).await,
         Some(acceptor) => {
             let shaken = tokio::select! {
                 shaken = tokio::time::timeout(TLS_PATIENCE, acceptor.accept(stream)) => shaken,
                 () = stopped(stop.clone()) => return,
             };
             if let Ok(Ok(stream)) = shaken {
-                converse(stream, peer, face, stop).await;
+                converse(stream, peer, face, open, stop).await;
             }
         }
     }
@@ -127,15 +133,17 @@ pub(super) async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: SocketAddr,
     face: Face,
+    open: Arc<Connected>,
     stop: watch::Receiver<bool>,
 ) {
     let line = Line::new();
+    let (late, node) = (open.is_late(), Arc::clone(&face.service));
     let service = {
         let line = Arc::clone(&line);
         service_fn(move |request| {
-            let (face, mut answering) = (face.clone(), line.begin());
+            let (face, open, mut answering) = (face.clone(), Arc::clone(&open), line.begin());
             async move {
-                let answer = answer(request, peer, &face, &mut answering).await;
+                let answer = answer(request, peer, &face, &open, &mut answering).await;
                 Ok::<_, Infallible>(answer.map(|body| answering.sends(body)))
             }
         })
@@ -156,7 +164,9 @@ pub(super) async fn converse(
     tokio::select! {
         _ = connection.as_mut() => return,
         () = stopped(stop) => {}
-        end = line.ended(HEAD_PATIENCE) => if end == End::Overdue { return },
+        // Whoever comes later only hears that the node goes, and may ask that again.
+        () = node.leaving.said(), if !late => {}
+        end = line.ended(if late { GOING_PATIENCE } else { HEAD_PATIENCE }) => if end == End::Overdue { return },
     }
     // What is being answered may end. Dropping the connection ends all of it.
     connection.as_mut().graceful_shutdown();
@@ -170,20 +180,28 @@ async fn answer(
     request: Request<Incoming>,
     peer: SocketAddr,
     face: &Face,
+    open: &Connected,
     answering: &mut Answering,
 ) -> Response<Body> {
     let head = *request.method() == Method::HEAD;
+    let mut looks = false;
     let mut response = match Asked::of(request.method(), request.uri().path()) {
         Err(Unroutable::Refused(refusal)) => problem(&refusal),
         Err(Unroutable::Method(methods)) => not_allowed(methods),
         Ok(asked) => match admitted(&request, face) {
             Err(refusal) => problem(&refusal),
             Ok(()) => {
+                looks = asked.looks();
+                if looks {
+                    open.looks();
+                } else {
+                    open.uses();
+                }
                 route(request, asked, peer, face, answering).await.unwrap_or_else(|refusal| problem(&refusal))
             }
         },
     };
-    if face.service.is_draining() {
+    if face.service.is_draining() && !looks {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if head {
@@ -237,6 +255,10 @@ enum Asked {
     OpenApi,
 }
 
+const fn going() -> Refusal {
+    Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "this node is going; ask another", 1)
+}
+
 /// Why a request leads nowhere.
 enum Unroutable {
     Refused(Refusal),
@@ -258,6 +280,11 @@ fn not_allowed(methods: &[Method]) -> Response<Body> {
 }
 
 impl Asked {
+    /// Whether it is about the node and not about what the node is for: nobody waits for who asks that.
+    const fn looks(&self) -> bool {
+        matches!(self, Self::Health | Self::Ready | Self::Report | Self::Metrics | Self::Drain)
+    }
+
     fn of(method: &Method, path: &str) -> Result<Self, Unroutable> {
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         let get: &'static [Method] = &[Method::GET, Method::HEAD];
@@ -342,6 +369,9 @@ async fn route(
                 false => word(StatusCode::SERVICE_UNAVAILABLE, "busy"),
             });
         }
+        // Until it is gone it can be looked at, and told again to go.
+        Asked::Report | Asked::Metrics | Asked::Drain => {}
+        _ if service.is_draining() => return Err(going()),
         Asked::Introduction => return Ok(json_answer(StatusCode::OK, &service.introduction())),
         Asked::OpenApi => {
             let mut response = made(StatusCode::OK, include_str!("openapi.json").into());
@@ -350,8 +380,9 @@ async fn route(
         }
         _ => {}
     }
-    let draining = Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "this node is going; ask another", 1);
-    answering.runs(service.begin().ok_or(draining)?);
+    if !asked.looks() {
+        answering.runs(service.begin().ok_or_else(going)?);
+    }
     let (parts, body) = request.into_parts();
     let local = peer.ip().to_canonical().is_loopback();
     match &asked {

@@ -9,6 +9,7 @@ use http::StatusCode;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, TransportConfig, VarInt};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::body::Body;
 use super::caller::Caller;
@@ -85,6 +86,10 @@ pub(super) async fn serve(endpoint: Endpoint, service: Arc<Service>, mut stop: w
             _ = stop.wait_for(|stopping| *stopping) => break,
         };
         let Some(incoming) = incoming else { return };
+        if service.is_draining() {
+            incoming.refuse();
+            continue;
+        }
         let from = incoming.remote_address().ip();
         let busy = endpoint.open_connections() > RETRY_ABOVE;
         let place = match admitted(&service, &places, from, incoming.remote_address_validated(), busy) {
@@ -196,13 +201,28 @@ async fn streams(
 ) {
     // The token shown last on this connection; requests without one are by the same caller.
     let caller: Arc<std::sync::Mutex<Option<Caller>>> = Arc::default();
-    while let Ok((send, receive)) = connection.accept_bi().await {
+    let mut running = JoinSet::new();
+    let mut leaving = std::pin::pin!(service.leaving.said());
+    loop {
+        let (send, receive) = tokio::select! {
+            accepted = connection.accept_bi() => match accepted {
+                Ok(accepted) => accepted,
+                Err(_) => break,
+            },
+            Some(_) = running.join_next() => continue,
+            () = leaving.as_mut(), if running.is_empty() => {
+                connection.close(GOING, b"the node goes");
+                break;
+            }
+        };
         let (service, caller, early) = (Arc::clone(service), Arc::clone(&caller), early.clone());
-        tokio::spawn(async move {
+        running.spawn(async move {
             // Whoever asked and is gone needs no answer.
             let _ = stream(send, receive, peer, &service, &caller, early).await;
         });
     }
+    // What was asked for is done, even if nobody is there any more to hear of it.
+    running.detach_all();
 }
 
 #[derive(Debug, PartialEq, Eq)]

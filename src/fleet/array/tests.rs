@@ -96,7 +96,8 @@ impl World {
                 let good = probe != Probe::Refused;
                 let draining = self.drained.contains(&spec.name);
                 let connections = if draining && !self.busy { 0 } else { 9 };
-                let report = good.then(|| report(self.load, connections, self.storage));
+                let report = good
+                    .then(|| NodeReport { draining, ..report(self.load, connections, self.storage) });
                 self.array.probed(self.now, &spec.name, self.now, probe, report);
             }
             Command::Open(count) => {
