@@ -92,7 +92,14 @@ struct Node {
     reported_at: Option<Instant>,
     load: f64,
     maintenance: Option<Maintenance>,
+    /// Connections refused in a row.
+    refused: u8,
+    /// It was told to drain and does not say that it does.
+    deaf: bool,
 }
+
+/// A node that was told to drain and then refuses so many connections in a row has drained, and ended.
+const ENDED: u8 = 2;
 
 impl Node {
     fn new(spec: NodeSpec, phase: Phase, rules: &ArrayRules, now: Instant) -> Self {
@@ -107,6 +114,21 @@ impl Node {
             reported_at: None,
             load: 0.0,
             maintenance: None,
+            refused: 0,
+            deaf: false,
+        }
+    }
+
+    /// Clients that are still with it. Of one that drains only what it has said since counts; until then nobody
+    /// knows, and it is not closed as empty.
+    fn connections(&self) -> u64 {
+        let report = self.report.as_ref();
+        match self.phase {
+            Phase::Draining if self.refused >= ENDED => 0,
+            Phase::Draining => {
+                report.filter(|report| report.draining).map_or(u64::MAX, |report| report.connections_open)
+            }
+            _ => report.map_or(0, |report| report.connections_open),
         }
     }
 
@@ -122,7 +144,7 @@ impl Node {
             healthy: self.health.is_healthy(),
             lost_since: self.lost_since,
             load: self.load,
-            connections: self.report.as_ref().map_or(0, |report| report.connections_open),
+            connections: self.connections(),
             maintenance: self.maintenance.is_some(),
             ours: !self.is_listed(),
         }
@@ -260,6 +282,9 @@ impl Array {
         let capacity = self.rules.capacity;
         let Some(node) = self.nodes.get_mut(name) else { return };
         node.probing = false;
+        node.refused = if probe == Probe::Refused { node.refused.saturating_add(1) } else { 0 };
+        let says_so = report.as_ref().is_some_and(|report| report.draining);
+        node.deaf = node.phase == Phase::Draining && matches!(probe, Probe::Ready { .. }) && !says_so;
         if let Some(report) = report {
             node.load = report.load(capacity, rate(node, &report, now));
             (node.report, node.reported_at) = (Some(report), Some(now));
@@ -321,6 +346,12 @@ impl Array {
             self.decided.is_none_or(|at| now.duration_since(at) >= self.rules.health.interval.min(SECOND));
         if self.leading && due {
             self.decided = Some(now);
+            // What was told a node may have been lost on the way.
+            for node in self.nodes.values_mut().filter(|node| node.phase == Phase::Draining) {
+                if std::mem::take(&mut node.deaf) {
+                    commands.push(Command::Drain(node.spec.clone()));
+                }
+            }
             self.decide(now, &mut commands);
         }
         let notices = self.notices.due(now);
