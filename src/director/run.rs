@@ -17,6 +17,7 @@ use super::provision::Provisioner;
 use crate::catalog::{Board, CatalogError, Fact, FactKind, Place};
 use crate::fleet::answers::Answers;
 use crate::fleet::array::{Array, ArrayRules, Command, Maintenance, MemberView, NodeFact, NodeSpec};
+use crate::fleet::costs::NodeHours;
 use crate::fleet::health::Probe;
 use crate::fleet::names;
 use crate::fleet::notices::Notice;
@@ -104,13 +105,17 @@ pub struct Picture {
     pub troubles: Vec<String>,
     /// Whether the catalog can be written.
     pub catalog: bool,
+    /// What the nodes have cost since this director started.
+    pub node_hours: NodeHours,
+    /// Messages that one of the ways to the operators did not take.
+    pub alerts_lost: u64,
 }
 
 enum Event {
     Probed { name: String, began: Instant, probe: Probe, report: Option<NodeReport> },
     Board(Result<Shared, CatalogError>),
     Opened(NodeSpec),
-    NotOpened(String),
+    NotOpened { name: String, why: String },
 }
 
 /// What is to be written on the board, under a term.
@@ -246,7 +251,7 @@ impl Work {
             let now = Instant::now();
             // A lead that was not renewed is over, whatever has held this process up.
             if self.until.is_none_or(|until| until <= now) {
-                self.array.lead(now, false);
+                self.array.lapse();
             }
             for command in self.array.tick(now) {
                 self.perform(command, &events, &mut running);
@@ -263,6 +268,7 @@ impl Work {
             }
             Event::Board(Ok(shared)) => {
                 self.catalog = true;
+                self.array.catalog(now, &self.config.name, true);
                 (self.term, self.until) = (shared.term, shared.leading.then_some(shared.until));
                 self.array.lead(now, shared.leading && now < shared.until);
                 self.array.facts(now, &shared.nodes);
@@ -274,9 +280,9 @@ impl Work {
                 self.write(Write::Put(NodeFact { spec: spec.clone(), phase: Phase::Starting }, self.term));
                 self.array.opened(now, spec);
             }
-            Event::NotOpened(why) => {
+            Event::NotOpened { name, why } => {
                 tracing::warn!(why, "a node could not be opened");
-                self.naming.clear();
+                self.naming.remove(&name);
                 self.array.not_opened(now, &why);
             }
             // What is known goes on; only what must be done once waits.
@@ -285,6 +291,7 @@ impl Work {
                     tracing::warn!(%error, "the catalog does not answer; DNS goes on with what is known");
                 }
                 self.catalog = false;
+                self.array.catalog(now, &self.config.name, false);
             }
         }
     }
@@ -355,11 +362,11 @@ impl Work {
         let (provisioner, events) = (self.provisioner.clone(), events.clone());
         running.spawn(async move {
             let event = match provisioner {
-                Some(provisioner) => match provisioner.open(name).await {
+                Some(provisioner) => match provisioner.open(name.clone()).await {
                     Ok(spec) => Event::Opened(spec),
-                    Err(error) => Event::NotOpened(error.to_string()),
+                    Err(error) => Event::NotOpened { name, why: error.to_string() },
                 },
-                None => Event::NotOpened("no provisioner is configured".into()),
+                None => Event::NotOpened { name, why: "no provisioner is configured".into() },
             };
             let _ = events.send(event).await;
         });
@@ -381,6 +388,8 @@ impl Work {
             nodes: self.array.members(now),
             troubles: self.array.troubles().map(|(_, _, text)| text.to_owned()).collect(),
             catalog: self.catalog,
+            node_hours: self.array.node_hours(),
+            alerts_lost: self.alerts.lost(),
         });
     }
 }
@@ -412,7 +421,12 @@ async fn follow(config: DirectorConfig, events: mpsc::Sender<Event>, mut writes:
         match write {
             Some(write) => put(board.as_ref(), write).await,
             None => {
-                let read = read_board(board.as_ref(), &config.name, interval * LEAD_INTERVALS).await;
+                let patience = interval * LEAD_INTERVALS;
+                // A server that hangs is one that does not answer.
+                let read =
+                    tokio::time::timeout(patience, read_board(board.as_ref(), &config.name, patience)).await;
+                let read =
+                    read.unwrap_or_else(|_| Err(CatalogError::Unavailable("no answer in time".into())));
                 if events.send(Event::Board(read)).await.is_err() {
                     return;
                 }
