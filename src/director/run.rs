@@ -17,6 +17,7 @@ use super::provision::Provisioner;
 use crate::catalog::{Board, CatalogError, Fact, FactKind, Place};
 use crate::fleet::answers::Answers;
 use crate::fleet::array::{Array, ArrayRules, Command, Maintenance, MemberView, NodeFact, NodeSpec};
+use crate::fleet::costs::NodeHours;
 use crate::fleet::health::Probe;
 use crate::fleet::names;
 use crate::fleet::notices::Notice;
@@ -104,13 +105,17 @@ pub struct Picture {
     pub troubles: Vec<String>,
     /// Whether the catalog can be written.
     pub catalog: bool,
+    /// What the nodes have cost since this director started.
+    pub node_hours: NodeHours,
+    /// Messages that one of the ways to the operators did not take.
+    pub alerts_lost: u64,
 }
 
 enum Event {
     Probed { name: String, began: Instant, probe: Probe, report: Option<NodeReport> },
     Board(Result<Shared, CatalogError>),
     Opened(NodeSpec),
-    NotOpened(String),
+    NotOpened { name: String, why: String },
 }
 
 /// What is to be written on the board, under a term.
@@ -270,7 +275,7 @@ impl Work {
             let now = Instant::now();
             // A lead that was not renewed is over, whatever has held this process up.
             if self.until.is_none_or(|until| until <= now) {
-                self.array.lead(now, false);
+                self.array.lapse();
             }
             for command in self.array.tick(now) {
                 self.perform(command, &events, &mut running);
@@ -287,6 +292,7 @@ impl Work {
             }
             Event::Board(Ok(shared)) => {
                 self.catalog = true;
+                self.array.catalog(now, &self.config.name, true);
                 (self.term, self.until) = (shared.term, shared.leading.then_some(shared.until));
                 self.array.lead(now, shared.leading && now < shared.until);
                 self.array.facts(now, &shared.nodes);
@@ -298,9 +304,9 @@ impl Work {
                 self.write(Write::Put(NodeFact { spec: spec.clone(), phase: Phase::Starting }, self.term));
                 self.array.opened(now, spec);
             }
-            Event::NotOpened(why) => {
+            Event::NotOpened { name, why } => {
                 tracing::warn!(why, "a node could not be opened");
-                self.naming.clear();
+                self.naming.remove(&name);
                 self.array.not_opened(now, &why);
             }
             // What is known goes on; only what must be done once waits.
@@ -309,6 +315,7 @@ impl Work {
                     tracing::warn!(%error, "the catalog does not answer; DNS goes on with what is known");
                 }
                 self.catalog = false;
+                self.array.catalog(now, &self.config.name, false);
             }
         }
     }
@@ -379,11 +386,11 @@ impl Work {
         let (provisioner, events) = (self.provisioner.clone(), events.clone());
         running.spawn(async move {
             let event = match provisioner {
-                Some(provisioner) => match provisioner.open(name).await {
+                Some(provisioner) => match provisioner.open(name.clone()).await {
                     Ok(spec) => Event::Opened(spec),
-                    Err(error) => Event::NotOpened(error.to_string()),
+                    Err(error) => Event::NotOpened { name, why: error.to_string() },
                 },
-                None => Event::NotOpened("no provisioner is configured".into()),
+                None => Event::NotOpened { name, why: "no provisioner is configured".into() },
             };
             let _ = events.send(event).await;
         });
@@ -405,6 +412,8 @@ impl Work {
             nodes: self.array.members(now),
             troubles: self.array.troubles().map(|(_, _, text)| text.to_owned()).collect(),
             catalog: self.catalog,
+            node_hours: self.array.node_hours(),
+            alerts_lost: self.alerts.lost(),
         });
     }
 }
@@ -441,7 +450,12 @@ async fn follow(
         match write {
             Some(write) => put(board.as_ref(), write).await,
             None => {
-                let read = read_board(board.as_ref(), &holder, interval * LEAD_INTERVALS).await;
+                let patience = interval * LEAD_INTERVALS;
+                // A server that hangs is one that does not answer.
+                let read =
+                    tokio::time::timeout(patience, read_board(board.as_ref(), &holder, patience)).await;
+                let read =
+                    read.unwrap_or_else(|_| Err(CatalogError::Unavailable("no answer in time".into())));
                 if events.send(Event::Board(read)).await.is_err() {
                     return;
                 }

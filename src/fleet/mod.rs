@@ -4,10 +4,14 @@
 //! No socket, no clock, no file: times are `Instant`s that the shell hands in, and what is to be done comes back
 //! as values. The shell is the director, which probes, answers DNS and asks a provisioner for nodes.
 
+pub mod alarms;
 pub mod answers;
 pub mod array;
+pub mod costs;
 pub mod health;
 pub mod names;
 pub mod notices;
 pub mod report;
 pub mod scaling;
+#[doc(hidden)]
+pub mod simulation;

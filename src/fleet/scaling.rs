@@ -167,6 +167,8 @@ const SATURATED: f64 = 0.95;
 const ROUNDING: f64 = 1e-6;
 /// The most samples kept; more than the longest window holds at the sample spacing of usual probes.
 const MAX_SAMPLES: usize = 4096;
+/// First pause after a node that could not even be asked for; doubles.
+const FIRST_BACKOFF: Duration = Duration::from_secs(10);
 /// Longest pause after nodes that never came.
 const MOST_BACKOFF: Duration = Duration::from_secs(1800);
 
@@ -218,6 +220,14 @@ impl Scaling {
     #[must_use]
     pub const fn startup(&self) -> Duration {
         self.startup
+    }
+
+    /// A node that was asked for could not be opened: the next is asked for after a pause, which grows.
+    pub fn not_opened(&mut self, now: Instant) {
+        self.failed_starts = self.failed_starts.saturating_add(1);
+        let pause = FIRST_BACKOFF * 2_u32.saturating_pow(self.failed_starts.min(16) - 1);
+        let until = now + pause.min(MOST_BACKOFF);
+        self.not_before = Some(self.not_before.map_or(until, |known| known.max(until)));
     }
 
     /// Decides, about once per probe interval.
