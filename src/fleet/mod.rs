@@ -7,7 +7,10 @@
 pub mod answers;
 pub mod array;
 pub mod health;
+pub mod history;
+pub mod incidents;
 pub mod names;
 pub mod notices;
 pub mod report;
 pub mod scaling;
+pub mod series;
