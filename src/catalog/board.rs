@@ -44,6 +44,18 @@ pub struct Fact {
     pub record: Vec<u8>,
 }
 
+/// What becomes of one fact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FactChange {
+    /// It is written.
+    Put(Fact),
+    /// The fact of this name is removed.
+    Drop(String),
+}
+
+/// Decides from all facts of a kind what becomes of them. Called again when the engine has to try again.
+pub type DecideFacts = Box<dyn FnMut(&[Fact]) -> Vec<FactChange> + Send>;
+
 /// The board of a catalog.
 pub trait Board: Send + Sync {
     /// Takes the lead in a role, or keeps it, for so long from now; or says who has it.
@@ -54,6 +66,9 @@ pub trait Board: Send + Sync {
     fn put_fact(&self, kind: FactKind, fact: Fact, term: i64) -> Answer<'_, bool>;
     /// The facts of a kind in the order of their names.
     fn facts(&self, kind: FactKind) -> Answer<'_, Vec<Fact>>;
+    /// Changes facts of a kind by what they are, in one transaction: of two who do so at once, the second sees what the
+    /// first has written. Terms are not looked at.
+    fn change_facts(&self, kind: FactKind, decide: DecideFacts) -> Answer<'_, ()>;
     /// Removes a fact, unless a later term has written it; whether it was there and is not any more.
     fn drop_fact(&self, kind: FactKind, name: String, term: i64) -> Answer<'_, bool>;
     /// Removes facts of a kind written before a time; how many those were.

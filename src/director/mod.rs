@@ -3,6 +3,7 @@
 
 mod alerts;
 pub mod dns;
+pub mod incidents;
 mod probe;
 pub mod provision;
 mod run;

@@ -9,9 +9,12 @@ pub mod answers;
 pub mod array;
 pub mod costs;
 pub mod health;
+pub mod history;
+pub mod incidents;
 pub mod names;
 pub mod notices;
 pub mod report;
 pub mod scaling;
 #[doc(hidden)]
 pub mod simulation;
+pub mod series;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Somebody may want to look, in the morning.
@@ -198,6 +198,14 @@ impl Notices {
     pub fn raised(&self) -> impl Iterator<Item = (&str, Severity, &str)> {
         let raised = self.troubles.iter().filter(|(_, trouble)| trouble.raised);
         raised.map(|(key, trouble)| (key.as_str(), trouble.severity, trouble.text.as_str()))
+    }
+
+    /// Troubles that are there now and that operators should know of: told, by whoever led then.
+    pub fn known(&self) -> impl Iterator<Item = (&str, Severity, &str)> {
+        let known = self.troubles.iter().filter(|(_, trouble)| {
+            trouble.raised && !trouble.fresh && !matches!(trouble.told, None | Some(What::Cleared))
+        });
+        known.map(|(key, trouble)| (key.as_str(), trouble.severity, trouble.text.as_str()))
     }
 
     /// Troubles that found no room.

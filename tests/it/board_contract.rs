@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rezcache::catalog::{Board, Fact, FactKind, PostgresCatalog, SqliteCatalog};
+use rezcache::catalog::{Board, Fact, FactChange, FactKind, PostgresCatalog, SqliteCatalog};
 use tempfile::TempDir;
 
 use crate::support::postgres::Server;
@@ -108,5 +108,58 @@ async fn whoever_was_stopped_and_goes_on_writes_nothing() {
         assert_eq!(board.forget_facts(FactKind::History, 3).await.unwrap(), 3);
         assert_eq!(board.facts(FactKind::History).await.unwrap().len(), 2);
         assert_eq!(board.facts(FactKind::Node).await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_by_what_is_there_lose_nothing_when_many_make_them_at_once() {
+    for place in Place::all() {
+        let mut changing = Vec::new();
+        for writer in 0..4_u8 {
+            let board = place.open().await;
+            changing.push(tokio::spawn(async move {
+                for _ in 0..10 {
+                    board
+                        .change_facts(
+                            FactKind::Incident,
+                            Box::new(move |facts| {
+                                let old = facts.iter().find(|fact| fact.name == "log");
+                                let mut record = old.map(|fact| fact.record.clone()).unwrap_or_default();
+                                record.push(writer);
+                                let next =
+                                    Fact { name: format!("n{:02}", facts.len()), at: 5, record: vec![] };
+                                let put = |fact| FactChange::Put(fact);
+                                vec![put(Fact { name: "log".into(), at: 9, record }), put(next)]
+                            }),
+                        )
+                        .await
+                        .unwrap();
+                }
+            }));
+        }
+        for one in changing {
+            one.await.unwrap();
+        }
+        let board = place.open().await;
+        let facts = board.facts(FactKind::Incident).await.unwrap();
+        assert_eq!(facts.len(), 41, "each has seen how many there were");
+        let log = facts.iter().find(|fact| fact.name == "log").unwrap();
+        for writer in 0..4 {
+            assert_eq!(log.record.iter().filter(|by| **by == writer).count(), 10);
+        }
+        board
+            .change_facts(
+                FactKind::Incident,
+                Box::new(|facts| facts.iter().map(|fact| FactChange::Drop(fact.name.clone())).collect()),
+            )
+            .await
+            .unwrap();
+        assert_eq!(board.facts(FactKind::Incident).await.unwrap(), []);
+        // Where an operator and the directors write, terms are not in the way, and stay.
+        assert!(board.put_fact(FactKind::Incident, fact("a", 1, b"led"), 7).await.unwrap());
+        let put = || vec![FactChange::Put(fact("a", 2, b"changed"))];
+        board.change_facts(FactKind::Incident, Box::new(move |_| put())).await.unwrap();
+        assert!(!board.put_fact(FactKind::Incident, fact("a", 3, b"late"), 6).await.unwrap());
+        assert_eq!(board.facts(FactKind::Incident).await.unwrap(), [fact("a", 2, b"changed")]);
     }
 }

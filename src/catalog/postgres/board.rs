@@ -3,7 +3,17 @@
 use std::time::Duration;
 
 use super::{PATIENCE, PostgresCatalog, Tries, Trouble, broken, wide};
-use crate::catalog::{Answer, Board, Fact, FactKind, Lead};
+use crate::catalog::{Answer, Board, DecideFacts, Fact, FactChange, FactKind, Lead};
+
+const FACTS: &str = "select name, at, record from rezcache.fact where kind = $1 order by name";
+
+/// Names of the locks of the kinds; those of keys are hashes.
+const LOCKS: i64 = 0x72_65_7a_66_61_63_74_00;
+
+fn fact(line: &tokio_postgres::Row) -> Result<Fact, tokio_postgres::Error> {
+    let at = u64::try_from(line.try_get::<_, i64>(1)?).unwrap_or(0);
+    Ok(Fact { name: line.try_get(0)?, at, record: line.try_get(2)? })
+}
 
 impl Board for PostgresCatalog {
     fn lead(&self, role: String, holder: String, time: Duration) -> Answer<'_, Lead> {
@@ -56,14 +66,36 @@ impl Board for PostgresCatalog {
     }
 
     fn facts(&self, kind: FactKind) -> Answer<'_, Vec<Fact>> {
-        const FACTS: &str = "select name, at, record from rezcache.fact where kind = $1 order by name";
         Box::pin(async move {
             let lines = self.servers.rows(FACTS, &[&i16::from(kind as u8)]).await?;
-            let fact = |line: &tokio_postgres::Row| {
-                let at = u64::try_from(line.try_get::<_, i64>(1)?).unwrap_or(0);
-                Ok(Fact { name: line.try_get(0)?, at, record: line.try_get(2)? })
-            };
             lines.iter().map(fact).collect::<Result<_, _>>().map_err(broken)
+        })
+    }
+
+    fn change_facts(&self, kind: FactKind, mut decide: DecideFacts) -> Answer<'_, ()> {
+        const LOCK: &str = "select pg_advisory_xact_lock($1)";
+        const PUT: &str = "insert into rezcache.fact (kind, name, at, term, record) values ($1, $2, $3, 0, $4) \
+             on conflict (kind, name) do update set at = excluded.at, record = excluded.record";
+        const DROP: &str = "delete from rezcache.fact where kind = $1 and name = $2";
+        Box::pin(async move {
+            let number = i16::from(kind as u8);
+            transaction!(self, transaction, {
+                // Facts that are not there yet cannot be locked, so the lock is of the kind. The question after it is a
+                // statement of its own, and sees what was committed before the lock was had.
+                transaction.query_one(LOCK, &[&(LOCKS + i64::from(number))]).await?;
+                let lines = transaction.query(FACTS, &[&number]).await?;
+                let facts: Vec<Fact> = lines.iter().map(fact).collect::<Result<_, _>>()?;
+                for change in decide(&facts) {
+                    match change {
+                        FactChange::Put(fact) => {
+                            let at = wide(fact.at);
+                            transaction.execute(PUT, &[&number, &fact.name, &at, &fact.record]).await?
+                        }
+                        FactChange::Drop(name) => transaction.execute(DROP, &[&number, &name]).await?,
+                    };
+                }
+                Ok::<_, Trouble>(())
+            })
         })
     }
 

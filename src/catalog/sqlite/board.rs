@@ -2,15 +2,26 @@
 
 use std::time::Duration;
 
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::SqliteCatalog;
-use crate::catalog::{Answer, Board, Fact, FactKind, Lead};
+use crate::catalog::{Answer, Board, DecideFacts, Fact, FactChange, FactKind, Lead};
 
 const NOW_MS: &str = "select cast(unixepoch('subsec') * 1000 as integer)";
 
 fn wide(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn facts(connection: &Connection, kind: FactKind) -> rusqlite::Result<Vec<Fact>> {
+    let mut query =
+        connection.prepare_cached("select name, at, record from fact where kind = ?1 order by name")?;
+    query
+        .query_map([kind as u8], |row| {
+            let at = u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0);
+            Ok(Fact { name: row.get(0)?, at, record: row.get(2)? })
+        })?
+        .collect()
 }
 
 impl Board for SqliteCatalog {
@@ -65,15 +76,25 @@ impl Board for SqliteCatalog {
     }
 
     fn facts(&self, kind: FactKind) -> Answer<'_, Vec<Fact>> {
-        Box::pin(self.read_with(move |connection| {
-            let mut query = connection
-                .prepare_cached("select name, at, record from fact where kind = ?1 order by name")?;
-            query
-                .query_map([kind as u8], |row| {
-                    let at = u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0);
-                    Ok(Fact { name: row.get(0)?, at, record: row.get(2)? })
-                })?
-                .collect()
+        Box::pin(self.read_with(move |connection| facts(connection, kind)))
+    }
+
+    fn change_facts(&self, kind: FactKind, mut decide: DecideFacts) -> Answer<'_, ()> {
+        Box::pin(self.write_with(move |connection| {
+            for change in decide(&facts(connection, kind)?) {
+                match change {
+                    FactChange::Put(fact) => connection
+                        .prepare_cached(
+                            "insert into fact (kind, name, at, term, record) values (?1, ?2, ?3, 0, ?4)
+                             on conflict (kind, name) do update set at = ?3, record = ?4",
+                        )?
+                        .execute(params![kind as u8, fact.name, wide(fact.at), fact.record])?,
+                    FactChange::Drop(name) => connection
+                        .prepare_cached("delete from fact where kind = ?1 and name = ?2")?
+                        .execute(params![kind as u8, name])?,
+                };
+            }
+            Ok(())
         }))
     }
 
