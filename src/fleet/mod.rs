@@ -15,6 +15,6 @@ pub mod names;
 pub mod notices;
 pub mod report;
 pub mod scaling;
+pub mod series;
 #[doc(hidden)]
 pub mod simulation;
-pub mod series;

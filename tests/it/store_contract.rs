@@ -1,6 +1,5 @@
 //! What every blob store must do: memory, a directory, and a real S3 server.
 
-
 use futures_util::TryStreamExt;
 use rezcache::asset::Digest;
 use rezcache::store::blobs::{Blobs, Listed, StoreError};
