@@ -7,11 +7,19 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use rezcache::asset::{AssetKey, AssetKind};
+use rezcache::client::ServiceClient;
+use rezcache::client::address::ServerAddress;
+use rezcache::client::resolve::Resolver;
+use rezcache::grid::{GridId, Origin};
+use rezcache::wire::OriginHash;
 use serde_json::Value;
 
+use crate::service::{GRID, key, share, texture};
 use crate::support::directors::{DirectorProcess, Webhook};
 use crate::support::moto::Moto;
 use crate::support::postgres::Server;
@@ -107,7 +115,7 @@ struct Ground {
     settings: Vec<(String, String)>,
 }
 
-const HOSTS: [&str; 5] = ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.6"];
+const HOSTS: [&str; 4] = ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"];
 
 impl Ground {
     async fn new(database: &Server) -> Self {
@@ -321,10 +329,145 @@ struct Orphans(u16);
 
 impl Drop for Orphans {
     fn drop(&mut self) {
-        for host in HOSTS {
-            for node in nodes_at(&format!("{host}:{}", self.0)) {
+        for host in 2..=8 {
+            for node in nodes_at(&format!("127.0.0.{host}:{}", self.0)) {
                 let _ = Command::new("kill").args(["-KILL", &node]).status();
             }
         }
     }
+}
+
+/// Clients in regions of their own that read at a rate which can be changed, and know the service by its name.
+struct Crowd {
+    /// Reads in a second, of all together.
+    rate: Arc<AtomicU64>,
+    counts: Arc<Counts>,
+    tasks: tokio::task::JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Counts {
+    right: AtomicU64,
+    wrong: AtomicU64,
+    failed: AtomicU64,
+}
+
+async fn whole(client: &ServiceClient, key: &AssetKey, region: OriginHash) -> Option<Vec<u8>> {
+    let mut body = client.read(key, Some(region), None).await.ok()??;
+    let mut read = Vec::new();
+    while let Some(piece) = body.next().await.ok()? {
+        read.extend_from_slice(&piece);
+    }
+    Some(read)
+}
+
+const CLIENTS: u64 = 12;
+
+impl Crowd {
+    fn come(service: &str, resolver: SocketAddr, assets: Arc<Vec<(AssetKey, Bytes)>>, rate: u64) -> Self {
+        let (rate, counts) = (Arc::new(AtomicU64::new(rate)), Arc::new(Counts::default()));
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..CLIENTS {
+            let mut address: ServerAddress = service.parse().unwrap();
+            address.resolver = Resolver::Server(resolver);
+            let client = ServiceClient::new(address, None).unwrap();
+            let region = Origin::new(&format!("region-{number}.example"));
+            let region = OriginHash::of(&GridId::new(GRID), &region);
+            let (rate, counts, assets) = (Arc::clone(&rate), Arc::clone(&counts), Arc::clone(&assets));
+            tasks.spawn(async move {
+                for turn in 0_usize.. {
+                    let each =
+                        Duration::from_secs(CLIENTS) / u32::try_from(rate.load(Ordering::Relaxed)).unwrap();
+                    tokio::time::sleep(each).await;
+                    let (key, bytes) = &assets[(turn + usize::try_from(number).unwrap()) % assets.len()];
+                    let counter = match whole(&client, key, region).await {
+                        Some(read) if read == *bytes => &counts.right,
+                        Some(_) => &counts.wrong,
+                        None => &counts.failed,
+                    };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        Self { rate, counts, tasks }
+    }
+
+    fn now_at(&self, rate: u64) {
+        self.rate.store(rate, Ordering::Relaxed);
+    }
+
+    /// Right, wrong and failed reads so far.
+    fn counts(&self) -> (u64, u64, u64) {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (read(&self.counts.right), read(&self.counts.wrong), read(&self.counts.failed))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_array_follows_its_load() {
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = ["127.0.0.7", "127.0.0.8"];
+    let port = free_port(&hosts);
+    let _cleanup = Orphans(port);
+    let config = format!(
+        "[director]\nname = \"crane\"\nzone = \"{ZONE}\"\ndns_listen = \"127.0.0.1:0\"\n\
+         status_listen = \"127.0.0.1:0\"\nstore = \"file://{}\"\nprobe_interval_s = 1\nslow_start_s = 3\nttl_s = 1\n\
+         [scaling]\nprovisioner = \"process\"\naddresses = [\"{}:{port}\", \"{}:{port}\"]\nminimum = 1\nmaximum = 2\n\
+         high = 0.8\ntarget = 0.6\nafter_close = 0.7\nsmoothing_s = 4\nstartup_s = 3\ncalm_s = 6\ncooldown_s = 6\n\
+         drain_s = 30\nrequests_per_s = 60\n",
+        folder.path().join("store").display(),
+        hosts[0],
+        hosts[1],
+    );
+    let director = DirectorProcess::start(&folder.path().join("director"), &config, &[]);
+    // The minimum is one node.
+    director.until_named(ZONE, &hosts[..1], PATIENCE).await;
+    let pin = rezcache::node::pin_beside(&folder.path().join("store.key")).unwrap();
+    let service = format!("https://{ZONE}:{port}#pin={pin}");
+    let mut address: ServerAddress = service.parse().unwrap();
+    address.resolver = Resolver::Server(director.dns);
+    let seeding = ServiceClient::new(address, None).unwrap();
+    let mut assets = Vec::new();
+    for number in 0..40 {
+        let (key, bytes) = (key(AssetKind::Texture, number), texture(number as usize, 20_000));
+        share(&seeding, &key, &bytes).await;
+        assets.push((key, bytes));
+    }
+    drop(seeding);
+
+    // By day: one node at 90 % of what it can, and another is opened, named, and used.
+    let crowd = Crowd::come(&service, director.dns, Arc::new(assets), 54);
+    director.until_named(ZONE, &hosts, PATIENCE).await;
+    let busy = |picture: &Value| {
+        let nodes = picture["nodes"].as_array().unwrap();
+        nodes.iter().filter(|node| node["load"].as_f64().is_some_and(|load| load > 0.1)).count() == 2
+    };
+    let picture = director.until("traffic at both", PATIENCE, busy).await;
+    eprintln!("by day: {}", picture["nodes"]);
+
+    // At night: one of them leaves DNS, drains, and is closed.
+    crowd.now_at(12);
+    let phases = director.until("leaving", PATIENCE, |picture| {
+        let nodes = picture["nodes"].as_array().unwrap();
+        nodes.iter().any(|node| node["phase"] == "leaving" || node["phase"] == "draining")
+    });
+    phases.await;
+    let closed = |picture: &Value| picture["nodes"].as_array().unwrap().len() == 1;
+    let picture = director.until("closed", PATIENCE, closed).await;
+    assert_eq!(picture["nodes"][0]["phase"], "serving");
+    assert_eq!(director.named(ZONE).await.len(), 1);
+    let running = || hosts.iter().map(|host| nodes_at(&format!("{host}:{port}")).len()).sum::<usize>();
+    let began = Instant::now();
+    while running() != 1 {
+        assert!(began.elapsed() < PATIENCE, "the closed node's process goes on");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Who has lost their node goes on with the other.
+    let (right, ..) = crowd.counts();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let (right_later, wrong, failed) = crowd.counts();
+    assert!(right_later > right, "reads go on");
+    eprintln!("{right_later} reads were answered rightly, {wrong} wrongly, {failed} not at all");
+    assert_eq!((wrong, failed), (0, 0));
+    drop(crowd.tasks);
 }
