@@ -411,7 +411,7 @@ async fn the_array_follows_its_load() {
     let _cleanup = Orphans(port);
     let config = format!(
         "[director]\nname = \"crane\"\nzone = \"{ZONE}\"\ndns_listen = \"127.0.0.1:0\"\n\
-         status_listen = \"127.0.0.1:0\"\nstore = \"file://{}\"\nprobe_interval_s = 1\nslow_start_s = 3\nttl_s = 1\n\
+         status_listen = \"127.0.0.1:0\"\nns = [\"ns1.example.org\"]\nstore = \"file://{}\"\nprobe_interval_s = 1\nslow_start_s = 3\nttl_s = 1\n\
          [scaling]\nprovisioner = \"process\"\naddresses = [\"{}:{port}\", \"{}:{port}\"]\nminimum = 1\nmaximum = 2\n\
          high = 0.8\ntarget = 0.6\nafter_close = 0.7\nsmoothing_s = 4\nstartup_s = 3\ncalm_s = 6\ncooldown_s = 6\n\
          drain_s = 30\nrequests_per_s = 60\n",

@@ -122,6 +122,12 @@ fn config(settings: DirectorSettings, name: String, catalog: Place) -> anyhow::R
             "which zone? write `zone = \"cache.example.org.\"` under [director], or --zone cache.example.org"
         );
     };
+    if settings.name_servers.is_empty() {
+        bail!(
+            "which name servers has {zone}? write `ns = [\"ns1.example.org.\", \"ns2.example.org.\"]` under [director], or \
+             --ns: the names of the directors' machines, as the parent zone has them"
+        );
+    }
     let ours = matches!(settings.provisioner, ProvisionerSettings::Process(_));
     let (mut pins, mut server_name) = (settings.pins.clone(), settings.server_name.clone());
     if pins.is_empty() && server_name.is_none() && settings.ca_file.is_none() {
