@@ -299,10 +299,17 @@ impl Work {
                 self.array.maintenance(wall(), &shared.maintenance);
             }
             Event::Opened(spec) => {
-                tracing::info!(node = spec.name, "a node was opened");
                 self.naming.remove(&spec.name);
-                self.write(Write::Put(NodeFact { spec: spec.clone(), phase: Phase::Starting }, self.term));
-                self.array.opened(now, spec);
+                let fact = NodeFact { spec: spec.clone(), phase: Phase::Starting };
+                if self.array.opened(now, spec) {
+                    tracing::info!(node = fact.spec.name, "a node was opened");
+                    self.write(Write::Put(fact, self.term));
+                } else {
+                    tracing::error!(
+                        node = fact.spec.name,
+                        "it was opened where another node is, and is left alone"
+                    );
+                }
             }
             Event::NotOpened { name, why } => {
                 tracing::warn!(why, "a node could not be opened");

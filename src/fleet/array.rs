@@ -297,13 +297,17 @@ impl Array {
         }
     }
 
-    /// A node that the provisioner has opened.
-    pub fn opened(&mut self, now: Instant, spec: NodeSpec) {
+    /// A node that the provisioner has opened; whether it is a member now.
+    pub fn opened(&mut self, now: Instant, spec: NodeSpec) -> bool {
         self.opening = self.opening.saturating_sub(1);
-        // A name that is taken stays whose it is.
-        if self.nodes.len() < MAX_MEMBERS && !self.nodes.contains_key(&spec.name) {
+        // A name that is taken stays whose it is, and so does an address: two members that are one node would be
+        // counted, probed and closed twice.
+        let known = |node: &Node| node.spec.name == spec.name || node.spec.url == spec.url;
+        let fits = self.nodes.len() < MAX_MEMBERS && !self.nodes.values().any(known);
+        if fits {
             self.nodes.insert(spec.name.clone(), Node::new(spec, Phase::Starting, &self.rules, now));
         }
+        fits
     }
 
     /// The provisioner could not open one.

@@ -20,7 +20,7 @@ use rezcache::wire::OriginHash;
 use serde_json::Value;
 
 use crate::service::{GRID, key, share, texture};
-use crate::support::directors::{DirectorProcess, Webhook};
+use crate::support::directors::{DirectorProcess, Orphans, Webhook, free_port, kill_node_at, nodes_at};
 use crate::support::moto::Moto;
 use crate::support::postgres::Server;
 use crate::support::process::NodeProcess;
@@ -30,18 +30,6 @@ const ZONE: &str = "cache.example.org";
 const INTERVAL: Duration = Duration::from_secs(2);
 /// For what has no time of its own: generous, since this machine does much else.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A port that is free on all of these addresses.
-fn free_port(hosts: &[&str]) -> u16 {
-    loop {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        // Below the range from which the system takes ports for connections, so that none of them gets in between.
-        let port = 20_000 + port % 10_000;
-        if hosts.iter().all(|host| std::net::TcpListener::bind((*host, port)).is_ok()) {
-            return port;
-        }
-    }
-}
 
 /// What one replay came to.
 #[derive(Debug, Default, Clone)]
@@ -303,38 +291,6 @@ async fn no_machine_is_missed() {
 async fn spawn_replay(capture: &'static str, service: &str, dns: SocketAddr, runs: &Path) -> Replayed {
     let (service, runs) = (service.to_owned(), runs.to_owned());
     tokio::task::spawn_blocking(move || replay(capture, &service, dns, &runs)).await.unwrap()
-}
-
-/// The processes that serve at an address, whoever has started them.
-fn nodes_at(address: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(words) = std::fs::read_to_string(entry.path().join("cmdline")) else { continue };
-        let words: Vec<_> = words.split('\0').collect();
-        if words.contains(&"serve") && words.iter().any(|word| word.starts_with(address)) {
-            found.push(entry.file_name().into_string().unwrap());
-        }
-    }
-    found
-}
-
-fn kill_node_at(host: &str, port: u16) {
-    let nodes = nodes_at(&format!("{host}:{port}"));
-    assert_eq!(nodes.len(), 1, "{nodes:?}");
-    assert!(Command::new("kill").args(["-KILL", &nodes[0]]).status().unwrap().success());
-}
-
-/// Nodes that directors have opened outlive them, as they should; not this test.
-struct Orphans(u16);
-
-impl Drop for Orphans {
-    fn drop(&mut self) {
-        for host in 2..=8 {
-            for node in nodes_at(&format!("127.0.0.{host}:{}", self.0)) {
-                let _ = Command::new("kill").args(["-KILL", &node]).status();
-            }
-        }
-    }
 }
 
 /// Clients in regions of their own that read at a rate which can be changed, and know the service by its name.

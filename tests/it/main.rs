@@ -11,6 +11,7 @@ mod cli;
 mod concurrency;
 mod decode_agreement;
 mod director;
+mod director_cli;
 mod director_dns;
 mod directors;
 mod disk_trouble;

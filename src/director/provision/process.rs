@@ -51,8 +51,7 @@ impl ProcessProvisioner {
         ProvisionError::Run { program: self.program.display().to_string(), source }
     }
 
-    fn free(&self) -> Option<SocketAddr> {
-        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+    fn free(&self, children: &mut HashMap<SocketAddr, Child>) -> Option<SocketAddr> {
         children.retain(|_, child| child.try_wait().is_ok_and(|ended| ended.is_none()));
         // Others of this host, a node of an earlier director among them, hold theirs.
         let free = |address: &SocketAddr| std::net::TcpListener::bind(address).is_ok();
@@ -63,7 +62,9 @@ impl ProcessProvisioner {
 impl Provisioner for ProcessProvisioner {
     fn open(&self, name: String) -> Asked<'_, NodeSpec> {
         Box::pin(async move {
-            let address = self.free().ok_or(ProvisionError::NoRoom)?;
+            // Held until the node has its address: another one that is opened now must not get the same.
+            let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+            let address = self.free(&mut children).ok_or(ProvisionError::NoRoom)?;
             std::fs::create_dir_all(&self.logs).map_err(|error| self.failed(error))?;
             let log = std::fs::File::options()
                 .create(true)
@@ -79,7 +80,7 @@ impl Provisioner for ProcessProvisioner {
             command.process_group(0);
             let child = command.spawn().map_err(|error| self.failed(error))?;
             let handle = format!("process {}", child.id().unwrap_or(0));
-            self.children.lock().unwrap_or_else(PoisonError::into_inner).insert(address, child);
+            children.insert(address, child);
             Ok(NodeSpec { name, url: format!("https://{address}"), addresses: vec![address.ip()], handle })
         })
     }

@@ -170,3 +170,47 @@ impl Webhook {
         }
     }
 }
+
+/// A port that is free on all of these addresses.
+pub(crate) fn free_port(hosts: &[&str]) -> u16 {
+    loop {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // Below the range from which the system takes ports for connections, so that none of them gets in between.
+        let port = 20_000 + port % 10_000;
+        if hosts.iter().all(|host| std::net::TcpListener::bind((*host, port)).is_ok()) {
+            return port;
+        }
+    }
+}
+
+/// The processes that serve at an address, whoever has started them.
+pub(crate) fn nodes_at(address: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(words) = std::fs::read_to_string(entry.path().join("cmdline")) else { continue };
+        let words: Vec<_> = words.split('\0').collect();
+        if words.contains(&"serve") && words.iter().any(|word| word.starts_with(address)) {
+            found.push(entry.file_name().into_string().unwrap());
+        }
+    }
+    found
+}
+
+pub(crate) fn kill_node_at(host: &str, port: u16) {
+    let nodes = nodes_at(&format!("{host}:{port}"));
+    assert_eq!(nodes.len(), 1, "{nodes:?}");
+    assert!(Command::new("kill").args(["-KILL", &nodes[0]]).status().unwrap().success());
+}
+
+/// Nodes that directors have opened outlive them, as they should; not this test.
+pub(crate) struct Orphans(pub(crate) u16);
+
+impl Drop for Orphans {
+    fn drop(&mut self) {
+        for host in 2..=8 {
+            for node in nodes_at(&format!("127.0.0.{host}:{}", self.0)) {
+                let _ = Command::new("kill").args(["-KILL", &node]).status();
+            }
+        }
+    }
+}
