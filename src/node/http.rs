@@ -26,11 +26,11 @@ use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
 
 use super::caller::Caller;
+use super::counters::Count;
 use super::enrol::Standing;
 use super::leaving::Connected;
 use super::line::{Answering, Body, End, Line};
 use super::patient::Patient;
-use super::places::Places;
 use super::refusal::Refusal;
 use super::service::{Answer, Service, Want};
 use super::stopped;
@@ -52,12 +52,18 @@ pub(crate) const REZCACHE_VERIFY: HeaderName = HeaderName::from_static("rezcache
 
 /// A head that is not whole by then, or an idle connection.
 const HEAD_PATIENCE: Duration = Duration::from_secs(60);
-/// The same when the node goes: only the last of an answer is still on its way to the system.
-const GOING_PATIENCE: Duration = Duration::from_secs(10);
+/// The same when the node goes: only the last of an answer is still on its way.
+const GOING_PATIENCE: Duration = Duration::from_secs(60);
+/// And for who came when it was going.
+const LATE_PATIENCE: Duration = Duration::from_secs(10);
 /// A handshake that is not through by then.
 const TLS_PATIENCE: Duration = Duration::from_secs(10);
 /// A body of JSON that has not come by then.
 const JSON_PATIENCE: Duration = Duration::from_secs(30);
+/// Header fields in a request of HTTP/1.
+const MAX_HEADERS: usize = 64;
+/// Streams of HTTP/2 that were reset and not looked at yet, before the connection ends.
+const MAX_RESET: usize = 32;
 /// JSON bodies: 256 lookups take some 20 kB.
 const MAX_JSON_BYTES: usize = 64 << 10;
 /// A grid's name is a host name with a port.
@@ -74,7 +80,6 @@ pub(super) struct Face {
 
 /// Serves until `stop` turns true; then every connection ends with the answer it is at.
 pub(super) async fn serve(listener: TcpListener, face: Face, mut stop: watch::Receiver<bool>) {
-    let places = Places::default();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -87,10 +92,12 @@ pub(super) async fn serve(listener: TcpListener, face: Face, mut stop: watch::Re
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        if !face.service.admits_connection(peer.ip()) {
+        let admitted = face.service.admits_connection(peer.ip());
+        let place = if admitted { face.service.places.take(peer.ip()) } else { None };
+        let Some(place) = place else {
+            face.service.counters.count(Count::ConnectionsRefused);
             continue;
-        }
-        let Some(place) = places.take(peer.ip()) else { continue };
+        };
         let (face, stop) = (face.clone(), stop.clone());
         let open = Arc::new(face.service.connected());
         connections.spawn(async move {
@@ -121,8 +128,10 @@ async fn connection(
                 shaken = tokio::time::timeout(TLS_PATIENCE, acceptor.accept(stream)) => shaken,
                 () = stopped(stop.clone()) => return,
             };
-            if let Ok(Ok(stream)) = shaken {
-                converse(stream, peer, face, open, stop).await;
+            match shaken {
+                Ok(Ok(stream)) => converse(stream, peer, face, open, stop).await,
+                Ok(Err(_)) => {}
+                Err(_) => face.service.counters.count(Count::HandshakesSlow),
             }
         }
     }
@@ -137,7 +146,7 @@ pub(super) async fn converse(
     stop: watch::Receiver<bool>,
 ) {
     let line = Line::new();
-    let (late, node) = (open.is_late(), Arc::clone(&face.service));
+    let (node, known) = (Arc::clone(&face.service), Arc::clone(&open));
     let service = {
         let line = Arc::clone(&line);
         service_fn(move |request| {
@@ -149,7 +158,12 @@ pub(super) async fn converse(
         })
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(64 << 10);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(64 << 10)
+        .max_headers(MAX_HEADERS);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -158,15 +172,27 @@ pub(super) async fn converse(
         .initial_connection_window_size(8 << 20)
         .max_send_buf_size(1 << 20)
         .max_header_list_size(16 << 10)
+        // Who asks and takes it back, again and again, makes us work for nothing.
+        .max_pending_accept_reset_streams(MAX_RESET)
+        .max_local_error_reset_streams(MAX_RESET)
         .keep_alive_interval(Duration::from_secs(30));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = stopped(stop) => {}
-        // Whoever comes later only hears that the node goes, and may ask that again.
-        () = node.leaving.said(), if !late => {}
-        end = line.ended(if late { GOING_PATIENCE } else { HEAD_PATIENCE }) => if end == End::Overdue { return },
+    let mut stopping = std::pin::pin!(stopped(stop));
+    loop {
+        let late = known.is_late();
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = stopping.as_mut() => {}
+            // Whoever has not asked anything yet hears that the node goes, and may ask that again.
+            () = node.leaving.said(), if !late => if known.comes_late() { continue },
+            () = known.unwelcome() => {}
+            end = line.ended(if late { LATE_PATIENCE } else { HEAD_PATIENCE }) => if end == End::Overdue {
+                node.counters.count(Count::ReadersSlow);
+                return;
+            },
+        }
+        break;
     }
     // What is being answered may end. Dropping the connection ends all of it.
     connection.as_mut().graceful_shutdown();
@@ -185,7 +211,14 @@ async fn answer(
 ) -> Response<Body> {
     let head = *request.method() == Method::HEAD;
     let mut looks = false;
-    let mut response = match Asked::of(request.method(), request.uri().path()) {
+    let asked = Asked::of(request.method(), request.uri().path());
+    // What needs no token, and what leads nowhere, has its pace by address.
+    let nobody = match &asked {
+        Ok(asked) if !asked.is_open() => Ok(()),
+        _ => stranger(face, peer, open),
+    };
+    let mut response = match asked {
+        _ if let Err(refusal) = nobody => problem(&refusal),
         Err(Unroutable::Refused(refusal)) => problem(&refusal),
         Err(Unroutable::Method(methods)) => not_allowed(methods),
         Ok(asked) => match admitted(&request, face) {
@@ -197,17 +230,31 @@ async fn answer(
                 } else {
                     open.uses();
                 }
-                route(request, asked, peer, face, answering).await.unwrap_or_else(|refusal| problem(&refusal))
+                let refused = |refusal: Refusal| {
+                    // Who shows no valid token is nobody in particular either.
+                    let told = match refusal.status {
+                        StatusCode::UNAUTHORIZED => stranger(face, peer, open).err().unwrap_or(refusal),
+                        _ => refusal,
+                    };
+                    problem(&told)
+                };
+                route(request, asked, peer, face, answering).await.unwrap_or_else(refused)
             }
         },
     };
     if face.service.is_draining() && !looks {
+        open.is_unwelcome();
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if head {
         *response.body_mut() = Either::Left(Full::default());
     }
     response
+}
+
+/// Counts a request of nobody in particular; with too many of them its connection ends too.
+fn stranger(face: &Face, peer: SocketAddr, open: &Connected) -> Result<(), Refusal> {
+    face.service.stranger(peer.ip()).inspect_err(|_| open.is_unwelcome())
 }
 
 /// Requests that a web page could have caused are refused, and odd ones that hyper lets through.
@@ -283,6 +330,11 @@ impl Asked {
     /// Whether it is about the node and not about what the node is for: nobody waits for who asks that.
     const fn looks(&self) -> bool {
         matches!(self, Self::Health | Self::Ready | Self::Report | Self::Metrics | Self::Drain)
+    }
+
+    /// Whether it is answered without a token.
+    const fn is_open(&self) -> bool {
+        matches!(self, Self::Health | Self::Ready | Self::Introduction | Self::OpenApi | Self::Enrol { .. })
     }
 
     fn of(method: &Method, path: &str) -> Result<Self, Unroutable> {

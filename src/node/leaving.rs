@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::service::Service;
@@ -73,6 +73,7 @@ const LATE: u8 = 3;
 pub(super) struct Connected {
     service: Arc<Service>,
     state: AtomicU8,
+    unwelcome: Notify,
 }
 
 impl Connected {
@@ -81,12 +82,31 @@ impl Connected {
         if !late {
             service.counters.connected();
         }
-        Self { service, state: AtomicU8::new(if late { LATE } else { FRESH }) }
+        Self { service, state: AtomicU8::new(if late { LATE } else { FRESH }), unwelcome: Notify::new() }
     }
 
     /// Whether it came when the node was going.
     pub(super) fn is_late(&self) -> bool {
         self.state.load(Ordering::Acquire) == LATE
+    }
+
+    /// The node goes, and this one has not asked for anything yet: whether it is as if it came later.
+    pub(super) fn comes_late(&self) -> bool {
+        let late = self.state.compare_exchange(FRESH, LATE, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if late {
+            self.service.counters.disconnected();
+        }
+        late
+    }
+
+    /// It has asked too much; it ends with what is being answered.
+    pub(super) fn is_unwelcome(&self) {
+        self.unwelcome.notify_one();
+    }
+
+    /// Resolves when it has.
+    pub(super) async fn unwelcome(&self) {
+        self.unwelcome.notified().await;
     }
 
     /// It asks how the node is.

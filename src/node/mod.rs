@@ -51,7 +51,7 @@ use access::Access;
 use announcing::Announcing;
 use budgets::Budgets;
 pub use budgets::Limits;
-pub use config::{GridPolicy, NodeConfig};
+pub use config::{GridPolicy, NodeConfig, Protection};
 pub use disk::DiskError;
 use disk::DiskTier;
 use enrol::Residents;

@@ -24,6 +24,7 @@ use super::disk::DiskTier;
 use super::enrol::{Enrolled, Residents};
 use super::hot::{HotTier, Known};
 use super::leaving::{Connected, Leaving};
+use super::places::Places;
 use super::refusal::Refusal;
 use super::sending::{STREAM_BYTES, Sending, charged};
 use super::uploads::Uploads;
@@ -108,6 +109,7 @@ pub(super) struct Service {
     uploads: Uploads,
     sending: Sending,
     pub(super) leaving: Leaving,
+    pub(super) places: Places,
     quiet: Notify,
     started: Instant,
     touched: Mutex<HashSet<(KeyHash, u32)>>,
@@ -131,6 +133,7 @@ impl Service {
     ) -> Self {
         let counters = Arc::new(Counters::default());
         let hot = HotTier::new(config.memory_bytes);
+        let most = config.protection.connections_per_address.map(|most| most as usize);
         Self {
             contents: Arc::new(Contents::new(blobs, ring, hot, disk, Arc::clone(&counters))),
             config,
@@ -142,6 +145,7 @@ impl Service {
             uploads: Uploads::new(),
             sending: Sending::new(),
             leaving: Leaving::default(),
+            places: Places::new(most),
             quiet: Notify::new(),
             started: Instant::now(),
             touched: Mutex::default(),
@@ -194,6 +198,14 @@ impl Service {
             }
             let _ = tokio::time::timeout(Duration::from_millis(200), quiet).await;
         }
+    }
+
+    /// Counts a request of nobody in particular.
+    ///
+    /// # Errors
+    /// When there are too many of them from this address.
+    pub(super) fn stranger(&self, from: IpAddr) -> Result<(), Refusal> {
+        self.access.stranger(from).inspect_err(|_| self.counters.count(Count::AddressesLimited))
     }
 
     pub(super) fn note_malformed(&self) {

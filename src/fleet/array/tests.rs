@@ -49,6 +49,9 @@ struct World {
     refuse_to_open: bool,
     /// Whether clients stay on nodes that drain.
     busy: bool,
+    /// Whether what nodes are told is lost on the way.
+    deaf: bool,
+    told_to_drain: usize,
 }
 
 impl World {
@@ -70,6 +73,8 @@ impl World {
             drained: Vec::new(),
             refuse_to_open: false,
             busy: false,
+            deaf: false,
+            told_to_drain: 0,
         }
     }
 
@@ -96,8 +101,8 @@ impl World {
                 let good = probe != Probe::Refused;
                 let draining = self.drained.contains(&spec.name);
                 let connections = if draining && !self.busy { 0 } else { 9 };
-                let report = good
-                    .then(|| NodeReport { draining, ..report(self.load, connections, self.storage) });
+                let report =
+                    good.then(|| NodeReport { draining, ..report(self.load, connections, self.storage) });
                 self.array.probed(self.now, &spec.name, self.now, probe, report);
             }
             Command::Open(count) => {
@@ -111,7 +116,12 @@ impl World {
                     self.array.opened(self.now, spec(&name, self.opened, "i-123"));
                 }
             }
-            Command::Drain(spec) => self.drained.push(spec.name),
+            Command::Drain(spec) => {
+                self.told_to_drain += 1;
+                if !self.deaf {
+                    self.drained.push(spec.name);
+                }
+            }
             Command::Close(spec, reason) => self.closed.push((spec.name, reason)),
             Command::Write(fact) => {
                 self.facts.insert(fact.spec.name.clone(), fact);
@@ -244,6 +254,38 @@ fn a_node_that_drains_is_not_closed_while_somebody_reads() {
     assert_eq!(world.closed, []);
     world.run(120);
     assert!(matches!(world.closed[..], [(_, Reason::DrainedLate)]), "{:?}", world.closed);
+}
+
+#[test]
+fn a_node_that_did_not_hear_is_told_again_and_one_that_has_ended_is_closed() {
+    let scaling = ScalingRules {
+        calm: Duration::from_secs(60),
+        cooldown: Duration::from_secs(60),
+        ..ScalingRules::default()
+    };
+    let mut world = World::new(Some(scaling), &["otter"]);
+    world.load = 0.9;
+    world.run(120);
+    (world.load, world.busy, world.deaf) = (0.05, true, true);
+    while world.told_to_drain == 0 {
+        world.run(10);
+    }
+    world.run(20);
+    assert!((5..20).contains(&world.told_to_drain), "once in an interval: {}", world.told_to_drain);
+    assert_eq!(world.closed, [], "it said that it had nobody before it was told");
+    world.deaf = false;
+    world.run(10);
+    let told = world.told_to_drain;
+    let gone = world.drained[0].clone();
+    world.run(10);
+    assert_eq!(
+        (world.told_to_drain, world.closed.len()),
+        (told, 0),
+        "it says that it drains, and who is with it"
+    );
+    world.dead.push(gone.clone());
+    world.run(10);
+    assert_eq!(world.closed, [(gone, Reason::Drained)]);
 }
 
 #[test]
