@@ -8,6 +8,6 @@ mod probe;
 pub mod provision;
 mod run;
 
-pub use alerts::{AlertConfig, AlertError, Alerts, MailConfig, MailTls};
+pub use alerts::{AlertConfig, AlertError, Alerts, MailConfig, MailTls, Tested, Tries};
 pub use probe::{NodeAddress, Prober};
 pub use run::{Director, DirectorConfig, DirectorError, Picture};
