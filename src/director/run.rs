@@ -11,13 +11,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::alerts::{AlertConfig, AlertError, Alerts};
+use super::chronicle::{self, Chronicle, DirectorView, Keeper};
 use super::dns::{DnsServer, Zone, ZoneError};
 use super::probe::{NodeAddress, Prober, resolve};
 use super::provision::Provisioner;
+use super::status::{StatusConfig, StatusServer};
 use crate::catalog::{Board, CatalogError, Fact, FactKind, Place};
 use crate::fleet::answers::Answers;
-use crate::fleet::array::{Array, ArrayRules, Command, Maintenance, MemberView, NodeFact, NodeSpec};
+use crate::fleet::array::{Array, ArrayRules, Command, Maintenance, MemberView, NodeFact, NodeSpec, StorageView};
 use crate::fleet::health::Probe;
+use crate::fleet::incidents::Incident;
 use crate::fleet::names;
 use crate::fleet::notices::Notice;
 use crate::fleet::report::NodeReport;
@@ -60,6 +63,10 @@ pub struct DirectorConfig {
     pub token: Option<Redacted<String>>,
     /// Whom to tell.
     pub alerts: AlertConfig,
+    /// Where the status page is served, over plain HTTP; `None`: nowhere.
+    pub status_listen: Option<SocketAddr>,
+    /// Whether `/monitoring` and `/metrics` are for everybody, and not only for callers of private networks.
+    pub monitoring_public: bool,
 }
 
 /// Why a director did not start.
@@ -72,6 +79,14 @@ pub enum DirectorError {
     /// The name server's port cannot be opened.
     #[error("cannot answer DNS on {address}: {source}; ports below 1024 need the right to open them")]
     Dns {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The status page's port cannot be opened.
+    #[error("cannot serve the status page on {address}: {source}")]
+    Status {
         /// The address.
         address: SocketAddr,
         /// What the system said.
@@ -92,7 +107,7 @@ pub enum DirectorError {
 }
 
 /// What the status page shows.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default)]
 pub struct Picture {
     /// Whether this director acts for all.
     pub leading: bool,
@@ -104,11 +119,26 @@ pub struct Picture {
     pub troubles: Vec<String>,
     /// Whether the catalog can be written.
     pub catalog: bool,
+    /// What lies behind the nodes.
+    pub storage: StorageView,
+    /// The directors, this one among them.
+    pub directors: Vec<DirectorView>,
+    /// Incidents, the oldest first.
+    pub incidents: Arc<Vec<Incident>>,
+    /// Since when each member is as it is; seconds since 1970.
+    pub since: BTreeMap<String, u64>,
+    /// Seconds that nodes have been open for since this director started.
+    pub node_seconds: u64,
+    /// Alerts that could not be sent.
+    pub alerts_lost: u64,
+    /// When this was so; seconds since 1970, and 0 before the first look.
+    pub at: u64,
 }
 
 enum Event {
     Probed { name: String, began: Instant, probe: Probe, report: Option<NodeReport> },
     Board(Result<Shared, CatalogError>),
+    Told(Vec<Notice>),
     Opened(NodeSpec),
     NotOpened(String),
 }
@@ -117,6 +147,7 @@ enum Event {
 enum Write {
     Put(NodeFact, i64),
     Drop(String, i64),
+    Chronicle(chronicle::Write, i64),
 }
 
 /// Writes that wait; a node's next step is written again when one was lost.
@@ -129,12 +160,14 @@ struct Shared {
     until: Instant,
     nodes: Vec<NodeFact>,
     maintenance: BTreeMap<String, Maintenance>,
+    chronicle: chronicle::Read,
 }
 
 /// A running director.
 #[derive(Debug)]
 pub struct Director {
     dns: DnsServer,
+    status: Option<StatusServer>,
     picture: watch::Receiver<Picture>,
     notices: watch::Receiver<Vec<Notice>>,
     _tasks: JoinSet<()>,
@@ -174,7 +207,22 @@ impl Director {
         let mut tasks = JoinSet::new();
         let alerts = Alerts::start(&config.alerts, &config.zone)?;
         let (writes, written) = mpsc::channel(MAX_WRITES);
+        let chronicle = Chronicle::new(&config.name, wall(), config.rules.health.interval);
+        let status = match config.status_listen {
+            None => None,
+            Some(listen) => {
+                let served = StatusConfig {
+                    listen,
+                    monitoring_public: config.monitoring_public,
+                    service: config.zone.trim_end_matches('.').to_owned(),
+                    director: config.name.clone(),
+                };
+                let started = StatusServer::start(served, picture_told.clone(), chronicle.books()).await;
+                Some(started.map_err(|source| DirectorError::Status { address: listen, source })?)
+            }
+        };
         let work = Work {
+            chronicle,
             config,
             prober,
             provisioner,
@@ -190,13 +238,19 @@ impl Director {
             naming: BTreeSet::new(),
         };
         tasks.spawn(work.run(written));
-        Ok(Self { dns, picture: picture_told, notices, _tasks: tasks })
+        Ok(Self { dns, status, picture: picture_told, notices, _tasks: tasks })
     }
 
     /// Where DNS is answered.
     #[must_use]
     pub const fn dns_address(&self) -> SocketAddr {
         self.dns.address()
+    }
+
+    /// Where the status page is.
+    #[must_use]
+    pub fn status_address(&self) -> Option<SocketAddr> {
+        self.status.as_ref().map(StatusServer::address)
     }
 
     /// What the status page shows; told at each change.
@@ -214,6 +268,7 @@ impl Director {
 
 struct Work {
     config: DirectorConfig,
+    chronicle: Chronicle,
     prober: Prober,
     provisioner: Option<Arc<dyn Provisioner>>,
     alerts: Alerts,
@@ -251,6 +306,8 @@ impl Work {
             for command in self.array.tick(now) {
                 self.perform(command, &events, &mut running);
             }
+            let writes = self.chronicle.tick(now, wall(), &self.array, self.catalog);
+            self.write_all(writes);
             self.show(now);
         }
     }
@@ -267,7 +324,10 @@ impl Work {
                 self.array.lead(now, shared.leading && now < shared.until);
                 self.array.facts(now, &shared.nodes);
                 self.array.maintenance(wall(), &shared.maintenance);
+                let writes = self.chronicle.board(now, wall(), shared.chronicle, &self.array);
+                self.write_all(writes);
             }
+            Event::Told(notices) => self.tell(notices),
             Event::Opened(spec) => {
                 tracing::info!(node = spec.name, "a node was opened");
                 self.naming.remove(&spec.name);
@@ -314,11 +374,9 @@ impl Work {
                 });
             }
             Command::Tell(notices) => {
-                for notice in &notices {
-                    tracing::warn!(key = notice.key, what = ?notice.what, "{}", notice.text);
-                }
-                self.alerts.tell(&notices);
-                self.tell.send_replace(notices);
+                let writes = self.chronicle.told(&notices);
+                self.write_all(writes);
+                self.tell(notices);
             }
             Command::Open(count) => {
                 for _ in 0..count {
@@ -337,6 +395,20 @@ impl Work {
             }
             Command::Write(fact) => self.write(Write::Put(fact, self.term)),
             Command::Forget(name) => self.write(Write::Drop(name, self.term)),
+        }
+    }
+
+    fn tell(&self, notices: Vec<Notice>) {
+        for notice in &notices {
+            tracing::warn!(key = notice.key, what = ?notice.what, "{}", notice.text);
+        }
+        self.alerts.tell(&notices);
+        self.tell.send_replace(notices);
+    }
+
+    fn write_all(&self, writes: Vec<chronicle::Write>) {
+        for write in writes {
+            self.write(Write::Chronicle(write, self.term));
         }
     }
 
@@ -365,7 +437,7 @@ impl Work {
         });
     }
 
-    fn show(&self, now: Instant) {
+    fn show(&mut self, now: Instant) {
         let answers = self.array.answers(now);
         let failing_open = answers.failing_open();
         self.answers.send_if_modified(|known| {
@@ -375,12 +447,29 @@ impl Work {
             }
             changed
         });
+        let (at, nodes) = (wall(), self.array.members(now));
+        let directors = self.chronicle.directors(now, self.catalog);
+        let mut since = BTreeMap::new();
+        let known = nodes.iter().map(|node| (chronicle::node_member(&node.name), node.since_s));
+        let of_directors =
+            directors.iter().map(|one| (chronicle::director_member(&one.name), one.since_s));
+        for (member, since_s) in known.chain(of_directors) {
+            let moment = self.chronicle.since(&member, at, since_s);
+            since.insert(member, moment);
+        }
         self.picture.send_replace(Picture {
             leading: self.array.is_leading(),
             failing_open,
-            nodes: self.array.members(now),
+            nodes,
             troubles: self.array.troubles().map(|(_, _, text)| text.to_owned()).collect(),
             catalog: self.catalog,
+            storage: self.array.storage_view(),
+            directors,
+            incidents: self.chronicle.incidents(),
+            since,
+            node_seconds: self.chronicle.node_seconds(),
+            alerts_lost: self.alerts.lost(),
+            at,
         });
     }
 }
@@ -388,6 +477,7 @@ impl Work {
 /// Reads the board once per interval, asks for the lead, and writes what is to be written.
 async fn follow(config: DirectorConfig, events: mpsc::Sender<Event>, mut writes: mpsc::Receiver<Write>) {
     let mut board: Option<Arc<dyn Board>> = None;
+    let mut keeper = Keeper::new(config.name.clone(), wall());
     let interval = config.rules.health.interval;
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -410,9 +500,17 @@ async fn follow(config: DirectorConfig, events: mpsc::Sender<Event>, mut writes:
         }
         let Some(board) = &board else { continue };
         match write {
+            Some(Write::Chronicle(write, term)) => match keeper.write(board.as_ref(), write, term).await {
+                Ok(notices) if notices.is_empty() => {}
+                Ok(notices) => {
+                    let _ = events.send(Event::Told(notices)).await;
+                }
+                Err(error) => tracing::warn!(%error, "incidents or history could not be written down"),
+            },
             Some(write) => put(board.as_ref(), write).await,
             None => {
-                let read = read_board(board.as_ref(), &config.name, interval * LEAD_INTERVALS).await;
+                let time = interval * LEAD_INTERVALS;
+                let read = read_board(board.as_ref(), &config.name, time, &mut keeper).await;
                 if events.send(Event::Board(read)).await.is_err() {
                     return;
                 }
@@ -429,6 +527,8 @@ async fn put(board: &dyn Board, write: Write) {
             board.put_fact(FactKind::Node, Fact { name, at: wall(), record }, term).await
         }
         Write::Drop(name, term) => board.drop_fact(FactKind::Node, name, term).await,
+        // Written by its keeper.
+        Write::Chronicle(..) => Ok(true),
     };
     match written {
         Ok(true) => {}
@@ -437,12 +537,18 @@ async fn put(board: &dyn Board, write: Write) {
     }
 }
 
-async fn read_board(board: &dyn Board, name: &str, time: Duration) -> Result<Shared, CatalogError> {
+async fn read_board(
+    board: &dyn Board,
+    name: &str,
+    time: Duration,
+    keeper: &mut Keeper,
+) -> Result<Shared, CatalogError> {
     // Before the call: however long the answer takes, the lead is not believed for longer than it was given.
     let until = Instant::now() + time;
     let lead = board.lead(ROLE.into(), name.to_owned(), time).await?;
     let nodes = board.facts(FactKind::Node).await?;
     let marks = board.facts(FactKind::Maintenance).await?;
+    let chronicle = keeper.read(board, wall(), lead.held).await?;
     let read = |fact: &Fact| serde_json::from_slice(&fact.record).ok();
     Ok(Shared {
         leading: lead.held,
@@ -450,6 +556,7 @@ async fn read_board(board: &dyn Board, name: &str, time: Duration) -> Result<Sha
         until,
         nodes: nodes.iter().filter_map(|fact| serde_json::from_slice(&fact.record).ok()).collect(),
         maintenance: marks.iter().filter_map(|fact| Some((fact.name.clone(), read(fact)?))).collect(),
+        chronicle,
     })
 }
 

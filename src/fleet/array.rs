@@ -12,10 +12,14 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::answers::{Answers, Member as DnsMember};
-use super::health::{Dot, HealthRules, NodeHealth, Probe, Turn};
+use super::health::{HealthRules, NodeHealth, Probe, Turn};
 use super::notices::{Notice, NoticeRules, Notices, Severity};
 use super::report::{Capacity, NodeReport};
 use super::scaling::{Action, NodeView, Phase, Reason, Scaling, ScalingRules};
+
+mod picture;
+
+pub use picture::{MemberView, StorageView};
 
 /// What is fixed about a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +95,9 @@ struct Node {
     report: Option<NodeReport>,
     reported_at: Option<Instant>,
     load: f64,
+    /// Requests in a second, and the share of reads with an asset, between the last two reports.
+    rate: f64,
+    hits: Option<f64>,
     maintenance: Option<Maintenance>,
 }
 
@@ -106,6 +113,8 @@ impl Node {
             report: None,
             reported_at: None,
             load: 0.0,
+            rate: 0.0,
+            hits: None,
             maintenance: None,
         }
     }
@@ -127,31 +136,6 @@ impl Node {
             ours: !self.is_listed(),
         }
     }
-}
-
-/// One member for the status page.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct MemberView {
-    /// Its name.
-    pub name: String,
-    /// Its colour.
-    pub dot: Dot,
-    /// Where it stands.
-    pub phase: Phase,
-    /// Seconds since it became as it is.
-    pub since_s: u64,
-    /// Seconds since its process started.
-    pub uptime_s: Option<u64>,
-    /// How loaded it is.
-    pub load: f64,
-    /// Requests in a second.
-    pub requests_per_s: u64,
-    /// How long the last probe took, in milliseconds.
-    pub latency_ms: Option<u64>,
-    /// Whether store and catalog work, as it says.
-    pub storage: bool,
-    /// Planned absence.
-    pub maintenance: Option<Maintenance>,
 }
 
 /// The array.
@@ -261,7 +245,9 @@ impl Array {
         let Some(node) = self.nodes.get_mut(name) else { return };
         node.probing = false;
         if let Some(report) = report {
-            node.load = report.load(capacity, rate(node, &report, now));
+            node.rate = rate(node, &report, now);
+            node.hits = picture::hits(node.report.as_ref(), &report);
+            node.load = report.load(capacity, node.rate);
             (node.report, node.reported_at) = (Some(report), Some(now));
         }
         let turn = node.health.observe(began, now, probe);
@@ -399,24 +385,6 @@ impl Array {
             wanted: node.maintenance.is_none() && node.phase == Phase::Serving,
         };
         Answers::of(&self.nodes.values().map(member).collect::<Vec<_>>())
-    }
-
-    /// The members for the status page.
-    #[must_use]
-    pub fn members(&self, now: Instant) -> Vec<MemberView> {
-        let view = |node: &Node| MemberView {
-            name: node.spec.name.clone(),
-            dot: node.health.dot(),
-            phase: node.phase,
-            since_s: now.duration_since(node.health.since()).as_secs(),
-            uptime_s: node.report.as_ref().filter(|_| node.health.is_healthy()).map(|report| report.uptime_s),
-            load: (node.load * 1000.0).round() / 1000.0,
-            requests_per_s: node.report.as_ref().map_or(0, |report| report.requests_per_s),
-            latency_ms: node.health.latency().and_then(|latency| u64::try_from(latency.as_millis()).ok()),
-            storage: node.health.storage_works(),
-            maintenance: node.maintenance.clone(),
-        };
-        self.nodes.values().map(view).collect()
     }
 
     /// Troubles there are now.

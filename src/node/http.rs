@@ -28,7 +28,7 @@ use uuid::Uuid;
 use super::caller::Caller;
 use super::enrol::Standing;
 use super::line::{Answering, Body, End, Line};
-use super::patient::Patient;
+use crate::support::patient::Patient;
 use super::places::Places;
 use super::refusal::Refusal;
 use super::service::{Answer, Service, Want};

@@ -31,7 +31,6 @@ mod hot;
 pub mod household;
 mod http;
 mod line;
-mod patient;
 mod places;
 mod quic;
 mod refusal;
