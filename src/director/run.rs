@@ -18,7 +18,9 @@ use super::provision::Provisioner;
 use super::status::{StatusConfig, StatusServer};
 use crate::catalog::{Board, CatalogError, Fact, FactKind, Place};
 use crate::fleet::answers::Answers;
-use crate::fleet::array::{Array, ArrayRules, Command, Maintenance, MemberView, NodeFact, NodeSpec, StorageView};
+use crate::fleet::array::{
+    Array, ArrayRules, Command, Maintenance, MemberView, NodeFact, NodeSpec, StorageView,
+};
 use crate::fleet::health::Probe;
 use crate::fleet::incidents::Incident;
 use crate::fleet::names;
@@ -451,8 +453,7 @@ impl Work {
         let directors = self.chronicle.directors(now, self.catalog);
         let mut since = BTreeMap::new();
         let known = nodes.iter().map(|node| (chronicle::node_member(&node.name), node.since_s));
-        let of_directors =
-            directors.iter().map(|one| (chronicle::director_member(&one.name), one.since_s));
+        let of_directors = directors.iter().map(|one| (chronicle::director_member(&one.name), one.since_s));
         for (member, since_s) in known.chain(of_directors) {
             let moment = self.chronicle.since(&member, at, since_s);
             since.insert(member, moment);

@@ -83,7 +83,8 @@ impl Directors {
                     (known.at, known.word, known.changed) = (fact.at, word, now);
                 }
             } else if self.known.len() < MAX_DIRECTORS {
-                let gone = if fact.at.saturating_add(LONG_GONE) < wall { self.beat * LOST } else { Duration::ZERO };
+                let gone =
+                    if fact.at.saturating_add(LONG_GONE) < wall { self.beat * LOST } else { Duration::ZERO };
                 let changed = now.checked_sub(gone).unwrap_or(now);
                 self.known.insert(name, Known { word, at: fact.at, changed, since: now });
             }

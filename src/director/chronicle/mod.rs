@@ -71,7 +71,6 @@ pub(super) struct Read {
 
 /// See the module.
 pub(super) struct Chronicle {
-    name: String,
     books: Arc<Books>,
     lately: Lately,
     directors: Directors,
@@ -94,7 +93,6 @@ pub(super) struct Chronicle {
 impl Chronicle {
     pub(super) fn new(name: &str, started: u64, beat: Duration) -> Self {
         Self {
-            name: one_line(name, MAX_NAME),
             books: Arc::default(),
             lately: Lately::default(),
             directors: Directors::new(name, started, beat),
@@ -144,13 +142,7 @@ impl Chronicle {
     }
 
     /// Takes in what was read; what is to be written since.
-    pub(super) fn board(
-        &mut self,
-        now: Instant,
-        wall: u64,
-        read: Read,
-        array: &Array,
-    ) -> Vec<Write> {
+    pub(super) fn board(&mut self, now: Instant, wall: u64, read: Read, array: &Array) -> Vec<Write> {
         self.directors.read(now, wall, &read.directors);
         if *self.incidents != read.incidents.all() {
             self.incidents = Arc::new(read.incidents.all().to_vec());
@@ -163,6 +155,9 @@ impl Chronicle {
             }
             self.history_read = true;
         }
+        // What is over here is news when it comes again, whoever has told of its end.
+        let known: BTreeSet<&str> = array.known_troubles().map(|(key, ..)| key).collect();
+        self.told.retain(|key| known.contains(key.as_str()));
         if array.is_leading() { self.reconcile(now, array) } else { Vec::new() }
     }
 
@@ -186,7 +181,9 @@ impl Chronicle {
         // Every director sees nodes; what only the leader finds takes it a while to find again.
         let sure = |key: &str| led >= if key.starts_with("node ") { SURE } else { SURE * 60 };
         for key in keys.into_iter().filter(|key| sure(key) && array.is_over(key)) {
-            let text = key.strip_prefix("node ").map_or_else(|| "It is over".into(), |name| format!("{name} is back"));
+            let text = key
+                .strip_prefix("node ")
+                .map_or_else(|| "It is over".into(), |name| format!("{name} is back"));
             writes.push(Write::Resolve { key: key.to_owned(), text, tell: true });
         }
         writes
@@ -261,7 +258,10 @@ impl Chronicle {
         }
         if due(self.forgotten, FORGOTTEN_EVERY) {
             self.forgotten = Some(now);
-            writes.push(Write::Forget { days_before: wall.saturating_sub(DAYS * DAY), directors_before: wall.saturating_sub(DAY) });
+            writes.push(Write::Forget {
+                days_before: wall.saturating_sub(DAYS * DAY),
+                directors_before: wall.saturating_sub(DAY),
+            });
         }
         writes
     }
@@ -276,10 +276,8 @@ impl Chronicle {
         let nodes = members.iter().map(|member| (node_member(&member.name), member.state));
         let directors = self.directors.views(now, catalog).into_iter();
         let directors = directors.map(|director| (director_member(&director.name), director.state));
-        let storage = [
-            (STORE.to_owned(), storage.store),
-            (CATALOG.to_owned(), catalog_state(storage, catalog)),
-        ];
+        let storage =
+            [(STORE.to_owned(), storage.store), (CATALOG.to_owned(), catalog_state(storage, catalog))];
         nodes.chain(directors).chain(storage).collect()
     }
 

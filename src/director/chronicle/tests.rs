@@ -111,8 +111,10 @@ impl World {
 
     fn told(&mut self) -> Vec<(usize, String, What)> {
         let each = self.directors.iter_mut().enumerate();
-        each.flat_map(|(n, it)| std::mem::take(&mut it.told).into_iter().map(move |(key, what)| (n, key, what)))
-            .collect()
+        each.flat_map(|(n, it)| {
+            std::mem::take(&mut it.told).into_iter().map(move |(key, what)| (n, key, what))
+        })
+        .collect()
     }
 
     async fn incidents(&self) -> Vec<Incident> {
@@ -226,13 +228,16 @@ async fn history_goes_on_over_leaders_and_an_absent_catalog_and_counts_no_second
     assert!(day.unknown <= 2, "{day:?}");
     let catalog = world.day("storage/catalog").await;
     assert!((295..=305).contains(&catalog.lost), "{catalog:?}");
-    assert!(world.directors[1].chronicle.books().days(START + 650, "nodes/otter").last().unwrap().1.is_some());
+    assert!(
+        world.directors[1].chronicle.books().days(START + 650, "nodes/otter").last().unwrap().1.is_some()
+    );
 }
 
 #[tokio::test]
 async fn what_is_old_is_forgotten() {
     let mut world = World::new(1);
-    let fact = |name: &str, at| Fact { name: name.into(), at, record: br#"{"healthy":5,"until":7}"#.to_vec() };
+    let fact =
+        |name: &str, at| Fact { name: name.into(), at, record: br#"{"healthy":5,"until":7}"#.to_vec() };
     for (kind, name, at) in [
         (FactKind::History, "nodes/elk/19900", 19_900 * DAY),
         (FactKind::History, "nodes/elk/19990", 19_990 * DAY),

@@ -35,7 +35,11 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 const FORWARDED: [&str; 6] =
     ["forwarded", "x-forwarded-for", "x-real-ip", "via", "cf-connecting-ip", "x-forwarded-host"];
 
-pub(super) fn answer<B: hyper::body::Body>(request: &Request<B>, peer: IpAddr, site: &Site) -> Response<Body> {
+pub(super) fn answer<B: hyper::body::Body>(
+    request: &Request<B>,
+    peer: IpAddr,
+    site: &Site,
+) -> Response<Body> {
     site.counters.requests.fetch_add(1, Ordering::Relaxed);
     if !site.has_patience(peer) {
         site.refuse();
@@ -76,7 +80,9 @@ pub(super) fn answer<B: hyper::body::Body>(request: &Request<B>, peer: IpAddr, s
             }
             text(StatusCode::OK, "ok")
         }
-        "/icon.svg" | "/favicon.ico" => made(StatusCode::OK, "image/svg+xml", "public, max-age=86400", files::ICON),
+        "/icon.svg" | "/favicon.ico" => {
+            made(StatusCode::OK, "image/svg+xml", "public, max-age=86400", files::ICON)
+        }
         _ if path == files::STYLE_PATH.as_str() => {
             made(StatusCode::OK, "text/css; charset=utf-8", FOREVER, files::STYLE)
         }
@@ -85,7 +91,8 @@ pub(super) fn answer<B: hyper::body::Body>(request: &Request<B>, peer: IpAddr, s
         }
         "/metrics" | "/monitoring" | "/monitoring/parts" => operators(request, peer, site),
         _ => {
-            let sentence = "There is /, /v1/status, /events, /healthz, and for operators /monitoring and /metrics.";
+            let sentence =
+                "There is /, /v1/status, /events, /healthz, and for operators /monitoring and /metrics.";
             made(StatusCode::NOT_FOUND, HTML, NOT_KEPT, page::trouble("There is no such page", sentence))
         }
     }

@@ -106,7 +106,10 @@ fn told(day: &Day) -> String {
         (day.unknown, "not known"),
     ] {
         if seconds > 0 {
-            parts.push(format!("{what} {}", if seconds < 60 { format!("{seconds} s") } else { spell(seconds.into()) }));
+            parts.push(format!(
+                "{what} {}",
+                if seconds < 60 { format!("{seconds} s") } else { spell(seconds.into()) }
+            ));
         }
     }
     parts.join(", ")

@@ -118,11 +118,16 @@ fn plots(series: &Series, names: &[String], range: Range, now: u64) -> String {
             lines.extend(of_nodes.iter().enumerate().map(|(n, points)| line(format!("l{n}"), points)));
         }
         let from = now.saturating_sub(range.step() * range.steps() as u64);
-        plot::render(&mut html, &Plot { id, title, scale, from, to: now, step: range.step(), ago, lines: &lines });
+        plot::render(
+            &mut html,
+            &Plot { id, title, scale, from, to: now, step: range.step(), ago, lines: &lines },
+        );
     }
     html.push_str("</div><ul class=\"keys\">");
     let keys = names.iter().enumerate().map(|(n, name)| (format!("l{n}"), name.as_str()));
-    for (class, name) in std::iter::once(("whole".to_owned(), "the whole array (load: on average)")).chain(keys) {
+    for (class, name) in
+        std::iter::once(("whole".to_owned(), "the whole array (load: on average)")).chain(keys)
+    {
         let _ = write!(
             html,
             "<li><svg class=\"key\" viewBox=\"0 0 32 6\" aria-hidden=\"true\"><path class=\"{class}\" \

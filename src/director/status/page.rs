@@ -114,13 +114,24 @@ pub(super) fn mark(look: Look, class: &str) -> String {
     let shape = match look {
         Look::Works => "<circle cx=\"8\" cy=\"8\" r=\"7\"/><path class=\"in\" d=\"M4.5 8.2l2.4 2.5 4.6-5\"/>",
         Look::Impaired => "<path d=\"M8 .8 15.6 15H.4z\"/><path class=\"in\" d=\"M8 5.6v4.2M8 12v.9\"/>",
-        Look::Down => "<path d=\"M5 1h6l4 4v6l-4 4H5l-4-4V5z\"/><path class=\"in\" d=\"M5.2 5.2l5.6 5.6m0-5.6-5.6 5.6\"/>",
-        Look::Maintenance => "<path d=\"M8 .5 15.5 8 8 15.5.5 8z\"/><path class=\"in\" d=\"M6.3 5.5v5m3.4-5v5\"/>",
-        Look::Starting => "<path d=\"M8 .5 15.5 8 8 15.5.5 8z\"/><path class=\"in\" d=\"M8 11V5.4M5.6 7.6 8 5.2l2.4 2.4\"/>",
-        Look::Leaving => "<path d=\"M8 .5 15.5 8 8 15.5.5 8z\"/><path class=\"in\" d=\"M8 5v5.6M5.6 8.4 8 10.8l2.4-2.4\"/>",
+        Look::Down => {
+            "<path d=\"M5 1h6l4 4v6l-4 4H5l-4-4V5z\"/><path class=\"in\" d=\"M5.2 5.2l5.6 5.6m0-5.6-5.6 5.6\"/>"
+        }
+        Look::Maintenance => {
+            "<path d=\"M8 .5 15.5 8 8 15.5.5 8z\"/><path class=\"in\" d=\"M6.3 5.5v5m3.4-5v5\"/>"
+        }
+        Look::Starting => {
+            "<path d=\"M8 .5 15.5 8 8 15.5.5 8z\"/><path class=\"in\" d=\"M8 11V5.4M5.6 7.6 8 5.2l2.4 2.4\"/>"
+        }
+        Look::Leaving => {
+            "<path d=\"M8 .5 15.5 8 8 15.5.5 8z\"/><path class=\"in\" d=\"M8 5v5.6M5.6 8.4 8 10.8l2.4-2.4\"/>"
+        }
         Look::Unknown => "<circle class=\"ring\" cx=\"8\" cy=\"8\" r=\"6.2\"/>",
     };
-    format!("<svg class=\"sign {} {class}\" viewBox=\"0 0 16 16\" aria-hidden=\"true\">{shape}</svg>", look.name())
+    format!(
+        "<svg class=\"sign {} {class}\" viewBox=\"0 0 16 16\" aria-hidden=\"true\">{shape}</svg>",
+        look.name()
+    )
 }
 
 fn signs() -> String {
@@ -158,7 +169,8 @@ fn one(html: &mut String, group: &Group, member: &Member, now: u64) {
         member.state.words(),
     );
     if let Some(planned) = &member.maintenance {
-        let reason = if planned.reason.is_empty() { String::new() } else { format!(": {}", escape(&planned.reason)) };
+        let reason =
+            if planned.reason.is_empty() { String::new() } else { format!(": {}", escape(&planned.reason)) };
         let until = if planned.until > now.saturating_add(10 * 365 * 86_400) {
             "until further notice".into()
         } else {

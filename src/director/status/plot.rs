@@ -141,9 +141,9 @@ mod tests {
         assert!(html.contains("d=\"M0.0 60.0h1L2.5 90.0M166.7 0.0h1\""), "{html}");
         assert!(html.contains("Load &lt;b&gt;: 100 % now, 25 % to 100 %</title>"), "{html}");
         assert!(drawn(vec![], Scale::Number).contains("nothing was told yet"));
-        let html = drawn(vec![(1000, 130.0), (1005, 70.0)], Scale::Number);
+        let html = drawn(vec![(1005, 130.0), (1010, 70.0)], Scale::Number);
         assert!(html.contains("up to 200") && html.contains("70 now, 70 to 130"), "{html}");
-        assert!(html.contains("d=\"M0.0 60.0h1\""), "points of one step are joined: {html}");
+        assert!(html.contains("d=\"M0.8 60.0h1\""), "points of one step are joined: {html}");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 
-use super::view::{Group, IncidentView, Look, Member, Planned};
 pub(super) use super::view::View;
+use super::view::{Group, IncidentView, Look, Member, Planned};
 use super::*;
 use crate::director::DirectorView;
 use crate::fleet::array::{Maintenance, MemberView, StorageView};
@@ -86,7 +86,9 @@ fn picture() -> Picture {
         title: format!("closed {ago} days ago"),
         opened: NOW - ago * 86_400 - 60,
         closed: Some(NOW - ago * 86_400),
-        updates: (0..6).map(|n| Update { at: NOW, by: Author::Program, text: format!("update {n}") }).collect(),
+        updates: (0..6)
+            .map(|n| Update { at: NOW, by: Author::Program, text: format!("update {n}") })
+            .collect(),
         ..hostile.clone()
     };
     let marked = MemberView {
@@ -136,7 +138,13 @@ fn site(picture: Picture, monitoring_public: bool) -> Site {
     }
 }
 
-async fn ask(site: &Site, peer: &str, method: Method, path: &str, body: &'static str) -> (StatusCode, String) {
+async fn ask(
+    site: &Site,
+    peer: &str,
+    method: Method,
+    path: &str,
+    body: &'static str,
+) -> (StatusCode, String) {
     let request = Request::builder().method(method).uri(path).body(Full::new(Bytes::from(body))).unwrap();
     let response = answer::answer(&request, peer.parse().unwrap(), site);
     let status = response.status();
@@ -204,12 +212,18 @@ async fn bars_say_in_words_what_they_show() {
     ];
     let mut html = String::new();
     bars::render(&mut html, "nodes", &one, now);
-    assert!(html.contains("otter, last 90 days: worked 97.51 % of the time; 4 days known, 2 days with trouble"), "{html}");
+    assert!(
+        html.contains("otter, last 90 days: worked 97.51 % of the time; 4 days known, 2 days with trouble"),
+        "{html}"
+    );
     assert!(html.contains("<li>13 Jan 2027: did not answer 1 h 46 min</li>"), "{html}");
     assert!(html.contains("<li>14 Jan 2027: did not answer 50 s</li>"), "{html}");
     // 86 days of nothing, two full bars, one shorter, one shortest.
     let bars = |class: &str| {
-        let path = html.split(&format!("<path class=\"{class}\" d=\"")).nth(1).map_or("", |it| it.split('"').next().unwrap());
+        let path = html
+            .split(&format!("<path class=\"{class}\" d=\""))
+            .nth(1)
+            .map_or("", |it| it.split('"').next().unwrap());
         path.matches('M').count()
     };
     assert_eq!([bars("works"), bars("impaired"), bars("down"), bars("unknown")], [2, 1, 1, 86]);

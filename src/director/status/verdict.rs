@@ -88,7 +88,8 @@ pub(super) fn judge(groups: &[Group], incidents: &[IncidentView], now: u64) -> (
             wrong.push(format!("{} impaired", are(&impaired)));
         }
     }
-    let gone: Vec<_> = directors.iter().filter(|it| it.state == Look::Down).map(|it| it.name.as_str()).collect();
+    let gone: Vec<_> =
+        directors.iter().filter(|it| it.state == Look::Down).map(|it| it.name.as_str()).collect();
     if !gone.is_empty() {
         wrong.push(format!("the {} {} not answer", plural("director", gone.len()), does(&gone)));
     }
@@ -109,10 +110,13 @@ pub(super) fn judge(groups: &[Group], incidents: &[IncidentView], now: u64) -> (
 
 fn planned(nodes: &[Member], now: u64) -> String {
     let away = nodes.iter().filter(|node| node.state == Look::Maintenance);
-    let away: Vec<_> = away.filter_map(|node| Some((node.name.as_str(), node.maintenance.as_ref()?))).collect();
+    let away: Vec<_> =
+        away.filter_map(|node| Some((node.name.as_str(), node.maintenance.as_ref()?))).collect();
     match away.as_slice() {
         [] => String::new(),
-        [(name, mark)] => format!(" {name} is away for planned maintenance until {}.", moment(mark.until, now)),
+        [(name, mark)] => {
+            format!(" {name} is away for planned maintenance until {}.", moment(mark.until, now))
+        }
         more => {
             let names: Vec<_> = more.iter().map(|(name, _)| *name).collect();
             format!(" {} away for planned maintenance.", are(&names))

@@ -10,7 +10,7 @@ use crate::director::chronicle::{self, Books};
 use crate::director::run::Picture;
 use crate::fleet::array::{Maintenance, MemberView};
 use crate::fleet::history::{Day, State};
-use crate::fleet::incidents::{Incident, MAX_NAME, MAX_TITLE, Update, one_line, public};
+use crate::fleet::incidents::{Incident, MAX_NAME, MAX_TITLE, Update, one_line};
 use crate::fleet::notices::Severity;
 use crate::fleet::scaling::Phase;
 
@@ -261,12 +261,12 @@ fn nodes(picture: &Picture, books: &Books) -> Group {
         let id = chronicle::node_member(&node.name);
         let state = look(node);
         let serves = matches!(state, Look::Works | Look::Impaired | Look::Leaving);
-        let planned = |mark: &Maintenance| Planned {
-            until: mark.until,
-            reason: one_line(&public(&mark.reason), MAX_TITLE),
-        };
+        let planned =
+            |mark: &Maintenance| Planned { until: mark.until, reason: one_line(&mark.reason, MAX_TITLE) };
         let note = match state {
-            Look::Impaired if !node.storage => Some("What lies behind it does not answer; it serves what it has in memory."),
+            Look::Impaired if !node.storage => {
+                Some("What lies behind it does not answer; it serves what it has in memory.")
+            }
             Look::Impaired => Some("It has missed a look; the next one decides."),
             Look::Down => Some("The other nodes do its work."),
             _ => None,

@@ -143,9 +143,9 @@ impl Array {
     /// the node is there, or is not one of ours any more. Of other troubles nothing is to be said any more.
     #[must_use]
     pub fn is_over(&self, key: &str) -> bool {
-        let quiet = key.strip_prefix("node ").is_none_or(|name| {
-            self.nodes.get(name).is_none_or(|node| node.health.is_healthy())
-        });
+        let quiet = key
+            .strip_prefix("node ")
+            .is_none_or(|name| self.nodes.get(name).is_none_or(|node| node.health.is_healthy()));
         quiet && self.notices.is_over(key)
     }
 }
