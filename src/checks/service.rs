@@ -15,6 +15,7 @@ use super::clock::Reading;
 use super::web::{self, Fault, Untrusted};
 use super::{CheckResult, LIMIT, ServiceSetup, in_time};
 use crate::client::address::ServerAddress;
+use crate::client::resolve::Resolver;
 use crate::client::{self, PROVEN_WRONG, QuicAnswer};
 use crate::token;
 
@@ -85,7 +86,10 @@ pub(super) async fn marker(data_dir: &Path) -> Option<Vec<u8>> {
 /// Looks at the service; `now` is in seconds since 1970.
 pub(super) async fn look(setup: &ServiceSetup, now: u64) -> (Vec<CheckResult>, Option<Reading>) {
     let address = &setup.address;
-    let found = web::resolve(&address.host, address.port).await;
+    let found = match &address.resolver {
+        Resolver::System => web::resolve(&address.host, address.port).await,
+        other => web::resolve_by(other, &address.host, address.port).await,
+    };
     if found.is_empty() {
         let why = "Its address is not known.";
         return (

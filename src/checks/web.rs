@@ -17,6 +17,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::client::resolve::Resolver;
+
 /// How long a name may take.
 pub(super) const NAME_LIMIT: Duration = Duration::from_secs(4);
 /// How long all addresses of a host together may take.
@@ -78,15 +80,25 @@ pub(super) fn word_for(host: &str) -> &'static str {
 pub(super) async fn resolve(host: &str, port: u16) -> Vec<SocketAddr> {
     let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     match timeout(NAME_LIMIT, tokio::net::lookup_host((bare, port))).await {
-        Ok(Ok(found)) => {
-            let mut found: Vec<_> = found.take(16).collect();
-            // As the proxy itself does: circuits are IPv4.
-            found.sort_by_key(SocketAddr::is_ipv6);
-            found.dedup();
-            found
-        }
+        Ok(Ok(found)) => in_order(found),
         _ => Vec::new(),
     }
+}
+
+/// The same of a name server that the user names.
+pub(super) async fn resolve_by(resolver: &Resolver, host: &str, port: u16) -> Vec<SocketAddr> {
+    match timeout(NAME_LIMIT, resolver.resolve(host)).await {
+        Ok(Ok(found)) => in_order(found.addresses.into_iter().map(|ip| SocketAddr::new(ip, port))),
+        _ => Vec::new(),
+    }
+}
+
+fn in_order(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut found: Vec<_> = found.take(16).collect();
+    // As the proxy itself does: circuits are IPv4.
+    found.sort_by_key(SocketAddr::is_ipv6);
+    found.dedup();
+    found
 }
 
 /// A connection to the first of these that takes one.

@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Args;
 
 use super::{Outcome, print};
-use crate::config::{LogFormat, ProxyFlags, ReplayFlags, Settings};
+use crate::config::{DirectorSettings, LogFormat, ProxyFlags, ReplayFlags, Settings};
 use crate::proxy::LanConfig;
 
 #[derive(Args, Debug)]
@@ -124,5 +124,32 @@ fn summary(settings: &Settings) -> String {
         let origins = if grid.central { "central" } else { "distributed" };
         let _ = writeln!(text, "published {}  {origins}, hosts {}", grid.id, list(&grid.asset_hosts));
     }
+    director(&mut text, &settings.director);
     text
+}
+
+fn director(text: &mut String, director: &DirectorSettings) {
+    let Some(zone) = &director.zone else {
+        text.push_str("no zone: `rezcache director` needs --zone or a [director] section\n");
+        return;
+    };
+    let status = director.status_listen.map_or_else(|| "off".into(), |status| status.to_string());
+    let (ways, alerts) = (director.provisioner.word(), &director.alerts);
+    let mail =
+        alerts.mail.as_ref().map_or_else(|| "none".into(), |mail| format!("{}:{}", mail.host, mail.port));
+    let _ = write!(
+        text,
+        "director.zone           {zone}\ndirector.dns_listen     {}\ndirector.status_listen  {status}\n\
+         director.probe_interval {} s\ndirector.ttl            {} s\n\
+         scaling.provisioner     {ways}, {} to {} nodes\nalerts.webhook          {}\nalerts.mail             {mail}\n",
+        director.dns_listen,
+        director.probe_interval.as_secs(),
+        director.ttl.as_secs(),
+        director.scaling.minimum,
+        director.scaling.maximum,
+        if alerts.webhook.is_some() { "set" } else { "none" },
+    );
+    for node in &director.nodes {
+        let _ = writeln!(text, "node {}  {}", node.name, node.url);
+    }
 }

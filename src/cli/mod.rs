@@ -2,6 +2,7 @@
 
 mod check_config;
 mod consent;
+mod director;
 mod doctor;
 mod examples;
 mod instructions;
@@ -51,6 +52,8 @@ enum Command {
     Replay(replay::Arguments),
     /// Run a node of the shared cache, for a home, a classroom or a grid
     Serve(serve::Arguments),
+    /// Direct an array of nodes: DNS, health, scaling, status page
+    Director(Box<director::Arguments>),
     /// Check, repair and look into the store of a shared cache
     Store(store::Arguments),
     /// Make and revoke tokens of a shared cache
@@ -116,6 +119,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
     let mut flags = Flags { common, ..Flags::default() };
     let usual = match &command {
         Command::Proxy(_) | Command::Serve(_) => LevelFilter::INFO,
+        Command::Director(arguments) if arguments.command.is_none() => LevelFilter::INFO,
         _ => LevelFilter::WARN,
     };
     match &command {
@@ -128,6 +132,9 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
             (flags.replay, flags.replay_service) = (arguments.flags.clone(), arguments.service.clone());
         }
         Command::Serve(arguments) => flags.serve = arguments.flags.clone(),
+        Command::Director(arguments) => {
+            (flags.director, flags.board) = (arguments.flags.clone(), arguments.board.clone());
+        }
         Command::Store(arguments) => flags.serve = arguments.flags(),
         Command::Token(token::Arguments { command: token::Command::Revoke(arguments) }) => {
             flags.serve.store.clone_from(&arguments.store);
@@ -163,6 +170,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
             Command::Run(arguments) => run::run(arguments, settings, flags).await,
             Command::Replay(arguments) => replay::run(arguments, settings).await,
             Command::Serve(_) => serve::run(settings).await,
+            Command::Director(arguments) => director::run(*arguments, settings).await,
             Command::Store(arguments) => store::run(arguments, settings).await,
             Command::Token(arguments) => token::run(arguments, settings).await,
             Command::Join(arguments) => join::run(arguments, settings).await,

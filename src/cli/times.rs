@@ -43,6 +43,20 @@ pub(super) fn moment(text: &str, now: u64) -> Result<u64, String> {
     })
 }
 
+/// A moment to come in seconds since 1970: a day, a second of it, or how long from now (`2h`).
+///
+/// # Errors
+/// A sentence about what is understood.
+pub(super) fn moment_to_come(text: &str, now: u64) -> Result<u64, String> {
+    let moment = match span(text) {
+        Ok(from_now) => now.saturating_add(from_now),
+        Err(_) => moment(text, now).map_err(|_| {
+            format!("`{text}` is no time; write 2026-11-25T18:30:00Z (UTC), 2026-11-25, or 2h for so long from now")
+        })?,
+    };
+    if moment > now { Ok(moment) } else { Err(format!("`{text}` is over already")) }
+}
+
 /// Three numbers of so many digits.
 fn numbers(text: &str, between: char, digits: [usize; 3]) -> Option<[u64; 3]> {
     let mut parts = text.split(between);
@@ -103,7 +117,7 @@ pub(super) fn ago(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::{ago, date, moment, span};
+    use super::{ago, date, moment, moment_to_come, span};
 
     #[test]
     fn spans_and_moments_are_read() {
@@ -126,6 +140,11 @@ mod tests {
             "tomorrow",
         ] {
             assert!(moment(wrong, now).is_err(), "{wrong}");
+        }
+        assert_eq!(moment_to_come("2h", now), Ok(now + 7200));
+        assert_eq!(moment_to_come("2200-01-01", now), moment("2200-01-01", now));
+        for wrong in ["0s", "2000-01-01", "soon"] {
+            assert!(moment_to_come(wrong, now).is_err(), "{wrong}");
         }
         for day in (0..40_000).step_by(7) {
             assert_eq!(moment(&date(day), now), Ok(day * 86_400));

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use super::resolve::Resolver;
 use crate::support::addresses::is_public;
 use crate::token::join::Pin;
 
@@ -23,6 +24,8 @@ pub struct ServerAddress {
     /// Accepted public keys, `sha256:` and 64 hexadecimal digits; with none the certificate must be
     /// of an authority that this system trusts.
     pub pins: Vec<String>,
+    /// Who says what the name stands for.
+    pub resolver: Resolver,
 }
 
 /// Why an address cannot be used.
@@ -69,7 +72,8 @@ impl FromStr for ServerAddress {
                 pins.push(pin.to_ascii_lowercase());
             }
         }
-        Ok(Self { host, port: uri.port_u16().unwrap_or(DEFAULT_PORT), tls, pins })
+        let port = uri.port_u16().unwrap_or(DEFAULT_PORT);
+        Ok(Self { host, port, tls, pins, resolver: Resolver::System })
     }
 }
 
@@ -89,6 +93,7 @@ impl ServerAddress {
             port: address.port(),
             tls: true,
             pins: vec![pin.as_str().to_owned()],
+            resolver: Resolver::System,
         }
     }
 

@@ -1,5 +1,9 @@
 //! The fallback: the same calls over HTTP/2 or HTTP/1.1, for networks that block UDP.
 
+use std::future::{Ready, ready};
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,13 +16,14 @@ use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde_json::{Value, json};
 
 use super::address::ServerAddress;
 use super::credentials::is_answer;
 use super::paced::PacedBody;
-use super::{CallError, tls, unexpected};
+use super::{CallError, unexpected};
 use crate::asset::AssetKey;
 use crate::wire::DigestText;
 use crate::wire::frame::{Call, Codec, Found, Reply, Verdict};
@@ -27,24 +32,39 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 /// An answer to 256 lookups is some 40 kB.
 const MAX_JSON_BYTES: usize = 128 << 10;
 
-/// Connections to the service's HTTP face.
+/// Connections to the HTTP face of a node.
 #[derive(Clone)]
 pub(super) struct HttpLink {
     base: String,
-    client: Client<HttpsConnector<HttpConnector>, PacedBody>,
+    client: Client<HttpsConnector<HttpConnector<Fixed>>, PacedBody>,
+}
+
+/// Knows of one address, whatever the name.
+#[derive(Clone)]
+struct Fixed(Option<SocketAddr>);
+
+impl tower_service::Service<Name> for Fixed {
+    type Response = std::option::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = Ready<io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Name) -> Self::Future {
+        ready(Ok(self.0.into_iter()))
+    }
 }
 
 impl HttpLink {
-    /// Prepares to connect; nothing is sent yet.
-    ///
-    /// # Errors
-    /// When TLS cannot be set up.
-    pub(super) fn new(address: &ServerAddress) -> Result<Self, CallError> {
-        let mut connector = HttpConnector::new();
+    /// Prepares to connect to the node at this address, whose certificate is for the service's name. Nothing is
+    /// sent yet.
+    pub(super) fn new(address: &ServerAddress, tls: rustls::ClientConfig, at: Option<SocketAddr>) -> Self {
+        let mut connector = HttpConnector::new_with_resolver(Fixed(at));
         connector.enforce_http(false);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_PATIENCE));
-        let tls = tls::config(&address.pins).map_err(|_| CallError::Tls)?;
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
@@ -57,7 +77,7 @@ impl HttpLink {
             .http2_initial_stream_window_size(2 << 20)
             .http2_initial_connection_window_size(16 << 20)
             .build(connector);
-        Ok(Self { base: address.to_string(), client })
+        Self { base: address.to_string(), client }
     }
 
     /// Makes one request and reads the reply's head.

@@ -1,41 +1,44 @@
 //! The proxy's side of the shared cache service: reads, lookups, attestations and uploads over QUIC,
 //! or over HTTPS where UDP is blocked. Decides nothing about when to ask; that is `fetch`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::asset::{AssetId, AssetKey, AssetKind, Digest};
+use crate::fetch::routing::RouteKey;
 use crate::grid::GridId;
-use crate::wire::frame::{Call, Codec, Found, Reply, Verdict};
-use crate::wire::{self, OriginHash, groups};
+use crate::wire::frame::{Call, Codec, Reply, Verdict};
+use crate::wire::{self, OriginHash};
 
 pub mod address;
 pub mod credentials;
+mod found;
 mod http;
 pub mod joined;
+mod nodes;
 mod paced;
 mod quic;
+pub mod resolve;
+mod routed;
 pub(crate) mod tls;
 
 use address::ServerAddress;
 use credentials::Credentials;
+pub use found::{FoundBody, Receipt};
 use http::HttpLink;
-use paced::PacedBody;
+use nodes::Nodes;
 pub use paced::{Grant, Pace};
-use quic::QuicLink;
+use quic::{QuicLink, QuicSetup};
 pub(crate) use tls::for_nodes as tls_for_nodes;
 
 /// How long the other face is used after QUIC has failed, at first and at most.
 const QUIC_AWAY: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
 
-/// Pieces of a body that are taken from its stream in one visit.
-const CHUNKS_AT_ONCE: usize = 32;
-/// Room made for a body of a length that was only announced.
-const ON_PROMISE: usize = 1 << 20;
-/// Room made for the groups of a large body, several at once.
-const READ_AHEAD: usize = 4 * groups::GROUP_BYTES;
+/// How long one node is waited for before another is asked too, where nothing else is known.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a call brought no answer. Being told "no" is an answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -110,7 +113,8 @@ pub enum QuicAnswer {
 /// # Errors
 /// When TLS cannot be set up.
 pub async fn probe_quic(service: &ServerAddress, at: std::net::SocketAddr) -> Result<QuicAnswer, CallError> {
-    Ok(QuicLink::new(service.clone())?.probe(at).await)
+    let tls = tls::config(&service.pins).map_err(|_| CallError::Tls)?;
+    Ok(QuicLink::new(&QuicSetup::new(&service.host, &tls)?, at)?.probe().await)
 }
 
 /// The file in the data directory that says which services were proven to give wrong bytes, one a line.
@@ -125,13 +129,37 @@ pub enum Face {
     Http,
 }
 
-/// A service.
-pub struct ServiceClient {
-    address: ServerAddress,
+/// A service. Clones are the same client.
+#[derive(Clone)]
+pub struct ServiceClient(Arc<Inner>);
+
+struct Inner {
     credentials: Credentials,
-    quic: Option<QuicLink>,
-    http: HttpLink,
+    nodes: Nodes,
+    /// UDP is blocked where we are, or seems to be: that is said of the network, not of one node.
     away: Mutex<Away>,
+}
+
+/// How a request finds its node.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    /// All hosts of the grid belong to one operator, so that assets are not told apart by their origin.
+    pub central: bool,
+    /// How long one node is waited for before another is asked too.
+    pub patience: Duration,
+}
+
+impl Way {
+    /// What holds of a grid when nothing is known of it but its name.
+    #[must_use]
+    pub fn to(grid: &GridId) -> Self {
+        Self { central: grid.is_second_life(), patience: PATIENCE }
+    }
+
+    fn route(&self, grid: &GridId, id: Option<AssetId>, origin: Option<OriginHash>) -> RouteKey {
+        let origin = origin.map_or([0; 16], |origin| origin.0);
+        RouteKey::of(grid, id, &origin, self.central)
+    }
 }
 
 /// Since when QUIC is not used, and when it is to be tried again.
@@ -139,15 +167,6 @@ pub struct ServiceClient {
 struct Away {
     until: Option<Instant>,
     pause: Duration,
-}
-
-/// How much of a body has come, and when the last of it came.
-#[derive(Clone, Copy, Debug)]
-pub struct Receipt {
-    /// Bytes, group hashes included.
-    pub bytes: u64,
-    /// When the last ones came.
-    pub at: Instant,
 }
 
 impl ServiceClient {
@@ -170,69 +189,89 @@ impl ServiceClient {
     pub fn with_credentials(address: ServerAddress, credentials: Credentials) -> Result<Self, CallError> {
         let secret = address.tls || address.is_loopback();
         let credentials = if secret { credentials } else { credentials.without_secrecy()? };
-        let quic = if address.tls { Some(QuicLink::new(address.clone())?) } else { None };
-        let http = HttpLink::new(&address)?;
-        Ok(Self { address, credentials, quic, http, away: Mutex::default() })
+        let nodes = Nodes::new(address)?;
+        Ok(Self(Arc::new(Inner { credentials, nodes, away: Mutex::default() })))
     }
 
     /// Where the service is.
     #[must_use]
-    pub const fn address(&self) -> &ServerAddress {
-        &self.address
+    pub fn address(&self) -> &ServerAddress {
+        self.0.nodes.address()
     }
 
     /// The face that the next call uses.
     #[must_use]
     pub fn face(&self) -> Face {
-        let away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.quic.is_some() && away.until.is_none() { Face::Quic } else { Face::Http }
+        self.0.face()
     }
 
-    /// How often a QUIC connection was begun: once, unless connections are lost.
+    /// How often a QUIC connection was begun: once for each node, unless connections are lost.
     #[must_use]
     pub fn connections_made(&self) -> u64 {
-        self.quic.as_ref().map_or(0, QuicLink::made)
+        self.0.nodes.connections_made()
+    }
+
+    /// The nodes to which there are connections, or were until not long ago.
+    #[must_use]
+    pub fn nodes_used(&self) -> Vec<SocketAddr> {
+        let mut used: Vec<_> = self.0.nodes.links().iter().map(|link| link.at).collect();
+        used.sort_unstable();
+        used
+    }
+
+    /// How many nodes the service's name stands for, and how many of them are not known to fail.
+    #[must_use]
+    pub fn nodes(&self) -> (usize, usize) {
+        self.0.nodes.count()
+    }
+
+    /// How often a request went on to another node.
+    #[must_use]
+    pub fn failovers(&self) -> u64 {
+        self.0.nodes.failovers()
+    }
+
+    /// Whether misses are to be counted against the service: so many of its nodes have missed in a row, or all of
+    /// them. One node that does not answer is not the service.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.0.nodes.are_silent()
+    }
+
+    /// Whether requests are just moving away from a node that is gone: the next ones will not meet it.
+    #[must_use]
+    pub fn is_failing_over(&self) -> bool {
+        self.0.nodes.are_failing_over()
     }
 
     /// When QUIC, which has failed before, is worth another try by [`ServiceClient::retry_quic`].
     #[must_use]
     pub fn quic_retry_at(&self) -> Option<Instant> {
-        self.away.lock().unwrap_or_else(PoisonError::into_inner).until
+        self.0.away().until
     }
 
     /// Tries QUIC again after it has failed. No other call ever waits for that: whoever needs an answer
     /// goes on over HTTP meanwhile.
     pub async fn retry_quic(&self) {
-        let Some(quic) = &self.quic else { return };
+        let Some(link) = self.0.nodes.any() else { return };
+        let Some(quic) = &link.quic else { return };
         match quic.connect_anew().await {
-            Ok(()) => self.quic_works(),
-            Err(_) => self.quic_failed(true),
+            Ok(()) => self.0.quic_works(),
+            Err(_) => self.0.quic_failed(true),
         }
     }
 
-    /// QUIC has not answered in time, as where UDP is blocked or the network has changed: its connection
-    /// is given up, and HTTP is used until [`ServiceClient::retry_quic`] has succeeded.
+    /// QUIC has not answered in time, as where UDP is blocked or the network has changed: its connections
+    /// are given up, and HTTP is used until [`ServiceClient::retry_quic`] has succeeded.
     pub fn give_up_quic(&self) {
-        if let Some(quic) = &self.quic {
-            self.quic_failed(false);
-            quic.disconnect();
+        if self.address().tls {
+            self.0.quic_failed(false);
         }
-    }
-
-    /// Uses the other face for a while. Of several calls that fail together only the first counts; what
-    /// counts `again` is a try that was made to find out.
-    fn quic_failed(&self, again: bool) {
-        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
-        if away.until.is_some() && !again {
-            return;
+        for link in self.0.nodes.links() {
+            if let Some(quic) = &link.quic {
+                quic.disconnect();
+            }
         }
-        away.pause = (away.pause * 2).clamp(QUIC_AWAY[0], QUIC_AWAY[1]);
-        away.until = Some(Instant::now() + away.pause);
-    }
-
-    fn quic_works(&self) {
-        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
-        *away = Away::default();
     }
 
     /// Asks for an asset, or for the groups of it that cover `range`. `None`: the service has none.
@@ -246,16 +285,21 @@ impl ServiceClient {
         origin: Option<OriginHash>,
         range: Option<(u64, u64)>,
     ) -> Result<Option<FoundBody>, CallError> {
-        let call = Call::Read { key: key.clone(), origin, range, head_only: false };
-        let (reply, body) = self.call(call, None).await?;
-        match reply {
-            Reply::Found(found) if found.total <= key.kind.max_bytes() => {
-                let receipt = Arc::new(Mutex::new(Receipt { bytes: 0, at: Instant::now() }));
-                Ok(Some(FoundBody { found, body, groups: None, state: Progress::Start, receipt }))
-            }
-            Reply::Absent => Ok(None),
-            other => Err(unexpected(other)),
-        }
+        self.read_by(&Way::to(&key.grid), key, origin, range).await
+    }
+
+    /// The same by this way.
+    ///
+    /// # Errors
+    /// When there is no answer, or a refusal.
+    pub async fn read_by(
+        &self,
+        way: &Way,
+        key: &AssetKey,
+        origin: Option<OriginHash>,
+        range: Option<(u64, u64)>,
+    ) -> Result<Option<FoundBody>, CallError> {
+        self.0.read(way, key, origin, range).await
     }
 
     /// Which of these the service has.
@@ -268,8 +312,24 @@ impl ServiceClient {
         origin: Option<OriginHash>,
         assets: Vec<(AssetKind, AssetId)>,
     ) -> Result<Vec<Option<(u64, Digest)>>, CallError> {
+        self.lookup_by(&Way::to(grid), grid, origin, assets).await
+    }
+
+    /// The same by this way. On a central grid the first asset says which node is asked.
+    ///
+    /// # Errors
+    /// When there is no answer, or a refusal.
+    pub async fn lookup_by(
+        &self,
+        way: &Way,
+        grid: &GridId,
+        origin: Option<OriginHash>,
+        assets: Vec<(AssetKind, AssetId)>,
+    ) -> Result<Vec<Option<(u64, Digest)>>, CallError> {
         let number = assets.len();
-        match self.call(Call::Lookup { grid: grid.clone(), origin, assets }, None).await?.0 {
+        let route = way.route(grid, assets.first().map(|(_, id)| *id), origin);
+        let call = Call::Lookup { grid: grid.clone(), origin, assets };
+        match self.0.call(&route, way.patience, call, None).await?.reply {
             Reply::Sizes(sizes) if sizes.len() == number => Ok(sizes),
             other => Err(unexpected(other)),
         }
@@ -286,12 +346,28 @@ impl ServiceClient {
         digest: Digest,
         bytes: &[u8],
     ) -> Result<Verdict, CallError> {
+        self.attest_by(&Way::to(&key.grid), key, origin, digest, bytes).await
+    }
+
+    /// The same by this way.
+    ///
+    /// # Errors
+    /// When there is no answer, or a refusal.
+    pub async fn attest_by(
+        &self,
+        way: &Way,
+        key: &AssetKey,
+        origin: Option<OriginHash>,
+        digest: Digest,
+        bytes: &[u8],
+    ) -> Result<Verdict, CallError> {
+        let route = way.route(&key.grid, Some(key.id), origin);
         loop {
             // Proofs are made for a name, which the proxy may get only when it is asked for one.
             let principal = self.principal().to_owned();
             let proof = wire::proof(&wire::proof_key(&principal, key, digest), bytes);
             let call = Call::Attest { key: key.clone(), origin, digest, proof };
-            match self.call(call, None).await?.0 {
+            match self.0.call(&route, way.patience, call, None).await?.reply {
                 Reply::Upload(verdict) => return Ok(verdict),
                 Reply::Refused { status: 401, .. }
                     if principal.is_empty() && principal != self.principal() => {}
@@ -312,7 +388,7 @@ impl ServiceClient {
         codec: Codec,
         body: Bytes,
     ) -> Result<Verdict, CallError> {
-        self.put_paced(key, origin, digest, codec, body, None).await
+        self.put_by(&Way::to(&key.grid), key, origin, digest, (codec, body), None).await
     }
 
     /// The same as fast as `pace` lets it go.
@@ -328,8 +404,26 @@ impl ServiceClient {
         body: Bytes,
         pace: Option<Arc<dyn Pace>>,
     ) -> Result<Verdict, CallError> {
+        self.put_by(&Way::to(&key.grid), key, origin, digest, (codec, body), pace).await
+    }
+
+    /// The same by this way, and as fast as `pace` lets it go. The body, with how it is packed, is sent to one
+    /// node at a time.
+    ///
+    /// # Errors
+    /// When there is no answer, or a refusal.
+    pub async fn put_by(
+        &self,
+        way: &Way,
+        key: &AssetKey,
+        origin: Option<OriginHash>,
+        digest: Digest,
+        (codec, body): (Codec, Bytes),
+        pace: Option<Arc<dyn Pace>>,
+    ) -> Result<Verdict, CallError> {
+        let route = way.route(&key.grid, Some(key.id), origin);
         let call = Call::Put { key: key.clone(), origin, digest, codec, length: body.len() as u64 };
-        match self.call(call, Some((body, pace))).await?.0 {
+        match self.0.call(&route, way.patience, call, Some((body, pace))).await?.reply {
             Reply::Upload(verdict) => Ok(verdict),
             other => Err(unexpected(other)),
         }
@@ -338,48 +432,7 @@ impl ServiceClient {
     /// The name that proofs are made for: the token's subject, or nothing where no token is shown.
     #[must_use]
     pub fn principal(&self) -> &str {
-        self.credentials.principal()
-    }
-
-    async fn call(
-        &self,
-        call: Call,
-        body: Option<(Bytes, Option<Arc<dyn Pace>>)>,
-    ) -> Result<(Reply, Body), CallError> {
-        let is_attest = matches!(call, Call::Attest { .. });
-        let token = self.credentials.current()?;
-        let shown = token.as_ref().map_or("", |token| token.reveal().as_str());
-        let (reply, answer) = self.call_with(shown, call.clone(), body.clone()).await?;
-        let Reply::Refused { status: 401, .. } = reply else { return Ok((reply, answer)) };
-        let recovered = self.credentials.recover(&self.http, token.is_some()).await;
-        // Why it has not, if somebody has said so, is worth more than that a token is needed.
-        let again = self.credentials.current()?;
-        if !recovered || is_attest {
-            return Ok((reply, answer));
-        }
-        self.call_with(again.as_ref().map_or("", |token| token.reveal().as_str()), call, body).await
-    }
-
-    async fn call_with(
-        &self,
-        token: &str,
-        call: Call,
-        body: Option<(Bytes, Option<Arc<dyn Pace>>)>,
-    ) -> Result<(Reply, Body), CallError> {
-        // Made anew for another try, which needs all of it again.
-        let body = || body.clone().map(|(bytes, pace)| PacedBody::new(bytes, pace));
-        if let (Face::Quic, Some(quic)) = (self.face(), &self.quic) {
-            match quic.call(token, call.clone(), body).await {
-                Ok((reply, stream)) => {
-                    self.quic_works();
-                    return Ok((reply, Body::Quic(stream)));
-                }
-                Err(CallError::Unreachable | CallError::NoEndpoint) => self.quic_failed(false),
-                Err(other) => return Err(other),
-            }
-        }
-        let (reply, body) = self.http.call(token, call, body()).await?;
-        Ok((reply, Body::Http(body)))
+        self.0.credentials.principal()
     }
 }
 
@@ -389,7 +442,10 @@ const KNOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// Whether the service with one of the address's keys is there. No token is shown, and with a pin nothing
 /// is said before the service has proven its key.
 pub async fn is_there(address: &ServerAddress) -> bool {
-    let Ok(http) = HttpLink::new(address) else { return false };
+    let Ok(tls) = tls::config(&address.pins) else { return false };
+    let first =
+        address.resolver.resolve(&address.host).await.ok().and_then(|found| found.addresses.first().copied());
+    let http = HttpLink::new(address, tls, first.map(|ip| SocketAddr::new(ip, address.port)));
     let asked = tokio::time::timeout(KNOCK_PATIENCE, http.json("/v1/service", None, None)).await;
     matches!(asked, Ok(Ok(about)) if about.get("audience").is_some())
 }
@@ -405,151 +461,5 @@ fn unexpected(reply: Reply) -> CallError {
             retry_after: (retry_after_s > 0).then(|| Duration::from_secs(retry_after_s.into())),
         },
         _ => CallError::Garbled,
-    }
-}
-
-enum Body {
-    Quic(quinn::RecvStream),
-    Http(hyper::body::Incoming),
-}
-
-impl Body {
-    /// Adds what has come to `buffer` and says how much that is; `None` at the end.
-    async fn append(&mut self, buffer: &mut BytesMut) -> Result<Option<usize>, CallError> {
-        let before = buffer.len();
-        match self {
-            Self::Quic(stream) => {
-                // A chunk is what one datagram held. Each visit to the stream takes its connection's lock,
-                // which the thread that receives wants too.
-                let mut chunks: [Bytes; CHUNKS_AT_ONCE] = Default::default();
-                let read = stream.read_chunks(&mut chunks).await.map_err(|_| CallError::Unreachable)?;
-                let Some(number) = read else { return Ok(None) };
-                chunks.iter().take(number).for_each(|chunk| buffer.extend_from_slice(chunk));
-            }
-            Self::Http(body) => {
-                let Some(frame) = http_body_util::BodyExt::frame(body).await else { return Ok(None) };
-                if let Ok(data) = frame.map_err(|_| CallError::Unreachable)?.into_data() {
-                    buffer.extend_from_slice(&data);
-                }
-            }
-        }
-        Ok(Some(buffer.len() - before))
-    }
-}
-
-enum Progress {
-    Start,
-    Groups { next: u64, rest: BytesMut },
-    Done,
-}
-
-/// An asset that was found, of which only checked bytes come out.
-pub struct FoundBody {
-    found: Found,
-    body: Body,
-    groups: Option<Arc<groups::Groups>>,
-    state: Progress,
-    receipt: Arc<Mutex<Receipt>>,
-}
-
-impl FoundBody {
-    /// What the service says it is.
-    #[must_use]
-    pub const fn found(&self) -> &Found {
-        &self.found
-    }
-
-    /// How the body is coming along, for whoever watches while another waits for it.
-    #[must_use]
-    pub fn receipt(&self) -> Arc<Mutex<Receipt>> {
-        Arc::clone(&self.receipt)
-    }
-
-    /// The group hashes that the digest was checked to be made of; `None` for bodies that come whole,
-    /// and until the first bytes have come.
-    #[must_use]
-    pub fn groups(&self) -> Option<Arc<groups::Groups>> {
-        self.groups.clone()
-    }
-
-    /// The next checked bytes, in order from [`Found::first`] on; `None` after the last.
-    ///
-    /// # Errors
-    /// When the body breaks off or its bytes are not those of the digest.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
-        match &mut self.state {
-            Progress::Done => Ok(None),
-            Progress::Start if !self.found.grouped => {
-                let mut whole = BytesMut::new();
-                let length = usize::try_from(self.found.length).map_err(|_| CallError::Garbled)?;
-                self.fill(&mut whole, length).await?;
-                self.state = Progress::Done;
-                let whole = whole.freeze();
-                if self.found.length != self.found.total || Digest::of(&whole) != self.found.digest {
-                    return Err(CallError::WrongBytes);
-                }
-                Ok(Some(whole))
-            }
-            Progress::Start => {
-                let count =
-                    usize::try_from(groups::count(self.found.total)).map_err(|_| CallError::Garbled)?;
-                let mut rest = BytesMut::new();
-                self.fill(&mut rest, count * 32).await?;
-                let hashes = rest
-                    .split_to(count * 32)
-                    .chunks_exact(32)
-                    .filter_map(|hash| hash.try_into().ok())
-                    .collect();
-                let groups = groups::Groups::verified(hashes, self.found.total, self.found.digest)
-                    .ok_or(CallError::WrongBytes)?;
-                if !self.found.first.is_multiple_of(groups::GROUP_BYTES as u64) {
-                    return Err(CallError::Garbled);
-                }
-                let next = self.found.first / groups::GROUP_BYTES as u64;
-                self.groups = Some(Arc::new(groups));
-                self.state = Progress::Groups { next, rest };
-                self.group().await
-            }
-            Progress::Groups { .. } => self.group().await,
-        }
-    }
-
-    async fn group(&mut self) -> Result<Option<Bytes>, CallError> {
-        let Progress::Groups { next, mut rest } = std::mem::replace(&mut self.state, Progress::Done) else {
-            return Ok(None);
-        };
-        let end = self.found.first + self.found.length;
-        let start = next * groups::GROUP_BYTES as u64;
-        if start >= end {
-            return Ok(None);
-        }
-        let length = usize::try_from((end - start).min(groups::GROUP_BYTES as u64)).unwrap_or(0);
-        self.fill(&mut rest, length).await?;
-        let group = rest.split_to(length).freeze();
-        if !self.groups.as_ref().is_some_and(|groups| groups.check(next, &group)) {
-            return Err(CallError::WrongBytes);
-        }
-        self.state = Progress::Groups { next: next + 1, rest };
-        Ok(Some(group))
-    }
-
-    /// Reads until `buffer` holds `length` bytes.
-    async fn fill(&mut self, buffer: &mut BytesMut, length: usize) -> Result<(), CallError> {
-        // In one piece, so that nothing is copied when the buffer grows; but not more on a mere promise
-        // than a body has that comes whole.
-        let ahead = if self.found.grouped { READ_AHEAD } else { 0 };
-        if buffer.capacity() < length {
-            buffer.reserve((length - buffer.len()).min(ON_PROMISE).max(ahead));
-        }
-        while buffer.len() < length {
-            let more = self.body.append(buffer).await?.ok_or(CallError::Unreachable)?;
-            let mut receipt = self.receipt.lock().unwrap_or_else(PoisonError::into_inner);
-            receipt.bytes += more as u64;
-            receipt.at = Instant::now();
-        }
-        if !self.found.grouped && buffer.len() > length {
-            return Err(CallError::Garbled);
-        }
-        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The fast path: one QUIC connection to the service, a stream per request.
+//! The fast path: one QUIC connection to a node, a stream per request.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,33 +8,44 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, TransportConfig};
+use rustls::client::Resumption;
 use tokio::sync::watch;
 
-use super::address::ServerAddress;
 use super::paced::PacedBody;
-use super::{CallError, QuicAnswer, tls};
+use super::{CallError, QuicAnswer};
 use crate::redact::Redacted;
 use crate::wire::ALPN;
 use crate::wire::frame::{Call, MAX_HEADER_BYTES, Reply, Request};
 
 /// A network that lets UDP through has answered by then; another face is tried meanwhile.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
-/// Names resolved and all addresses tried.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Tickets of earlier visits that are kept for a node.
+const TICKETS: usize = 8;
 /// Longer than a laptop takes to change networks.
 const IDLE: Duration = Duration::from_secs(90);
 /// Keeps a home router's mapping of the connection alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
+/// What all connections to the nodes of a service have in common.
+#[derive(Clone)]
+pub(super) struct QuicSetup {
+    /// The name that every node's certificate is for.
+    host: Arc<str>,
+    crypto: rustls::ClientConfig,
+    transport: Arc<TransportConfig>,
+    /// One socket for each address family.
+    endpoints: Arc<Mutex<[Option<Endpoint>; 2]>>,
+    made: Arc<AtomicU64>,
+}
+
 /// The connection, made when it is first needed and again when it is lost.
 pub(super) struct QuicLink(Arc<Link>);
 
 struct Link {
-    address: ServerAddress,
+    at: SocketAddr,
+    setup: QuicSetup,
     config: ClientConfig,
-    endpoints: Mutex<[Option<Endpoint>; 2]>,
     state: watch::Sender<State>,
-    made: AtomicU64,
 }
 
 /// How the connection stands. Whoever needs one waits for the task that makes it: a request that is given
@@ -65,17 +76,17 @@ fn short(token: &str) -> u64 {
     hash.as_bytes().first_chunk().map_or(1, |first| u64::from_be_bytes(*first) | 1)
 }
 
-impl QuicLink {
-    /// Prepares to connect; nothing is sent yet.
+impl QuicSetup {
+    /// Prepares for connections to nodes of this name.
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub(super) fn new(address: ServerAddress) -> Result<Self, CallError> {
-        let mut crypto = tls::config(&address.pins).map_err(|_| CallError::Tls)?;
+    pub(super) fn new(host: &str, tls: &rustls::ClientConfig) -> Result<Self, CallError> {
+        let mut crypto = tls.clone();
         crypto.alpn_protocols = vec![ALPN.to_vec()];
         crypto.enable_early_data = true;
-        let crypto = QuicClientConfig::try_from(crypto).map_err(|_| CallError::Tls)?;
-        let mut config = ClientConfig::new(Arc::new(crypto));
+        // That it can be used for QUIC is found out here, not at the first request.
+        QuicClientConfig::try_from(crypto.clone()).map_err(|_| CallError::Tls)?;
         let mut transport = TransportConfig::default();
         transport
             .max_concurrent_bidi_streams(0u8.into())
@@ -85,20 +96,36 @@ impl QuicLink {
             .receive_window((32u32 << 20).into())
             .keep_alive_interval(Some(KEEP_ALIVE))
             .max_idle_timeout(IDLE.try_into().ok());
-        config.transport_config(Arc::new(transport));
-        Ok(Self(Arc::new(Link {
-            address,
-            config,
-            endpoints: Mutex::default(),
-            state: watch::Sender::default(),
-            made: AtomicU64::new(0),
-        })))
+        let transport = Arc::new(transport);
+        Ok(Self { host: host.into(), crypto, transport, endpoints: Arc::default(), made: Arc::default() })
+    }
+
+    /// How many connections were begun so far.
+    pub(super) fn made(&self) -> u64 {
+        self.made.load(Ordering::Relaxed)
+    }
+}
+
+impl QuicLink {
+    /// Prepares to connect; nothing is sent yet.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub(super) fn new(setup: &QuicSetup, at: SocketAddr) -> Result<Self, CallError> {
+        let mut crypto = setup.crypto.clone();
+        // All nodes have one name, but one does not know the tickets of another.
+        crypto.resumption = Resumption::in_memory_sessions(TICKETS);
+        let crypto = QuicClientConfig::try_from(crypto).map_err(|_| CallError::Tls)?;
+        let mut config = ClientConfig::new(Arc::new(crypto));
+        config.transport_config(Arc::clone(&setup.transport));
+        Ok(Self(Arc::new(Link { at, setup: setup.clone(), config, state: watch::Sender::default() })))
     }
 
     /// What a connection comes to that is made only to find out, and given up at once.
-    pub(super) async fn probe(&self, at: SocketAddr) -> QuicAnswer {
-        let Some(endpoint) = self.0.endpoint(at) else { return QuicAnswer::NoEndpoint };
-        let Ok(connecting) = endpoint.connect_with(self.0.config.clone(), at, &self.0.address.host) else {
+    pub(super) async fn probe(&self) -> QuicAnswer {
+        let Some(endpoint) = self.0.endpoint() else { return QuicAnswer::NoEndpoint };
+        let Ok(connecting) = endpoint.connect_with(self.0.config.clone(), self.0.at, &self.0.setup.host)
+        else {
             return QuicAnswer::Failed;
         };
         // What TLS calls the alerts that say so.
@@ -207,9 +234,15 @@ impl QuicLink {
         }
     }
 
-    /// How many connections were made so far.
-    pub(super) fn made(&self) -> u64 {
-        self.0.made.load(Ordering::Relaxed)
+    /// Lets go of the connection, which ends with what still runs on it: whoever comes next makes another.
+    pub(super) fn release(&self) {
+        self.0.state.send_if_modified(|state| {
+            let known = matches!(state, State::Connected(_));
+            if known {
+                *state = State::None;
+            }
+            known
+        });
     }
 
     async fn connected(&self) -> Result<Connected, CallError> {
@@ -238,8 +271,7 @@ impl QuicLink {
         if begin {
             let link = Arc::clone(&self.0);
             tokio::spawn(async move {
-                let made = tokio::time::timeout(CONNECT_LIMIT, link.connect(early)).await;
-                let made = made.unwrap_or(Err(CallError::Unreachable));
+                let made = link.connect(early).await;
                 link.state.send_if_modified(|state| {
                     // Given up meanwhile: nobody waits for it any more.
                     let wanted = matches!(state, State::Connecting);
@@ -265,44 +297,33 @@ impl QuicLink {
 }
 
 impl Link {
-    /// With `early`, a connection may be there before the service has answered at all.
+    /// With `early`, a connection may be there before the node has answered at all.
     async fn connect(&self, early: bool) -> Result<Connection, CallError> {
-        let addresses = tokio::net::lookup_host((self.address.host.as_str(), self.address.port))
-            .await
+        self.setup.made.fetch_add(1, Ordering::Relaxed);
+        let endpoint = self.endpoint().ok_or(CallError::NoEndpoint)?;
+        let connecting = endpoint
+            .connect_with(self.config.clone(), self.at, &self.setup.host)
             .map_err(|_| CallError::Unreachable)?;
-        self.made.fetch_add(1, Ordering::Relaxed);
-        let mut failure = CallError::Unreachable;
-        for address in addresses.take(8) {
-            let Some(endpoint) = self.endpoint(address) else {
-                failure = CallError::NoEndpoint;
-                continue;
-            };
-            let Ok(connecting) = endpoint.connect_with(self.config.clone(), address, &self.address.host)
-            else {
-                continue;
-            };
-            // With a ticket of an earlier visit the first request goes out with the first packet.
-            let attempt = if early { connecting.into_0rtt() } else { Err(connecting) };
-            let connecting = match attempt {
-                Ok((connection, _)) => return Ok(connection),
-                Err(connecting) => connecting,
-            };
-            if let Ok(Ok(connection)) = tokio::time::timeout(CONNECT_PATIENCE, connecting).await {
-                return Ok(connection);
-            }
-            failure = CallError::Unreachable;
+        // With a ticket of an earlier visit the first request goes out with the first packet.
+        let attempt = if early { connecting.into_0rtt() } else { Err(connecting) };
+        let connecting = match attempt {
+            Ok((connection, _)) => return Ok(connection),
+            Err(connecting) => connecting,
+        };
+        match tokio::time::timeout(CONNECT_PATIENCE, connecting).await {
+            Ok(Ok(connection)) => Ok(connection),
+            _ => Err(CallError::Unreachable),
         }
-        Err(failure)
     }
 
-    /// The socket of an address family. `None` where the system does not let us have one.
-    fn endpoint(&self, toward: SocketAddr) -> Option<Endpoint> {
-        let local: SocketAddr = match toward {
+    /// The socket of the node's address family. `None` where the system does not let us have one.
+    fn endpoint(&self) -> Option<Endpoint> {
+        let local: SocketAddr = match self.at {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
-        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = endpoints.get_mut(usize::from(toward.is_ipv6()))?;
+        let mut endpoints = self.setup.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = endpoints.get_mut(usize::from(self.at.is_ipv6()))?;
         if slot.is_none() {
             *slot = Endpoint::client(local).ok();
         }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
+use super::director::{self, DirectorValues};
 use super::value::{Checker, Site, Value};
 
 /// What the file holds. Keys are documented in `packaging/rezcache.toml`.
@@ -19,12 +20,14 @@ pub(super) struct FileValues {
     pub(super) control: Option<Value>,
     pub(super) cache_server: Option<Value>,
     pub(super) token_file: Option<Value>,
+    pub(super) resolver: Option<Value>,
     pub(super) upload: Option<Value>,
     pub(super) upload_limit: Option<Value>,
     pub(super) cache_size: Option<Value>,
     pub(super) memory_size: Option<Value>,
     pub(super) chat_commands: Option<Value>,
     pub(super) grids: Vec<GridValues>,
+    pub(super) director: DirectorValues,
     pub(super) passes: Option<Value>,
     pub(super) save: Option<Value>,
     pub(super) link: Option<Value>,
@@ -63,6 +66,8 @@ pub(super) struct ServeValues {
     pub(super) assets_burst: Option<Value>,
     pub(super) bytes_per_day: Option<Value>,
     pub(super) stored_bytes: Option<Value>,
+    pub(super) connections_per_address: Option<Value>,
+    pub(super) requests_per_address_s: Option<Value>,
     pub(super) open_access: Option<Value>,
     pub(super) plain_http: Option<Value>,
     pub(super) memory_size: Option<Value>,
@@ -106,6 +111,7 @@ pub(super) fn read(path: &Path, text: &str, check: &mut Checker) -> FileValues {
         values.control = proxy.scalar("control", check);
         values.cache_server = proxy.scalar("cache_server", check);
         values.token_file = proxy.scalar("token_file", check);
+        values.resolver = proxy.scalar("resolver", check);
         values.upload = proxy.scalar("upload", check);
         values.upload_limit = proxy.scalar("upload_limit", check);
         values.cache_size = proxy.scalar("cache_size", check);
@@ -149,6 +155,8 @@ pub(super) fn read(path: &Path, text: &str, check: &mut Checker) -> FileValues {
             assets_burst: serve.scalar("assets_burst", check),
             bytes_per_day: serve.scalar("bytes_per_day", check),
             stored_bytes: serve.scalar("stored_bytes", check),
+            connections_per_address: serve.scalar("connections_per_address", check),
+            requests_per_address_s: serve.scalar("requests_per_address_s", check),
             open_access: serve.scalar("open_access", check),
             plain_http: serve.scalar("plain_http", check),
             memory_size: serve.scalar("memory_size", check),
@@ -156,6 +164,18 @@ pub(super) fn read(path: &Path, text: &str, check: &mut Checker) -> FileValues {
             hot_size: serve.scalar("hot_size", check),
         };
         serve.finish(check);
+    }
+    for (key, keys, table) in [
+        ("director", director::DIRECTOR_KEYS, &mut values.director.director),
+        ("scaling", director::SCALING_KEYS, &mut values.director.scaling),
+        ("alerts", director::ALERT_KEYS, &mut values.director.alerts),
+    ] {
+        if let Some(section) = root.section(key, check) {
+            *table = section.table(keys, check);
+        }
+    }
+    for section in root.sections("node", check) {
+        values.director.nodes.push(section.table(director::NODE_KEYS, check));
     }
     for mut grid in root.sections("grid", check) {
         values.grids.push(GridValues {
@@ -266,6 +286,19 @@ impl<'a> Section<'a> {
         tables.into_iter().map(|table| Section::new(lines, format!("{key}."), table)).collect()
     }
 
+    /// All of it, of a table that holds nothing but these keys with one value and these with lists.
+    fn table(mut self, (single, lists): director::Keys, check: &mut Checker) -> director::Table {
+        let mut table = director::Table::default();
+        for key in single {
+            table.single.extend(self.scalar(key, check).map(|value| (*key, value)));
+        }
+        for key in lists {
+            table.lists.insert(key, self.list(key, check));
+        }
+        self.finish(check);
+        table
+    }
+
     fn finish(self, check: &mut Checker) {
         for (key, (start, _)) in &self.entries {
             let site = self.lines.site(*start);
@@ -281,6 +314,7 @@ fn scalar_text(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.as_ref().to_owned()),
         DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().replace('_', "")),
+        DeValue::Float(number) => Some(number.as_str().replace('_', "")),
         DeValue::Boolean(truth) => Some(truth.to_string()),
         _ => None,
     }

@@ -48,6 +48,9 @@ pub struct CacheServerFlags {
     /// The file with the token that the shared cache knows you by
     #[arg(long, value_name = "FILE", env = "REZCACHE_TOKEN_FILE", hide_env_values = true)]
     pub token_file: Option<PathBuf>,
+    /// Ask this name server for the shared cache's name, instead of the system's
+    #[arg(long, value_name = "ADDRESS:PORT", env = "REZCACHE_RESOLVER", hide_env_values = true)]
+    pub resolver: Option<String>,
 }
 
 /// Flags of `proxy`.
@@ -244,6 +247,14 @@ pub struct ServeFlags {
     /// Bytes of assets that a principal may bring in a year [default: 50GiB]
     #[arg(long, value_name = "SIZE", env = "REZCACHE_STORED_BYTES", hide_env_values = true)]
     pub stored_bytes: Option<String>,
+    /// Connections that one address may have open [default: 500; 10000 of a private address; no limit on this
+    /// machine]
+    #[arg(long, value_name = "N", env = "REZCACHE_CONNECTIONS_PER_ADDRESS", hide_env_values = true)]
+    pub connections_per_address: Option<String>,
+    /// New connections of one address in a second, and requests without a token; ten times as many at once
+    /// [default: 100; 1000 of a private address; no limit on this machine]
+    #[arg(long, value_name = "N", env = "REZCACHE_REQUESTS_PER_ADDRESS_S", hide_env_values = true)]
+    pub requests_per_address_s: Option<String>,
     /// A grid whose assets are served beyond trusted tenants, whose hosts belong to one operator (central)
     /// or to anybody (distributed, the default); repeat for more
     #[arg(

@@ -2,6 +2,8 @@
 //! TOML file. Values are taken as text first, then checked all together, so that every problem is
 //! reported at once. Fills the structs that the components define; does not act on them.
 
+mod director;
+mod director_flags;
 mod file;
 mod flags;
 pub mod ports;
@@ -15,11 +17,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use director::{DirectorSettings, ProvisionerSettings};
+pub use director_flags::{BoardFlags, DirectorFlags};
 pub use flags::{CacheServerFlags, CommonFlags, ControlFlag, ProxyFlags, ReplayFlags, RunFlags, ServeFlags};
 pub use run::{DEFAULT_LOGIN_GRACE, RunSettings};
 pub use serve::{DEFAULT_SERVE_LISTEN, ServeSettings};
 pub use value::LogFormat;
 
+use crate::client::address::ServerAddress;
+use crate::client::resolve::Resolver;
 use crate::proxy::{
     DISK_PATIENCE, GridConfig, LanConfig, PageConfig, ProxyConfig, SPOT_CHECK, ServiceConfig, UploadConfig,
 };
@@ -60,6 +66,8 @@ pub struct Settings {
     pub replay: ReplaySettings,
     /// For `serve`.
     pub serve: ServeSettings,
+    /// For `director`.
+    pub director: DirectorSettings,
 }
 
 /// What `proxy` needs; ports beyond the first are assigned by [`ports`].
@@ -164,6 +172,10 @@ pub struct Flags {
     pub replay_service: CacheServerFlags,
     /// Of `serve`.
     pub serve: ServeFlags,
+    /// Of `director`.
+    pub director: DirectorFlags,
+    /// Of `director` and its commands.
+    pub board: BoardFlags,
 }
 
 /// Everything that is wrong, in the order of flags, file lines and consequences.
@@ -251,6 +263,7 @@ fn resolve(
     let run = run::resolve(&flags.run, file, path.as_deref(), check);
     let replay = replay(&flags.replay, &flags.replay_service, file, path.as_deref(), check);
     let serve = serve::resolve(&flags.serve, &file.serve, &file.grids, path.as_deref(), check);
+    let director = director::resolve(&flags.board, &flags.director, &file.director, path.as_deref(), check);
     let data_dir = data_dir_given.clone().or(default_data_dir);
     if data_dir.is_none() {
         check.add(true, "this system names no folder for data; name one with --data-dir".into());
@@ -265,6 +278,7 @@ fn resolve(
         run: run?,
         replay: replay?,
         serve: serve?,
+        director: director?,
     })
 }
 
@@ -351,9 +365,17 @@ fn service(
     let token_file =
         flags.token_file.clone().or_else(|| file.token_file.as_ref().map(|value| value.path(path)));
     let given = Given::flag("cache-server", flags.cache_server.as_ref()).or(file.cache_server.as_ref());
+    let resolver = match Given::flag("resolver", flags.resolver.as_ref()).or(file.resolver.as_ref()).0 {
+        Some(given) => Resolver::Server(check.value(&given, value::name_server)?),
+        None => Resolver::System,
+    };
     let Some(given) = given.0 else {
         if flags.token_file.is_some() {
             check.add(true, "--token-file is of no use without --cache-server".into());
+            return None;
+        }
+        if flags.resolver.is_some() {
+            check.add(true, "--resolver is of no use without --cache-server".into());
             return None;
         }
         return Some(None);
@@ -363,6 +385,13 @@ fn service(
         household => {
             if flags.token_file.is_some() {
                 check.add(true, "--token-file is of no use here: a join line has its own token".into());
+                return None;
+            }
+            if flags.resolver.is_some() {
+                check.add(
+                    true,
+                    "--resolver is of no use here: shared caches at home have addresses, not names".into(),
+                );
                 return None;
             }
             let line = match household {
@@ -394,7 +423,7 @@ fn service(
     }
     let least_deadline = Duration::ZERO;
     Some(Some(Service::At(ServiceConfig {
-        address,
+        address: ServerAddress { resolver, ..address },
         token,
         join: None,
         spot_check: SPOT_CHECK,

@@ -8,7 +8,7 @@ use super::flags::ServeFlags;
 use super::value::{self, Checker, Given, Value};
 use crate::catalog::Place;
 use crate::grid::GridId;
-use crate::node::{GridPolicy, Limits, NodeConfig};
+use crate::node::{GridPolicy, Limits, NodeConfig, Protection};
 use crate::support::files;
 use crate::token::DEFAULT_AUDIENCE;
 use crate::token::join::is_home;
@@ -54,6 +54,8 @@ pub struct ServeSettings {
     pub confirmations: Option<usize>,
     /// The most a principal may use.
     pub limits: Limits,
+    /// What addresses may do before they have shown who they are.
+    pub protection: Protection,
     /// What is published.
     pub grids: Vec<GridPolicy>,
     /// No TLS, and no QUIC.
@@ -107,6 +109,7 @@ impl ServeSettings {
             abuse_contact: self.abuse_contact,
             confirmations: self.confirmations.unwrap_or(usual),
             limits: self.limits,
+            protection: self.protection,
             grids: self.grids,
             memory_bytes: self.memory_bytes,
             hot_dir: self.hot_dir,
@@ -187,6 +190,7 @@ pub(super) fn resolve(
     };
     let grids = published(flags, grids, check);
     let limits = limits(flags, file, check);
+    let protection = protection(flags, file, check);
     if lan == Some(true) {
         let strangers = [
             (plain_http, "--plain-http", "what a household shares is always encrypted"),
@@ -243,6 +247,7 @@ pub(super) fn resolve(
         },
         grids,
         limits: limits?,
+        protection: protection?,
         plain_http: plain_http?,
         memory_bytes: memory_bytes?,
         hot_dir: in_file(&flags.hot_dir, &file.hot_dir),
@@ -319,6 +324,23 @@ fn policy_of(grid: &GridValues, check: &mut Checker) -> Option<GridPolicy> {
         asset_hosts,
         id,
     })
+}
+
+/// What each address may do, where that was said.
+fn protection(flags: &ServeFlags, file: &ServeValues, check: &mut Checker) -> Option<Protection> {
+    let mut number = |name, flag: &Option<String>, file: &Option<Value>| {
+        let given = Given::flag(name, flag.as_ref()).or(file.as_ref()).0;
+        match given.map(|given| check.value(&given, value::number)) {
+            // Larger than any number of connections is none.
+            Some(number) => Some(Some(u32::try_from(number?).unwrap_or(u32::MAX))),
+            None => Some(None),
+        }
+    };
+    let connections =
+        number("connections-per-address", &flags.connections_per_address, &file.connections_per_address);
+    let requests =
+        number("requests-per-address-s", &flags.requests_per_address_s, &file.requests_per_address_s);
+    Some(Protection { connections_per_address: connections?, requests_per_address_s: requests? })
 }
 
 /// The usual budgets, or what was given in their place.

@@ -56,8 +56,8 @@ fn every_problem_is_reported_at_once() {
     assert_eq!(
         lines(&flags),
         [
-            "5: unknown key proxy.ports; known are listen, control, cache_server, token_file, upload, upload_limit, cache_size, memory_size, chat_commands",
-            "1: unknown key data_dirr; known are data_dir, log_format, verbose, proxy, replay, run, serve, grid",
+            "5: unknown key proxy.ports; known are listen, control, cache_server, token_file, resolver, upload, upload_limit, cache_size, memory_size, chat_commands",
+            "1: unknown key data_dirr; known are data_dir, log_format, verbose, proxy, replay, run, serve, director, scaling, alerts, node, grid",
             "11: grid.url is missing",
             "7: grid.name: \"a b\" is no name for a grid: use up to 64 letters, digits, dots and dashes",
             "8: grid.url: \"gopher://x/\" is not an address such as http://login.example.org/",
@@ -268,4 +268,65 @@ fn a_households_server_listens_at_home_and_lets_in_who_has_the_line() {
     }
     let alone = Settings::load(&folder.flags("[serve]\nteacher_writes = true\n"));
     assert!(alone.unwrap_err().to_string().contains("--lan"));
+}
+
+#[test]
+fn a_director_is_told_of_every_mistake_and_has_sensible_defaults() {
+    let folder = Folder::new();
+    let director = |text: &str| Settings::load(&folder.flags(text)).map(|settings| settings.director);
+    let usual = director("").unwrap();
+    assert!(usual.zone.is_none() && usual.nodes.is_empty() && usual.alerts.webhook.is_none());
+    assert_eq!((usual.probe_interval.as_secs(), usual.ttl.as_secs()), (2, 5));
+    let whole = director(
+        "[director]\nzone = \"Cache.example.org\"\nstore = \"file:///srv/store\"\nns = [\"ns1.example.org.\"]\nttl_s = 7\n\
+         [scaling]\nprovisioner = \"process\"\naddresses = [\"127.0.0.2:8443\"]\nmaximum = 3\nhigh = 0.9\n\
+         [alerts]\nwebhook = \"https://chat.example.org/SECRET\"\nmail_server = \"mail.example.org\"\n\
+         mail_from = \"a@example.org\"\nmail_to = [\"b@example.org\"]\n\
+         [[node]]\nname = \"otter\"\nurl = \"https://192.0.2.7:8443/\"\naddress = \"192.0.2.8\"\naddresses = [\"2001:db8::7\"]\n",
+    )
+    .unwrap();
+    assert_eq!(whole.zone.as_deref(), Some("cache.example.org."));
+    let node = &whole.nodes[0];
+    assert_eq!(
+        (node.name.as_str(), node.url.as_str(), node.addresses.len()),
+        ("otter", "https://192.0.2.7:8443", 2)
+    );
+    assert_eq!((whole.scaling.maximum, whole.scaling.ttl.as_secs()), (3, 7));
+    assert!(matches!(&whole.provisioner, super::ProvisionerSettings::Process(at) if at.len() == 1));
+    let mail = whole.alerts.mail.clone().unwrap();
+    assert_eq!(
+        (mail.host.as_str(), mail.port, mail.tls),
+        ("mail.example.org", 587, crate::director::MailTls::StartTls)
+    );
+    assert!(!format!("{whole:?}").contains("SECRET"));
+    assert!(
+        matches!(whole.catalog("/d".as_ref()), Some(crate::catalog::Place::Sqlite(path)) if path.ends_with("store/catalog.sqlite"))
+    );
+    for (text, told) in [
+        ("[director]\nzone = \"no dots\"", "no name"),
+        ("[director]\nttl_s = 0", "1 to 300"),
+        ("[director]\nprobe_interval_s = 0.5", "1 to 60"),
+        ("[director]\npins = [\"sha256:12\"]", "no pin"),
+        ("[director]\ndns = 1", "unknown key director.dns"),
+        ("[scaling]\nminimum = 9", "maximum"),
+        ("[scaling]\nhigh = 0.5", "below high"),
+        ("[scaling]\nhigh = nan", "share"),
+        ("[scaling]\nprovisioner = \"cloud\"", "none of"),
+        ("[scaling]\nprovisioner = \"process\"", "scaling.addresses"),
+        ("[scaling]\nprovisioner = \"command\"", "scaling.command"),
+        ("[scaling]\nprovisioner = \"aws-asg\"", "aws_group"),
+        ("[alerts]\nmail_server = \"mail.example.org\"", "mail_from"),
+        ("[alerts]\nwebhook = \"SECRET words\"", "webhook"),
+        ("[[node]]\nname = \"otter\"", "no url"),
+        ("[[node]]\nname = \"o t\"\nurl = \"https://x:1\"", "for people"),
+        ("[[node]]\nname = \"otter\"\nurl = \"otter:8443\"", "no node's url"),
+        (
+            "[[node]]\nname = \"a\"\nurl = \"https://x:1\"\n[[node]]\nname = \"a\"\nurl = \"https://y:1\"",
+            "another node",
+        ),
+    ] {
+        let wrong = director(text).unwrap_err().to_string();
+        assert!(wrong.contains(told), "{text}: {wrong}");
+        assert!(!wrong.contains("SECRET"), "{wrong}");
+    }
 }

@@ -266,6 +266,15 @@ pub(super) fn cache_server(text: &str) -> Result<CacheServer, String> {
     text.parse().map(CacheServer::At).map_err(|wrong: AddressError| wrong.to_string())
 }
 
+/// A name server: an address, and a port where it is not the usual one.
+pub(super) fn name_server(text: &str) -> Result<SocketAddr, String> {
+    let bare = || text.trim_matches(['[', ']']).parse().map(|ip: IpAddr| SocketAddr::new(ip, 53));
+    let server = text.parse().or_else(|_| bare());
+    server.ok().filter(|server| server.port() != 0 && !server.ip().is_unspecified()).ok_or_else(|| {
+        format!("`{text}` is no address of a name server; write it as 192.0.2.53 or 192.0.2.53:5353")
+    })
+}
+
 /// The token in a file. Neither the text nor what is wrong with it is shown.
 pub(super) fn token_file(path: &Path) -> Result<Redacted<String>, String> {
     let text = std::fs::read_to_string(path)

@@ -21,6 +21,7 @@ use crate::fleet::answers::Answers;
 use crate::fleet::array::{
     Array, ArrayRules, Command, Maintenance, MemberView, NodeFact, NodeSpec, StorageView,
 };
+use crate::fleet::costs::NodeHours;
 use crate::fleet::health::Probe;
 use crate::fleet::incidents::Incident;
 use crate::fleet::names;
@@ -121,6 +122,10 @@ pub struct Picture {
     pub troubles: Vec<String>,
     /// Whether the catalog can be written.
     pub catalog: bool,
+    /// What the nodes have cost since this director started.
+    pub node_hours: NodeHours,
+    /// Messages that one of the ways to the operators did not take.
+    pub alerts_lost: u64,
     /// What lies behind the nodes.
     pub storage: StorageView,
     /// The directors, this one among them.
@@ -129,10 +134,6 @@ pub struct Picture {
     pub incidents: Arc<Vec<Incident>>,
     /// Since when each member is as it is; seconds since 1970.
     pub since: BTreeMap<String, u64>,
-    /// Seconds that nodes have been open for since this director started.
-    pub node_seconds: u64,
-    /// Alerts that could not be sent.
-    pub alerts_lost: u64,
     /// When this was so; seconds since 1970, and 0 before the first look.
     pub at: u64,
 }
@@ -142,7 +143,7 @@ enum Event {
     Board(Result<Shared, CatalogError>),
     Told(Vec<Notice>),
     Opened(NodeSpec),
-    NotOpened(String),
+    NotOpened { name: String, why: String },
 }
 
 /// What is to be written on the board, under a term.
@@ -172,8 +173,12 @@ pub struct Director {
     status: Option<StatusServer>,
     picture: watch::Receiver<Picture>,
     notices: watch::Receiver<Vec<Notice>>,
-    _tasks: JoinSet<()>,
+    leave: (Place, String),
+    tasks: JoinSet<()>,
 }
+
+/// How long the catalog is waited for at the end.
+const LEAVING: Duration = Duration::from_secs(3);
 
 impl Director {
     /// Starts to probe and to answer. Nodes and catalog need not be reachable.
@@ -223,9 +228,13 @@ impl Director {
                 Some(started.map_err(|source| DirectorError::Status { address: listen, source })?)
             }
         };
+        // Two that were given one name must not both believe that they lead.
+        let holder = format!("{} {:016x}", config.name, rand::random::<u64>());
+        let leave = (config.catalog.clone(), holder.clone());
         let work = Work {
             chronicle,
             config,
+            holder,
             prober,
             provisioner,
             alerts,
@@ -240,7 +249,21 @@ impl Director {
             naming: BTreeSet::new(),
         };
         tasks.spawn(work.run(written));
-        Ok(Self { dns, status, picture: picture_told, notices, _tasks: tasks })
+        Ok(Self { dns, status, picture: picture_told, notices, leave, tasks })
+    }
+
+    /// Stops, and gives the lead up for another to take at once. Nodes go on.
+    pub async fn stop(mut self) {
+        self.tasks.shutdown().await;
+        let (catalog, holder) = self.leave;
+        let given_up = tokio::time::timeout(LEAVING, async {
+            catalog.open_board().await?.give_up(ROLE.into(), holder).await
+        });
+        if !matches!(given_up.await, Ok(Ok(()))) {
+            tracing::warn!(
+                "the catalog does not answer; another director leads when this one's time is over"
+            );
+        }
     }
 
     /// Where DNS is answered.
@@ -271,6 +294,8 @@ impl Director {
 struct Work {
     config: DirectorConfig,
     chronicle: Chronicle,
+    /// As whom it asks for the lead.
+    holder: String,
     prober: Prober,
     provisioner: Option<Arc<dyn Provisioner>>,
     alerts: Alerts,
@@ -291,7 +316,7 @@ impl Work {
     async fn run(mut self, written: mpsc::Receiver<Write>) {
         let (events, mut arriving) = mpsc::channel(1024);
         let mut running = JoinSet::new();
-        running.spawn(follow(self.config.clone(), events.clone(), written));
+        running.spawn(follow(self.config.clone(), self.holder.clone(), events.clone(), written));
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
@@ -303,7 +328,7 @@ impl Work {
             let now = Instant::now();
             // A lead that was not renewed is over, whatever has held this process up.
             if self.until.is_none_or(|until| until <= now) {
-                self.array.lead(now, false);
+                self.array.lapse();
             }
             for command in self.array.tick(now) {
                 self.perform(command, &events, &mut running);
@@ -322,6 +347,7 @@ impl Work {
             }
             Event::Board(Ok(shared)) => {
                 self.catalog = true;
+                self.array.catalog(now, &self.config.name, true);
                 (self.term, self.until) = (shared.term, shared.leading.then_some(shared.until));
                 self.array.lead(now, shared.leading && now < shared.until);
                 self.array.facts(now, &shared.nodes);
@@ -331,14 +357,21 @@ impl Work {
             }
             Event::Told(notices) => self.tell(notices),
             Event::Opened(spec) => {
-                tracing::info!(node = spec.name, "a node was opened");
                 self.naming.remove(&spec.name);
-                self.write(Write::Put(NodeFact { spec: spec.clone(), phase: Phase::Starting }, self.term));
-                self.array.opened(now, spec);
+                let fact = NodeFact { spec: spec.clone(), phase: Phase::Starting };
+                if self.array.opened(now, spec) {
+                    tracing::info!(node = fact.spec.name, "a node was opened");
+                    self.write(Write::Put(fact, self.term));
+                } else {
+                    tracing::error!(
+                        node = fact.spec.name,
+                        "it was opened where another node is, and is left alone"
+                    );
+                }
             }
-            Event::NotOpened(why) => {
+            Event::NotOpened { name, why } => {
                 tracing::warn!(why, "a node could not be opened");
-                self.naming.clear();
+                self.naming.remove(&name);
                 self.array.not_opened(now, &why);
             }
             // What is known goes on; only what must be done once waits.
@@ -347,6 +380,7 @@ impl Work {
                     tracing::warn!(%error, "the catalog does not answer; DNS goes on with what is known");
                 }
                 self.catalog = false;
+                self.array.catalog(now, &self.config.name, false);
             }
         }
     }
@@ -376,9 +410,13 @@ impl Work {
                 });
             }
             Command::Tell(notices) => {
+                // The board knows what another director has told before this one began to.
+                let notices = self.chronicle.news(notices);
                 let writes = self.chronicle.told(&notices);
                 self.write_all(writes);
-                self.tell(notices);
+                if !notices.is_empty() {
+                    self.tell(notices);
+                }
             }
             Command::Open(count) => {
                 for _ in 0..count {
@@ -429,11 +467,11 @@ impl Work {
         let (provisioner, events) = (self.provisioner.clone(), events.clone());
         running.spawn(async move {
             let event = match provisioner {
-                Some(provisioner) => match provisioner.open(name).await {
+                Some(provisioner) => match provisioner.open(name.clone()).await {
                     Ok(spec) => Event::Opened(spec),
-                    Err(error) => Event::NotOpened(error.to_string()),
+                    Err(error) => Event::NotOpened { name, why: error.to_string() },
                 },
-                None => Event::NotOpened("no provisioner is configured".into()),
+                None => Event::NotOpened { name, why: "no provisioner is configured".into() },
             };
             let _ = events.send(event).await;
         });
@@ -464,19 +502,24 @@ impl Work {
             nodes,
             troubles: self.array.troubles().map(|(_, _, text)| text.to_owned()).collect(),
             catalog: self.catalog,
+            node_hours: self.array.node_hours(),
+            alerts_lost: self.alerts.lost(),
             storage: self.array.storage_view(),
             directors,
             incidents: self.chronicle.incidents(),
             since,
-            node_seconds: self.chronicle.node_seconds(),
-            alerts_lost: self.alerts.lost(),
             at,
         });
     }
 }
 
 /// Reads the board once per interval, asks for the lead, and writes what is to be written.
-async fn follow(config: DirectorConfig, events: mpsc::Sender<Event>, mut writes: mpsc::Receiver<Write>) {
+async fn follow(
+    config: DirectorConfig,
+    holder: String,
+    events: mpsc::Sender<Event>,
+    mut writes: mpsc::Receiver<Write>,
+) {
     let mut board: Option<Arc<dyn Board>> = None;
     let mut keeper = Keeper::new(config.name.clone(), wall());
     let interval = config.rules.health.interval;
@@ -510,8 +553,15 @@ async fn follow(config: DirectorConfig, events: mpsc::Sender<Event>, mut writes:
             },
             Some(write) => put(board.as_ref(), write).await,
             None => {
-                let time = interval * LEAD_INTERVALS;
-                let read = read_board(board.as_ref(), &config.name, time, &mut keeper).await;
+                let patience = interval * LEAD_INTERVALS;
+                // A server that hangs is one that does not answer.
+                let read = tokio::time::timeout(
+                    patience,
+                    read_board(board.as_ref(), &holder, patience, &mut keeper),
+                )
+                .await;
+                let read =
+                    read.unwrap_or_else(|_| Err(CatalogError::Unavailable("no answer in time".into())));
                 if events.send(Event::Board(read)).await.is_err() {
                     return;
                 }

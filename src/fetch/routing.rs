@@ -4,13 +4,16 @@
 //! region, a node that leaves moves only what it had, and one that returns gets exactly that back.
 //!
 //! Of the best two the less busy is taken, so that one crowded region does not sit on one node; the next in rank
-//! follows on failure.
+//! follows on failure. One address family is used, the other only where the first gives no connection at all.
+//!
+//! Knows neither sockets nor clocks: it is told what happened and when.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::asset::AssetKey;
+use crate::asset::{AssetId, AssetKey};
+use crate::grid::GridId;
 
 /// What keeps requests together on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,11 +24,16 @@ impl RouteKey {
     /// the id splits them.
     #[must_use]
     pub fn new(key: &AssetKey, origin: &[u8], central: bool) -> Self {
+        Self::of(&key.grid, Some(key.id), origin, central)
+    }
+
+    /// The same of what is about a grid, and perhaps one of its assets.
+    #[must_use]
+    pub fn of(grid: &GridId, id: Option<AssetId>, origin: &[u8], central: bool) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("rezcache route v1");
-        hasher.update(key.grid.as_str().as_bytes()).update(&[0]);
+        hasher.update(grid.as_str().as_bytes()).update(&[0]);
         if central {
-            let first = key.id.0.as_bytes().first().copied().unwrap_or(0) >> 4;
-            hasher.update(&[1, first]);
+            hasher.update(&[1, id.map_or(0, first_digit)]);
         } else {
             hasher.update(&[2]).update(origin);
         }
@@ -37,8 +45,8 @@ impl RouteKey {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         // Written out: how an address is printed is not ours to rely on. The port is part of it.
         match node.ip().to_canonical() {
-            std::net::IpAddr::V4(v4) => hasher.update(&v4.octets()),
-            std::net::IpAddr::V6(v6) => hasher.update(&v6.octets()),
+            IpAddr::V4(v4) => hasher.update(&v4.octets()),
+            IpAddr::V6(v6) => hasher.update(&v6.octets()),
         };
         hasher.update(&node.port().to_be_bytes());
         let mut weight = [0; 16];
@@ -47,36 +55,120 @@ impl RouteKey {
     }
 }
 
+/// What splits the assets of a central grid.
+#[must_use]
+pub fn first_digit(id: AssetId) -> u8 {
+    id.0.as_bytes().first().copied().unwrap_or(0) >> 4
+}
+
 /// First pause after a failure; doubles up to the last.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How long a family of addresses that gave no connection is left alone, at first and at most.
+const FAMILY_PAUSE: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(960)];
 /// The most nodes that a name may resolve to; a name server that says more is not believed.
 pub const MAX_NODES: usize = 64;
+/// Answers in a row that were late without any other from the node: then it is taken for gone.
+const LATE: u32 = 2;
+/// Nodes that have missed in a row, without an answer of any, before it is the service's fault.
+const SILENT_NODES: usize = 3;
+/// What a request brings toward asking a second node because the first is slow, what that costs, and the most
+/// that is saved up: one in ten, and ten at once.
+const CREDIT: (u32, u32, u32) = (1, 10, 100);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Node {
     running: usize,
+    /// Since its last answer.
     failures: u32,
+    late: u32,
     away_until: Option<Instant>,
+}
+
+impl Node {
+    /// Whether others are to be asked first. After a failure one request finds out whether the node is back, and
+    /// the others do not wait for that.
+    fn is_away(&self, now: Instant) -> bool {
+        self.away_until.is_some_and(|until| now < until || (self.failures > 0 && self.running > 0))
+    }
+}
+
+/// A family of addresses that has given no connection.
+#[derive(Clone, Copy, Debug, Default)]
+struct Family {
+    away_until: Option<Instant>,
+    pause: Duration,
 }
 
 /// The nodes that a service's name stands for.
 #[derive(Clone, Debug, Default)]
 pub struct Routing {
+    /// What the name resolves to, in both families.
+    named: Vec<SocketAddr>,
+    /// IPv4, IPv6.
+    families: [Family; 2],
+    six: bool,
+    /// Those of the family in use.
     nodes: HashMap<SocketAddr, Node>,
+    /// Those that have missed since any has answered.
+    silent: HashSet<SocketAddr>,
+    credit: u32,
+    /// When a node was last found to be gone.
+    failed_at: Option<Instant>,
+}
+
+/// Whether an address can be a node's at all.
+fn is_node(address: &SocketAddr) -> bool {
+    let odd = match address.ip().to_canonical() {
+        IpAddr::V4(v4) => v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unspecified() || v6.is_multicast(),
+    };
+    !odd && address.port() != 0
 }
 
 impl Routing {
     /// What the name resolves to now. Nodes that are no longer named are forgotten, and come back without a past.
     /// Only one family is used, the one with more nodes and IPv6 of equals: two addresses of one node would get
-    /// twice its share.
-    pub fn resolved(&mut self, addresses: &[SocketAddr]) {
-        let six = addresses.iter().filter(|address| address.is_ipv6()).count();
-        let use_six = six > 0 && six * 2 >= addresses.len();
+    /// twice its share. An answer without any node changes nothing.
+    pub fn resolved(&mut self, now: Instant, addresses: &[SocketAddr]) {
+        let canonical = |address: &SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        let mut named: Vec<SocketAddr> = addresses
+            .iter()
+            .map(|address| if address.is_ipv6() { canonical(address) } else { *address })
+            .filter(is_node)
+            .collect();
+        if named.is_empty() {
+            return;
+        }
+        // In an order of our own: of too many the same ones are believed each time.
+        named.sort_unstable();
+        named.dedup();
+        let (six, mut four): (Vec<_>, Vec<_>) = named.into_iter().partition(SocketAddr::is_ipv6);
+        four.truncate(MAX_NODES);
+        four.extend(six.into_iter().take(MAX_NODES));
+        self.named = four;
+        self.choose(now);
+    }
+
+    /// Takes the nodes of the family to use.
+    fn choose(&mut self, now: Instant) {
+        let count = |six: bool| self.named.iter().filter(|address| address.is_ipv6() == six).count();
+        let (four, six) = (count(false), count(true));
+        let away = |six: bool| self.families[usize::from(six)].away_until.filter(|until| now < *until);
+        self.six = match (four, six, away(false), away(true)) {
+            (_, 0, ..) => false,
+            (0, ..) => true,
+            (_, _, None, Some(_)) => false,
+            (_, _, Some(_), None) => true,
+            // Somebody has to be asked: the family that may be back first.
+            (_, _, Some(four), Some(six)) => six <= four,
+            _ => six >= four,
+        };
         let mut nodes = HashMap::new();
-        for address in addresses.iter().filter(|address| address.is_ipv6() == use_six).take(MAX_NODES) {
+        for address in self.named.iter().filter(|address| address.is_ipv6() == self.six) {
             nodes.insert(*address, self.nodes.get(address).copied().unwrap_or_default());
         }
+        self.silent.retain(|node| nodes.contains_key(node));
         self.nodes = nodes;
     }
 
@@ -92,13 +184,37 @@ impl Routing {
         self.nodes.is_empty()
     }
 
+    /// How many of them are not known to fail.
+    #[must_use]
+    pub fn well(&self, now: Instant) -> usize {
+        self.nodes.values().filter(|node| node.away_until.is_none_or(|until| until <= now)).count()
+    }
+
+    /// Whether there is anybody else to ask when one fails, be it in the other family.
+    #[must_use]
+    pub const fn has_choice(&self) -> bool {
+        self.named.len() > 1
+    }
+
+    /// Whether this is one of them, in the family in use.
+    #[must_use]
+    pub fn contains(&self, node: SocketAddr) -> bool {
+        self.nodes.contains_key(&node)
+    }
+
+    /// Whether a node is to be asked only after others.
+    #[must_use]
+    pub fn is_away(&self, now: Instant, node: SocketAddr) -> bool {
+        self.nodes.get(&node).is_some_and(|node| node.away_until.is_some_and(|until| now < until))
+    }
+
     /// The nodes in the order to try them. Those that have failed come last, the one that may be back first
     /// before the others: when all have failed, somebody still has to be asked.
     #[must_use]
     pub fn order(&self, now: Instant, key: &RouteKey) -> Vec<SocketAddr> {
-        let away = |node: &Node| node.away_until.is_some_and(|until| now < until);
-        let (mut good, mut bad): (Vec<_>, Vec<_>) = self.nodes.iter().partition(|(_, node)| !away(node));
-        good.sort_unstable_by_key(|(address, _)| std::cmp::Reverse(key.weight(**address)));
+        let (mut good, mut bad): (Vec<_>, Vec<_>) =
+            self.nodes.iter().partition(|(_, node)| !node.is_away(now));
+        good.sort_by_cached_key(|(address, _)| std::cmp::Reverse(key.weight(**address)));
         if let [(_, first), (_, second), ..] = good[..]
             && second.running < first.running
         {
@@ -110,25 +226,91 @@ impl Routing {
 
     /// A request to this node begins.
     pub fn begun(&mut self, node: SocketAddr) {
+        self.credit = (self.credit + CREDIT.0).min(CREDIT.2);
         if let Some(node) = self.nodes.get_mut(&node) {
             node.running = node.running.saturating_add(1);
         }
     }
 
-    /// It is over; whether the node answered, be it that it has nothing.
-    pub fn ended(&mut self, now: Instant, node: SocketAddr, answered: bool) {
-        let Some(node) = self.nodes.get_mut(&node) else { return };
-        node.running = node.running.saturating_sub(1);
-        if answered {
-            (node.failures, node.away_until) = (0, None);
-            return;
+    /// A request to this node is over, however.
+    pub fn ended(&mut self, node: SocketAddr) {
+        if let Some(node) = self.nodes.get_mut(&node) {
+            node.running = node.running.saturating_sub(1);
         }
+    }
+
+    /// The node has answered, be it that it has nothing.
+    pub fn answered(&mut self, node: SocketAddr) {
+        self.silent.clear();
+        if let Some(node) = self.nodes.get_mut(&node) {
+            (node.failures, node.late, node.away_until) = (0, 0, None);
+            // What has answered is no family without a connection.
+            self.families[usize::from(self.six)] = Family::default();
+        }
+    }
+
+    /// The node has not answered when others would have; whether it is taken for gone now.
+    pub fn late(&mut self, now: Instant, node: SocketAddr) -> bool {
+        let Some(known) = self.nodes.get_mut(&node) else { return false };
+        known.late = known.late.saturating_add(1);
+        self.silent.insert(node);
+        let gone = known.late >= LATE;
+        if gone {
+            self.failed(now, node);
+        }
+        gone
+    }
+
+    /// The node gives no connection, or has broken it off.
+    pub fn failed(&mut self, now: Instant, node: SocketAddr) {
+        let Some(known) = self.nodes.get_mut(&node) else { return };
+        self.silent.insert(node);
+        known.late = 0;
         // Several requests that were under way at one failure are one failure.
-        if node.away_until.is_none_or(|until| until <= now) {
-            let pause = FIRST_PAUSE * 2_u32.saturating_pow(node.failures.min(8));
-            node.away_until = Some(now + pause.min(LONGEST_PAUSE));
-            node.failures = node.failures.saturating_add(1);
+        if known.away_until.is_none_or(|until| until <= now) {
+            let pause = FIRST_PAUSE * 2_u32.saturating_pow(known.failures.min(8));
+            known.away_until = Some(now + pause.min(LONGEST_PAUSE));
+            known.failures = known.failures.saturating_add(1);
+            self.failed_at = Some(now);
         }
+        let other = self.named.iter().any(|address| address.is_ipv6() != self.six);
+        if other && self.nodes.values().all(|node| node.failures > 0) {
+            let family = &mut self.families[usize::from(self.six)];
+            family.pause = (family.pause * 2).clamp(FAMILY_PAUSE[0], FAMILY_PAUSE[1]);
+            family.away_until = Some(now + family.pause);
+            self.choose(now);
+        }
+    }
+
+    /// The node says that it has no time, or that it goes: it is let alone for so long.
+    pub fn busy(&mut self, now: Instant, node: SocketAddr, pause: Duration) {
+        self.silent.clear();
+        if let Some(node) = self.nodes.get_mut(&node) {
+            // It is there: that is no failure.
+            (node.failures, node.late) = (0, 0);
+            node.away_until = Some(now + pause.clamp(FIRST_PAUSE, LONGEST_PAUSE));
+        }
+    }
+
+    /// Whether a second node may be asked because the first is slow.
+    pub const fn may_hedge(&mut self) -> bool {
+        let enough = self.credit >= CREDIT.1;
+        if enough {
+            self.credit -= CREDIT.1;
+        }
+        enough
+    }
+
+    /// Whether requests are just moving away from a node that is gone.
+    #[must_use]
+    pub fn is_failing_over(&self, now: Instant) -> bool {
+        self.failed_at.is_some_and(|at| now < at + FIRST_PAUSE)
+    }
+
+    /// Whether a miss is the service's, not one node's: so many have missed in a row, or all there are.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.nodes.len() <= 1 || self.silent.len() >= self.nodes.len().min(SILENT_NODES)
     }
 }
 

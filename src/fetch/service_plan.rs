@@ -165,6 +165,12 @@ impl<K: Clone + Eq + Hash> ServicePlan<K> {
         }
     }
 
+    /// The grid was asked too because one of several nodes took too long: that pays the line twice, but says
+    /// nothing of the service.
+    pub fn hedged(&mut self) {
+        self.read(true);
+    }
+
     /// The body stalled or broke off after a header in time, and the grid was asked.
     pub fn broke_off(&mut self, now: Instant) {
         self.missed(now);

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::alarms::{Alarm, AlarmRules, Alarms, listed};
 use super::answers::{Answers, Member as DnsMember};
+use super::costs::{Costs, NodeHours};
 use super::health::{HealthRules, NodeHealth, Probe, Turn};
 use super::notices::{Notice, NoticeRules, Notices, Severity};
 use super::report::{Capacity, NodeReport};
@@ -94,12 +96,21 @@ struct Node {
     probing: bool,
     report: Option<NodeReport>,
     reported_at: Option<Instant>,
+    /// What it says of its store and its catalog; `None` while it says nothing.
+    behind: Option<(bool, bool)>,
     load: f64,
     /// Requests in a second, and the share of reads with an asset, between the last two reports.
     rate: f64,
     hits: Option<f64>,
     maintenance: Option<Maintenance>,
+    /// Connections refused in a row.
+    refused: u8,
+    /// It was told to drain and does not say that it does.
+    deaf: bool,
 }
+
+/// A node that was told to drain and then refuses so many connections in a row has drained, and ended.
+const ENDED: u8 = 2;
 
 impl Node {
     fn new(spec: NodeSpec, phase: Phase, rules: &ArrayRules, now: Instant) -> Self {
@@ -112,10 +123,26 @@ impl Node {
             probing: false,
             report: None,
             reported_at: None,
+            behind: None,
             load: 0.0,
             rate: 0.0,
             hits: None,
             maintenance: None,
+            refused: 0,
+            deaf: false,
+        }
+    }
+
+    /// Clients that are still with it. Of one that drains only what it has said since counts; until then nobody
+    /// knows, and it is not closed as empty.
+    fn connections(&self) -> u64 {
+        let report = self.report.as_ref();
+        match self.phase {
+            Phase::Draining if self.refused >= ENDED => 0,
+            Phase::Draining => {
+                report.filter(|report| report.draining).map_or(u64::MAX, |report| report.connections_open)
+            }
+            _ => report.map_or(0, |report| report.connections_open),
         }
     }
 
@@ -131,7 +158,7 @@ impl Node {
             healthy: self.health.is_healthy(),
             lost_since: self.lost_since,
             load: self.load,
-            connections: self.report.as_ref().map_or(0, |report| report.connections_open),
+            connections: self.connections(),
             maintenance: self.maintenance.is_some(),
             ours: !self.is_listed(),
         }
@@ -145,10 +172,21 @@ pub struct Array {
     nodes: BTreeMap<String, Node>,
     scaling: Option<Scaling>,
     notices: Notices,
+    alarms: Alarms,
+    costs: Costs,
     leading: bool,
+    /// Whether this director tells the operators: it leads, or led until nobody could say who does.
+    telling: bool,
     opening: usize,
     decided: Option<Instant>,
 }
+
+/// Keys of troubles that each director tells of itself, whoever leads.
+const OWN: &str = "director ";
+/// A healthy node that has not said how it is for so long is blind to the scaling, in probe intervals.
+const MUTE_INTERVALS: u32 = 30;
+/// Who begins to tell repeats what has changed within this: longer than a lead lasts without its holder.
+const TAKE_OVER: Duration = Duration::from_secs(120);
 
 /// The most nodes of an array.
 pub const MAX_MEMBERS: usize = 256;
@@ -163,7 +201,10 @@ impl Array {
             nodes: listed.into_iter().take(MAX_MEMBERS).map(node).collect(),
             scaling: rules.scaling.map(Scaling::new),
             notices: Notices::new(rules.notices),
+            alarms: Alarms::new(AlarmRules::default()),
+            costs: Costs::default(),
             leading: false,
+            telling: false,
             opening: 0,
             decided: None,
         }
@@ -179,7 +220,29 @@ impl Array {
                 node.since = now;
             }
         }
-        self.leading = leading;
+        if leading && !self.telling {
+            self.notices.take_over(now, TAKE_OVER);
+        }
+        (self.leading, self.telling) = (leading, leading);
+    }
+
+    /// The lead was not renewed, and nobody says who has it now: nothing is done any more that must be done once, but
+    /// who told the operators until now goes on. An alert told twice is better than none.
+    pub const fn lapse(&mut self) {
+        self.leading = false;
+    }
+
+    /// Whether this director, of this name, reaches the catalog itself. That is told by each of them.
+    pub fn catalog(&mut self, now: Instant, director: &str, reached: bool) {
+        let key = format!("{OWN}{director} catalog");
+        if reached {
+            self.notices.clear(now, &key, &format!("director {director} reaches the catalog again"));
+        } else {
+            let text = format!(
+                "director {director} cannot reach the catalog; DNS goes on with what is known, nothing is scaled"
+            );
+            self.notices.raise(now, &key, Severity::Critical, &text);
+        }
     }
 
     /// Whether it does.
@@ -207,6 +270,7 @@ impl Array {
         if !self.leading {
             self.nodes
                 .retain(|name, node| node.is_listed() || facts.iter().any(|fact| fact.spec.name == *name));
+            self.alarms.keep(|name| self.nodes.contains_key(name));
         }
     }
 
@@ -217,19 +281,26 @@ impl Array {
         }
     }
 
-    /// A node that the provisioner has opened.
-    pub fn opened(&mut self, now: Instant, spec: NodeSpec) {
+    /// A node that the provisioner has opened; whether it is a member now.
+    pub fn opened(&mut self, now: Instant, spec: NodeSpec) -> bool {
         self.opening = self.opening.saturating_sub(1);
-        // A name that is taken stays whose it is.
-        if self.nodes.len() < MAX_MEMBERS && !self.nodes.contains_key(&spec.name) {
+        // A name that is taken stays whose it is, and so does an address: two members that are one node would be
+        // counted, probed and closed twice.
+        let known = |node: &Node| node.spec.name == spec.name || node.spec.url == spec.url;
+        let fits = self.nodes.len() < MAX_MEMBERS && !self.nodes.values().any(known);
+        if fits {
             self.nodes.insert(spec.name.clone(), Node::new(spec, Phase::Starting, &self.rules, now));
         }
+        fits
     }
 
     /// The provisioner could not open one.
     pub fn not_opened(&mut self, now: Instant, why: &str) {
         self.opening = self.opening.saturating_sub(1);
-        self.notices.raise(now, "opening", Severity::Critical, format!("a node could not be opened: {why}"));
+        if let Some(scaling) = &mut self.scaling {
+            scaling.not_opened(now);
+        }
+        self.notices.raise(now, "opening", Severity::Critical, &format!("a node could not be opened: {why}"));
     }
 
     /// How a probe went.
@@ -244,7 +315,12 @@ impl Array {
         let capacity = self.rules.capacity;
         let Some(node) = self.nodes.get_mut(name) else { return };
         node.probing = false;
+        node.refused = if probe == Probe::Refused { node.refused.saturating_add(1) } else { 0 };
+        let says_so = report.as_ref().is_some_and(|report| report.draining);
+        node.deaf = node.phase == Phase::Draining && matches!(probe, Probe::Ready { .. }) && !says_so;
+        node.behind = report.as_ref().map(|report| (report.store.canary, report.catalog.primary));
         if let Some(report) = report {
+            self.alarms.report(now, name, &report);
             node.rate = rate(node, &report, now);
             node.hits = picture::hits(node.report.as_ref(), &report);
             node.load = report.load(capacity, node.rate);
@@ -263,34 +339,76 @@ impl Array {
         let key = format!("node {name}");
         match turn {
             Some(Turn::Lost) if !planned => {
-                self.notices.raise(now, &key, Severity::Critical, format!("{name} does not answer"));
+                self.notices.raise(now, &key, Severity::Critical, &format!("{name} does not answer"));
             }
-            Some(Turn::Back) => self.notices.clear(now, &key, format!("{name} is back")),
+            Some(Turn::Back) => self.notices.clear(now, &key, &format!("{name} is back")),
             _ => {}
         }
+        self.mute(now, name);
         self.storage(now);
+        match self.alarms.judge(now) {
+            Some(Alarm::Raised(text)) => self.notices.raise(now, "poisoning", Severity::Critical, &text),
+            Some(Alarm::Over) => {
+                self.notices.clear(now, "poisoning", "no sign of poisoning was counted for a while");
+            }
+            None => {}
+        }
     }
 
-    /// Store and catalog are one for all: what one node says is its own trouble, what all say is theirs.
+    /// A node that answers and does not say how it is: its load is not seen, nor its store.
+    fn mute(&mut self, now: Instant, name: &str) {
+        let Some(node) = self.nodes.get(name) else { return };
+        let key = format!("report {name}");
+        let patience = self.rules.health.interval.saturating_mul(MUTE_INTERVALS);
+        let heard = node.reported_at.unwrap_or(node.since).max(node.health.since());
+        if node.behind.is_some() {
+            self.notices.clear(now, &key, &format!("{name} says again how it is"));
+        } else if node.health.is_healthy() && now.duration_since(heard) >= patience {
+            let text = format!(
+                "{name} answers, but does not say how it is: its load and its store are not seen; \
+                 may the director's token observe?"
+            );
+            self.notices.raise(now, &key, Severity::Warning, &text);
+        }
+    }
+
+    /// Store and catalog are one for all: what some nodes say is their own trouble, what all say is everybody's.
     fn storage(&mut self, now: Instant) {
-        let healthy = || self.nodes.values().filter(|node| node.health.is_healthy());
-        let sick = healthy().filter(|node| !node.health.storage_works()).count();
-        let all = healthy().count();
-        if sick > 0 && sick == all {
-            let text = "store or catalog do not answer; what nodes have in memory is still served".to_owned();
-            self.notices.raise(now, "storage", Severity::Critical, text);
-        } else if sick == 0 && all > 0 {
-            self.notices.clear(now, "storage", "store and catalog answer again".into());
+        let saying: Vec<_> = self
+            .nodes
+            .values()
+            .filter(|node| node.health.is_healthy() && node.maintenance.is_none())
+            .filter_map(|node| Some((node.spec.name.clone(), node.behind?)))
+            .collect();
+        if saying.is_empty() {
+            return;
+        }
+        let parts: [(&str, fn((bool, bool)) -> bool, &str); 2] = [
+            ("store", |(store, _)| store, "what nodes have in memory is still served"),
+            ("catalog", |(_, catalog)| catalog, "what nodes know is still served, nothing new is learned"),
+        ];
+        for (part, works, what) in parts {
+            let sick: Vec<_> =
+                saying.iter().filter(|(_, behind)| !works(*behind)).map(|(name, _)| name.clone()).collect();
+            if sick.is_empty() {
+                self.notices.clear(now, part, &format!("the {part} answers again"));
+            } else if sick.len() == saying.len() {
+                let text = format!("the {part} does not answer; {what}");
+                self.notices.raise(now, part, Severity::Critical, &text);
+            } else {
+                let text = format!("the {part} does not answer {}; the others reach it", listed(sick));
+                self.notices.raise(now, part, Severity::Warning, &text);
+            }
         }
     }
 
     /// Raises what others have found.
-    pub fn raise(&mut self, now: Instant, key: &str, severity: Severity, text: String) {
+    pub fn raise(&mut self, now: Instant, key: &str, severity: Severity, text: &str) {
         self.notices.raise(now, key, severity, text);
     }
 
     /// Clears it.
-    pub fn clear(&mut self, now: Instant, key: &str, text: String) {
+    pub fn clear(&mut self, now: Instant, key: &str, text: &str) {
         self.notices.clear(now, key, text);
     }
 
@@ -307,11 +425,19 @@ impl Array {
             self.decided.is_none_or(|at| now.duration_since(at) >= self.rules.health.interval.min(SECOND));
         if self.leading && due {
             self.decided = Some(now);
+            // What was told a node may have been lost on the way.
+            for node in self.nodes.values_mut().filter(|node| node.phase == Phase::Draining) {
+                if std::mem::take(&mut node.deaf) {
+                    commands.push(Command::Drain(node.spec.clone()));
+                }
+            }
             self.decide(now, &mut commands);
         }
-        let notices = self.notices.due(now);
+        self.costs.note(now, self.nodes.values().map(|node| (node.phase, node.is_listed())));
         // All directors see all troubles; one tells.
-        if self.leading && !notices.is_empty() {
+        let telling = self.telling;
+        let notices = self.notices.due(now, |key| telling || key.starts_with(OWN));
+        if !notices.is_empty() {
             commands.push(Command::Tell(notices));
         }
         commands
@@ -336,10 +462,14 @@ impl Array {
             self.act(now, action, commands);
         }
         if scaling.at_limit() {
-            let text = "more nodes are wanted than the maximum allows".to_owned();
-            self.notices.raise(now, "limit", Severity::Warning, text);
+            self.notices.raise(
+                now,
+                "limit",
+                Severity::Warning,
+                "more nodes are wanted than the maximum allows",
+            );
         } else {
-            self.notices.clear(now, "limit", "the array is below its maximum again".into());
+            self.notices.clear(now, "limit", "the array is below its maximum again");
         }
         self.scaling = Some(scaling);
     }
@@ -353,7 +483,9 @@ impl Array {
             }
             Action::Close(name, reason) => {
                 if let Some(node) = self.nodes.remove(&name) {
-                    self.notices.clear(now, &format!("node {name}"), format!("{name} was given up"));
+                    self.alarms.forget(&name);
+                    self.notices.clear(now, &format!("report {name}"), &format!("{name} was closed"));
+                    self.notices.clear(now, &format!("node {name}"), &format!("{name} was given up"));
                     commands.push(Command::Close(node.spec, reason));
                     commands.push(Command::Forget(name));
                 }
@@ -366,7 +498,7 @@ impl Array {
         let Some(node) = self.nodes.get_mut(&name) else { return };
         (node.phase, node.since) = (phase, now);
         if phase == Phase::Serving {
-            self.notices.clear(now, "opening", "nodes can be opened again".into());
+            self.notices.clear(now, "opening", "nodes can be opened again");
         }
         if phase == Phase::Draining {
             commands.push(Command::Drain(node.spec.clone()));
@@ -385,6 +517,12 @@ impl Array {
             wanted: node.maintenance.is_none() && node.phase == Phase::Serving,
         };
         Answers::of(&self.nodes.values().map(member).collect::<Vec<_>>())
+    }
+
+    /// What the array has cost since this director started.
+    #[must_use]
+    pub fn node_hours(&self) -> NodeHours {
+        self.costs.hours()
     }
 
     /// Troubles there are now.

@@ -4,8 +4,10 @@
 //! No socket, no clock, no file: times are `Instant`s that the shell hands in, and what is to be done comes back
 //! as values. The shell is the director, which probes, answers DNS and asks a provisioner for nodes.
 
+pub mod alarms;
 pub mod answers;
 pub mod array;
+pub mod costs;
 pub mod health;
 pub mod history;
 pub mod incidents;
@@ -14,3 +16,5 @@ pub mod notices;
 pub mod report;
 pub mod scaling;
 pub mod series;
+#[doc(hidden)]
+pub mod simulation;

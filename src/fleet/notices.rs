@@ -69,6 +69,8 @@ impl Default for NoticeRules {
 const MAX_TROUBLES: usize = 1024;
 /// Changes of one trouble that are remembered.
 const MAX_CHANGES: usize = 16;
+/// Characters of a text.
+const MAX_TEXT: usize = 500;
 
 #[derive(Clone, Debug)]
 struct Trouble {
@@ -81,6 +83,8 @@ struct Trouble {
     changes: Vec<Instant>,
     /// Waits to be told.
     fresh: bool,
+    /// Whether what was told last was told by this director: another one that led may have died before it could.
+    mine: bool,
 }
 
 /// The troubles there are, and what was told of them.
@@ -99,11 +103,23 @@ impl Notices {
         Self { rules, troubles: BTreeMap::new(), gathering_since: None, overflow: 0 }
     }
 
-    /// A trouble is there; said again while it goes on, this changes nothing but its words.
-    pub fn raise(&mut self, now: Instant, key: &str, severity: Severity, text: String) {
+    /// A trouble is there; said again while it goes on, this changes nothing but its words, unless it has become
+    /// worse: that is told. One that became less bad stays what it was until it is over.
+    pub fn raise(&mut self, now: Instant, key: &str, severity: Severity, text: &str) {
+        let text = one_line(text);
         if let Some(trouble) = self.troubles.get_mut(key) {
-            (trouble.severity, trouble.text) = (trouble.severity.max(severity), text);
-            if !trouble.raised {
+            let worse = trouble.raised && severity > trouble.severity;
+            if !trouble.raised || worse {
+                trouble.severity = severity;
+            }
+            trouble.text = text;
+            if worse {
+                if trouble.told == Some(What::Raised) || trouble.told == Some(What::Reminder) {
+                    trouble.told = None;
+                }
+                trouble.fresh = true;
+                self.gathering_since.get_or_insert(now);
+            } else if !trouble.raised {
                 trouble.raised = true;
                 self.changed(now, key);
             }
@@ -121,18 +137,47 @@ impl Notices {
             told_at: now,
             changes: Vec::new(),
             fresh: false,
+            mine: false,
         };
         self.troubles.insert(key.to_owned(), trouble);
         self.changed(now, key);
     }
 
     /// A trouble is over; of one that was not there nothing is said.
-    pub fn clear(&mut self, now: Instant, key: &str, text: String) {
+    pub fn clear(&mut self, now: Instant, key: &str, text: &str) {
         if let Some(trouble) = self.troubles.get_mut(key)
             && trouble.raised
         {
-            (trouble.raised, trouble.text) = (false, text);
+            (trouble.raised, trouble.text) = (false, one_line(text));
             self.changed(now, key);
+        }
+    }
+
+    /// Whether this trouble is there.
+    #[must_use]
+    pub fn is_raised(&self, key: &str) -> bool {
+        self.troubles.get(key).is_some_and(|trouble| trouble.raised)
+    }
+
+    /// This director begins to tell, after another one. What has changed lately is told again unless it was told from
+    /// here: the other may have died before it could, perhaps together with what there is to tell. Better twice than
+    /// never.
+    pub fn take_over(&mut self, now: Instant, within: Duration) {
+        for trouble in self.troubles.values_mut() {
+            let lately = trouble.changes.last().is_some_and(|at| now.duration_since(*at) <= within);
+            if !lately || trouble.mine || trouble.fresh {
+                continue;
+            }
+            trouble.told = match trouble.told {
+                Some(What::Raised | What::Reminder) => None,
+                // Its beginning was told, by whomever.
+                Some(What::Cleared) => Some(What::Raised),
+                other => other,
+            };
+            if trouble.told != Some(What::Flapping) {
+                trouble.fresh = true;
+                self.gathering_since.get_or_insert(now);
+            }
         }
     }
 
@@ -177,8 +222,9 @@ impl Notices {
         self.overflow
     }
 
-    /// What is to be told now, as one message; empty when nothing is. To be asked about once a second.
-    pub fn due(&mut self, now: Instant) -> Vec<Notice> {
+    /// What is to be told now, as one message; empty when nothing is. To be asked about once a second. `telling` is
+    /// whether this director tells those with this key.
+    pub fn due(&mut self, now: Instant, telling: impl Fn(&str) -> bool) -> Vec<Notice> {
         let rules = self.rules;
         let gathered = self.gathering_since.is_some_and(|since| now.duration_since(since) >= rules.gather);
         if gathered {
@@ -187,7 +233,10 @@ impl Notices {
         let mut notices = Vec::new();
         for (key, trouble) in &mut self.troubles {
             let Some(what) = next(trouble, rules, now, gathered) else { continue };
-            (trouble.told, trouble.told_at) = (Some(what), now);
+            (trouble.told, trouble.told_at, trouble.mine) = (Some(what), now, telling(key));
+            if !trouble.mine {
+                continue;
+            }
             let (key, severity, text) = (key.clone(), trouble.severity, trouble.text.clone());
             notices.push(Notice { key, severity, what, text });
         }
@@ -200,6 +249,18 @@ impl Notices {
         });
         notices
     }
+}
+
+/// Texts come from programs, clouds and nodes: no line of theirs may look like one of ours.
+fn one_line(text: &str) -> String {
+    let plain = |c: char| if is_unseen(c) { ' ' } else { c };
+    text.chars().take(MAX_TEXT).map(plain).collect()
+}
+
+/// Characters that break lines, or change how the others are read.
+fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn next(trouble: &mut Trouble, rules: NoticeRules, now: Instant, gathered: bool) -> Option<What> {
@@ -229,116 +290,4 @@ fn next(trouble: &mut Trouble, rules: NoticeRules, now: Instant, gathered: bool)
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-    use super::*;
-
-    struct Rig {
-        notices: Notices,
-        now: Instant,
-    }
-
-    impl Rig {
-        fn new() -> Self {
-            Self { notices: Notices::new(NoticeRules::default()), now: Instant::now() }
-        }
-
-        fn raise(&mut self, key: &str) {
-            self.notices.raise(self.now, key, Severity::Critical, format!("{key} is lost"));
-        }
-
-        fn clear(&mut self, key: &str) {
-            self.notices.clear(self.now, key, format!("{key} is back"));
-        }
-
-        /// Goes on by so many seconds, asking each second; the messages that came.
-        fn pass(&mut self, seconds: u64) -> Vec<Vec<(String, What)>> {
-            let mut messages = Vec::new();
-            for _ in 0..seconds {
-                self.now += Duration::from_secs(1);
-                let notices = self.notices.due(self.now);
-                if !notices.is_empty() {
-                    messages.push(notices.into_iter().map(|notice| (notice.key, notice.what)).collect());
-                }
-            }
-            messages
-        }
-    }
-
-    fn told(key: &str, what: What) -> (String, What) {
-        (key.to_owned(), what)
-    }
-
-    #[test]
-    fn a_trouble_is_told_at_its_beginning_and_at_its_end() {
-        let mut rig = Rig::new();
-        for _ in 0..60 {
-            // Every probe finds it again.
-            rig.raise("otter");
-            let messages = rig.pass(1);
-            assert!(messages.is_empty() || messages == [[told("otter", What::Raised)]], "{messages:?}");
-        }
-        assert_eq!(rig.notices.raised().count(), 1);
-        rig.clear("otter");
-        assert_eq!(rig.pass(60), [[told("otter", What::Cleared)]]);
-        rig.clear("otter");
-        assert!(rig.pass(3600).is_empty());
-        assert!(rig.notices.troubles.is_empty(), "nothing is remembered for ever");
-    }
-
-    #[test]
-    fn what_happens_together_is_one_message() {
-        let mut rig = Rig::new();
-        for key in ["otter", "lynx", "store"] {
-            rig.raise(key);
-            assert!(rig.pass(1).is_empty());
-        }
-        let message = rig.pass(10);
-        assert_eq!(message.len(), 1);
-        assert_eq!(message[0].len(), 3);
-    }
-
-    #[test]
-    fn what_comes_and_goes_at_once_is_not_told() {
-        let mut rig = Rig::new();
-        rig.raise("otter");
-        rig.pass(2);
-        rig.clear("otter");
-        assert!(rig.pass(600).is_empty());
-    }
-
-    #[test]
-    fn flapping_is_told_once_and_then_how_it_ended() {
-        let mut rig = Rig::new();
-        let mut messages = Vec::new();
-        for _ in 0..30 {
-            rig.raise("otter");
-            messages.extend(rig.pass(20));
-            rig.clear("otter");
-            messages.extend(rig.pass(20));
-        }
-        let flat: Vec<_> = messages.concat().into_iter().map(|(_, what)| what).collect();
-        assert_eq!(flat, [What::Raised, What::Cleared, What::Raised, What::Cleared, What::Flapping]);
-        rig.raise("otter");
-        assert_eq!(rig.pass(3600), [[told("otter", What::Raised)]]);
-    }
-
-    #[test]
-    fn a_critical_trouble_that_goes_on_is_told_again() {
-        let mut rig = Rig::new();
-        rig.raise("store");
-        let messages = rig.pass(9 * 3600).concat();
-        assert_eq!(messages.iter().filter(|(_, what)| *what == What::Reminder).count(), 2, "{messages:?}");
-    }
-
-    #[test]
-    fn troubles_without_end_are_bounded() {
-        let mut rig = Rig::new();
-        for n in 0..3000 {
-            rig.raise(&format!("node {n}"));
-        }
-        assert_eq!(rig.pass(10).concat().len(), MAX_TROUBLES);
-        assert_eq!(rig.notices.overflow(), 3000 - MAX_TROUBLES as u64);
-    }
-}
+mod tests;

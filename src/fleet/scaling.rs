@@ -31,6 +31,8 @@ pub struct ScalingRules {
     pub after_close: f64,
     /// The most nodes opened at once.
     pub step: usize,
+    /// Load is averaged over this; its trend is that over five times as long.
+    pub smoothing: Duration,
     /// How long a node takes from opening to serving, as a first guess; what is seen corrects it.
     pub startup: Duration,
     /// How long the load must have been low before a node is closed.
@@ -54,6 +56,7 @@ impl Default for ScalingRules {
             target: 0.65,
             after_close: 0.8,
             step: 4,
+            smoothing: Duration::from_secs(60),
             startup: Duration::from_secs(60),
             calm: Duration::from_secs(600),
             cooldown: Duration::from_secs(600),
@@ -156,16 +159,16 @@ pub enum Action {
 
 /// Between two decisions nothing changes that a decision could see.
 const SAMPLE_SPACING: Duration = Duration::from_millis(900);
-/// Load is averaged over this.
-const SMOOTHING: Duration = Duration::from_secs(60);
-/// The trend is that of the load over this.
-const TREND: Duration = Duration::from_secs(300);
+/// The trend is that of the load over so many times the smoothing.
+const TREND: u32 = 5;
 /// A mean load from here on hides how much more is wanted.
 const SATURATED: f64 = 0.95;
 /// What sums of loads may be off by.
 const ROUNDING: f64 = 1e-6;
 /// The most samples kept; more than the longest window holds at the sample spacing of usual probes.
 const MAX_SAMPLES: usize = 4096;
+/// First pause after a node that could not even be asked for; doubles.
+const FIRST_BACKOFF: Duration = Duration::from_secs(10);
 /// Longest pause after nodes that never came.
 const MOST_BACKOFF: Duration = Duration::from_secs(1800);
 
@@ -217,6 +220,14 @@ impl Scaling {
     #[must_use]
     pub const fn startup(&self) -> Duration {
         self.startup
+    }
+
+    /// A node that was asked for could not be opened: the next is asked for after a pause, which grows.
+    pub fn not_opened(&mut self, now: Instant) {
+        self.failed_starts = self.failed_starts.saturating_add(1);
+        let pause = FIRST_BACKOFF * 2_u32.saturating_pow(self.failed_starts.min(16) - 1);
+        let until = now + pause.min(MOST_BACKOFF);
+        self.not_before = Some(self.not_before.map_or(until, |known| known.max(until)));
     }
 
     /// Decides, about once per probe interval.
@@ -317,7 +328,7 @@ impl Scaling {
             return;
         }
         self.samples.push_back((now, total));
-        let longest = self.rules.calm.max(TREND).max(SMOOTHING);
+        let longest = self.rules.calm.max(self.rules.smoothing * TREND);
         while self.samples.len() > MAX_SAMPLES
             || self.samples.front().is_some_and(|(at, _)| now.duration_since(*at) > longest)
         {
@@ -330,7 +341,8 @@ impl Scaling {
     }
 
     fn smoothed(&self, now: Instant, total: f64) -> f64 {
-        let (sum, count) = self.since(now, SMOOTHING).fold((0.0, 0_u32), |(sum, n), (_, v)| (sum + v, n + 1));
+        let (sum, count) =
+            self.since(now, self.rules.smoothing).fold((0.0, 0_u32), |(sum, n), (_, v)| (sum + v, n + 1));
         if count == 0 { total } else { sum / f64::from(count) }
     }
 
@@ -338,11 +350,11 @@ impl Scaling {
     /// line is not followed: closing looks back instead.
     fn forecast(&self, now: Instant, present: f64) -> f64 {
         let points: Vec<_> = self
-            .since(now, TREND)
+            .since(now, self.rules.smoothing * TREND)
             .map(|(at, value)| (-now.duration_since(at).as_secs_f64(), value))
             .collect();
         let first = points.first().map_or(0.0, |(x, _)| -x);
-        if first < SMOOTHING.as_secs_f64() {
+        if first < self.rules.smoothing.as_secs_f64() {
             return present;
         }
         let n = usize_as_f64(points.len());

@@ -18,6 +18,7 @@ use super::enrol::{Member, Residents, Standing};
 use super::household;
 use super::refusal::Refusal;
 use crate::catalog::{Catalog, CatalogError, RevokedKind};
+use crate::support::addresses::is_public;
 use crate::token::{Keys, RESIDENTS, Rights};
 
 /// How often revocations are read; every node knows them within 10 s.
@@ -53,7 +54,14 @@ struct Stranger {
     /// Connections that began without a proof that they come from there: anybody's.
     unproven: Ahead,
     attempts: Ahead,
+    /// Requests of nobody in particular.
+    requests: Ahead,
 }
+
+/// Of a public address: new connections in a second, and requests without a token; ten times as many at once.
+const A_SECOND: u32 = 100;
+/// Of a private one, behind which a school may be, or a balancer that stands for everybody.
+const A_SECOND_PRIVATE: u32 = 1000;
 
 /// The gate of a node.
 pub(super) struct Access {
@@ -67,6 +75,7 @@ pub(super) struct Access {
     verified: Mutex<Generations<[u8; 32], Arc<Identity>>>,
     revoked: RwLock<Revoked>,
     strangers: Mutex<Generations<IpAddr, Stranger>>,
+    requests_per_address_s: Option<u32>,
     started: Instant,
     budgets: Arc<Budgets>,
     nobody: Arc<Identity>,
@@ -114,6 +123,7 @@ impl Access {
             verified: Mutex::new(Generations::new(MAX_VERIFIED)),
             revoked: RwLock::default(),
             strangers: Mutex::new(Generations::new(MAX_ADDRESSES)),
+            requests_per_address_s: config.requests_per_address_s,
             started: Instant::now(),
             nobody: open(false, rights, trusted),
             neighbour: open(true, rights, trusted),
@@ -321,22 +331,41 @@ impl Access {
         self.members
     }
 
+    /// How often an address may come. `None`: as it likes, since this machine's own load is nobody's attack.
+    fn pace(&self, from: IpAddr) -> Option<Pace> {
+        let usual = match from.to_canonical() {
+            ip if ip.is_loopback() => None,
+            ip if is_public(ip) => Some(A_SECOND),
+            _ => Some(A_SECOND_PRIVATE),
+        };
+        let number = u64::from(self.requests_per_address_s.or(usual)?);
+        Some(Pace::new(number, 1, number.saturating_mul(10)))
+    }
+
     /// Whether an address may open one more connection.
     pub(super) fn admits_connection(&self, from: IpAddr) -> bool {
-        // This machine's own load is nobody's attack.
-        from.to_canonical().is_loopback()
-            || self
-                .limit(from, |stranger, now| Pace::new(100, 1, 1000).take(&mut stranger.connections, 1, now))
-                .is_ok()
+        self.pace(from).is_none_or(|pace| {
+            self.limit(from, |stranger, now| pace.take(&mut stranger.connections, 1, now)).is_ok()
+        })
+    }
+
+    /// Counts a request of nobody in particular: without a valid token, or one that needs none.
+    ///
+    /// # Errors
+    /// When there are too many of them from this address.
+    pub(super) fn stranger(&self, from: IpAddr) -> Result<(), Refusal> {
+        let Some(pace) = self.pace(from) else { return Ok(()) };
+        self.limit(from, |stranger, now| pace.take(&mut stranger.requests, 1, now)).map_err(|wait| {
+            Refusal::later(StatusCode::TOO_MANY_REQUESTS, "too many requests from this address", wait.max(1))
+        })
     }
 
     /// The same where anybody may have written this sender's address. Whoever does uses up nothing of
     /// [`Self::admits_connection`]; the true one must show then that it is there.
     pub(super) fn admits_unproven(&self, from: IpAddr) -> bool {
-        from.to_canonical().is_loopback()
-            || self
-                .limit(from, |stranger, now| Pace::new(100, 1, 1000).take(&mut stranger.unproven, 1, now))
-                .is_ok()
+        self.pace(from).is_none_or(|pace| {
+            self.limit(from, |stranger, now| pace.take(&mut stranger.unproven, 1, now)).is_ok()
+        })
     }
 
     /// Counts something costly that is done for somebody not yet known.

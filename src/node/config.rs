@@ -43,6 +43,8 @@ pub struct NodeConfig {
     pub trusted_tenants: Vec<String>,
     /// The most a principal may use, unless its token says otherwise.
     pub limits: Limits,
+    /// What addresses may do before they have shown who they are.
+    pub protection: Protection,
     /// Whom to write to about this node. Without one, only private addresses are served.
     pub abuse_contact: Option<String>,
     /// Principals that make a quorum.
@@ -88,6 +90,7 @@ impl Default for NodeConfig {
             members: false,
             trusted_tenants: Vec::new(),
             limits: Limits::default(),
+            protection: Protection::default(),
             abuse_contact: None,
             confirmations: 1,
             grids: Vec::new(),
@@ -96,6 +99,16 @@ impl Default for NodeConfig {
             hot_bytes: 0,
         }
     }
+}
+
+/// Limits of each address (a /64 of IPv6); what is not said is as usual: public addresses may least, private ones
+/// more, and this machine what it likes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Protection {
+    /// Open connections of both faces.
+    pub connections_per_address: Option<u32>,
+    /// New connections in a second, and requests without a token; ten times as many at once.
+    pub requests_per_address_s: Option<u32>,
 }
 
 /// What somebody without a token may do.
@@ -117,6 +130,7 @@ pub(super) struct AccessConfig {
     pub(super) open: Open,
     pub(super) members: bool,
     pub(super) trusted_tenants: Vec<String>,
+    pub(super) requests_per_address_s: Option<u32>,
 }
 
 impl NodeConfig {
@@ -159,7 +173,9 @@ impl NodeConfig {
             (true, false) => Open::Trusted,
         };
         let (audience, trusted_tenants) = (self.audience.clone(), self.trusted_tenants.clone());
-        Ok(AccessConfig { keys, audience, open, members: self.members, trusted_tenants })
+        let requests_per_address_s = self.protection.requests_per_address_s;
+        let members = self.members;
+        Ok(AccessConfig { keys, audience, open, members, trusted_tenants, requests_per_address_s })
     }
 }
 

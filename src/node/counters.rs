@@ -21,6 +21,16 @@ macro_rules! counts {
 counts! {
     /// Connections that came in.
     Connections = "connections",
+    /// Connections refused since their address, or all together, had too many.
+    ConnectionsRefused = "connections_refused",
+    /// QUIC connections that had to show first that their address is theirs.
+    AddressesAsked = "addresses_asked",
+    /// Handshakes given up because they did not come to their end in time.
+    HandshakesSlow = "handshakes_slow",
+    /// Answers given up because their reader took them too slowly.
+    ReadersSlow = "readers_slow",
+    /// Requests without a token refused since there were too many of them from their address.
+    AddressesLimited = "addresses_limited",
     /// Requests for an asset.
     Reads = "reads",
     /// Requests that were answered with the asset.

@@ -26,9 +26,10 @@ use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
 
 use super::caller::Caller;
+use super::counters::Count;
 use super::enrol::Standing;
+use super::leaving::Connected;
 use super::line::{Answering, Body, End, Line};
-use super::places::Places;
 use super::refusal::Refusal;
 use super::service::{Answer, Service, Want};
 use super::stopped;
@@ -57,6 +58,10 @@ const GOING_PATIENCE: Duration = Duration::from_secs(10);
 const TLS_PATIENCE: Duration = Duration::from_secs(10);
 /// A body of JSON that has not come by then.
 const JSON_PATIENCE: Duration = Duration::from_secs(30);
+/// Header fields in a request of HTTP/1.
+const MAX_HEADERS: usize = 64;
+/// Streams of HTTP/2 that were reset and not looked at yet, before the connection ends.
+const MAX_RESET: usize = 32;
 /// JSON bodies: 256 lookups take some 20 kB.
 const MAX_JSON_BYTES: usize = 64 << 10;
 /// A grid's name is a host name with a port.
@@ -73,7 +78,6 @@ pub(super) struct Face {
 
 /// Serves until `stop` turns true; then every connection ends with the answer it is at.
 pub(super) async fn serve(listener: TcpListener, face: Face, mut stop: watch::Receiver<bool>) {
-    let places = Places::default();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -86,15 +90,16 @@ pub(super) async fn serve(listener: TcpListener, face: Face, mut stop: watch::Re
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        if !face.service.admits_connection(peer.ip()) {
+        let admitted = face.service.admits_connection(peer.ip());
+        let place = if admitted { face.service.places.take(peer.ip()) } else { None };
+        let Some(place) = place else {
+            face.service.counters.count(Count::ConnectionsRefused);
             continue;
-        }
-        let Some(place) = places.take(peer.ip()) else { continue };
+        };
         let (face, stop) = (face.clone(), stop.clone());
-        let open = face.service.connected();
+        let open = Arc::new(face.service.connected());
         connections.spawn(async move {
-            connection(stream, peer, face, stop).await;
-            drop(open);
+            connection(stream, peer, face, open, stop).await;
             drop(place);
         });
     }
@@ -103,20 +108,28 @@ pub(super) async fn serve(listener: TcpListener, face: Face, mut stop: watch::Re
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, face: Face, stop: watch::Receiver<bool>) {
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    face: Face,
+    open: Arc<Connected>,
+    stop: watch::Receiver<bool>,
+) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
     let stream = Patient::new(stream);
     match face.tls.clone() {
-        None => converse(stream, peer, face, stop).await,
+        None => converse(stream, peer, face, open, stop).await,
         Some(acceptor) => {
             let shaken = tokio::select! {
                 shaken = tokio::time::timeout(TLS_PATIENCE, acceptor.accept(stream)) => shaken,
                 () = stopped(stop.clone()) => return,
             };
-            if let Ok(Ok(stream)) = shaken {
-                converse(stream, peer, face, stop).await;
+            match shaken {
+                Ok(Ok(stream)) => converse(stream, peer, face, open, stop).await,
+                Ok(Err(_)) => {}
+                Err(_) => face.service.counters.count(Count::HandshakesSlow),
             }
         }
     }
@@ -127,21 +140,28 @@ pub(super) async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: SocketAddr,
     face: Face,
+    open: Arc<Connected>,
     stop: watch::Receiver<bool>,
 ) {
     let line = Line::new();
+    let (late, node, known) = (open.is_late(), Arc::clone(&face.service), Arc::clone(&open));
     let service = {
         let line = Arc::clone(&line);
         service_fn(move |request| {
-            let (face, mut answering) = (face.clone(), line.begin());
+            let (face, open, mut answering) = (face.clone(), Arc::clone(&open), line.begin());
             async move {
-                let answer = answer(request, peer, &face, &mut answering).await;
+                let answer = answer(request, peer, &face, &open, &mut answering).await;
                 Ok::<_, Infallible>(answer.map(|body| answering.sends(body)))
             }
         })
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(64 << 10);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(64 << 10)
+        .max_headers(MAX_HEADERS);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -150,13 +170,22 @@ pub(super) async fn converse(
         .initial_connection_window_size(8 << 20)
         .max_send_buf_size(1 << 20)
         .max_header_list_size(16 << 10)
+        // Who asks and takes it back, again and again, makes us work for nothing.
+        .max_pending_accept_reset_streams(MAX_RESET)
+        .max_local_error_reset_streams(MAX_RESET)
         .keep_alive_interval(Duration::from_secs(30));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
         () = stopped(stop) => {}
-        end = line.ended(HEAD_PATIENCE) => if end == End::Overdue { return },
+        // Whoever comes later only hears that the node goes, and may ask that again.
+        () = node.leaving.said(), if !late => {}
+        () = known.unwelcome() => {}
+        end = line.ended(if late { GOING_PATIENCE } else { HEAD_PATIENCE }) => if end == End::Overdue {
+            node.counters.count(Count::ReadersSlow);
+            return;
+        },
     }
     // What is being answered may end. Dropping the connection ends all of it.
     connection.as_mut().graceful_shutdown();
@@ -170,26 +199,54 @@ async fn answer(
     request: Request<Incoming>,
     peer: SocketAddr,
     face: &Face,
+    open: &Connected,
     answering: &mut Answering,
 ) -> Response<Body> {
     let head = *request.method() == Method::HEAD;
-    let mut response = match Asked::of(request.method(), request.uri().path()) {
+    let mut looks = false;
+    let asked = Asked::of(request.method(), request.uri().path());
+    // What needs no token, and what leads nowhere, has its pace by address.
+    let nobody = match &asked {
+        Ok(asked) if !asked.is_open() => Ok(()),
+        _ => stranger(face, peer, open),
+    };
+    let mut response = match asked {
+        _ if let Err(refusal) = nobody => problem(&refusal),
         Err(Unroutable::Refused(refusal)) => problem(&refusal),
         Err(Unroutable::Method(methods)) => not_allowed(methods),
         Ok(asked) => match admitted(&request, face) {
             Err(refusal) => problem(&refusal),
             Ok(()) => {
-                route(request, asked, peer, face, answering).await.unwrap_or_else(|refusal| problem(&refusal))
+                looks = asked.looks();
+                if looks {
+                    open.looks();
+                } else {
+                    open.uses();
+                }
+                let refused = |refusal: Refusal| {
+                    // Who shows no valid token is nobody in particular either.
+                    let told = match refusal.status {
+                        StatusCode::UNAUTHORIZED => stranger(face, peer, open).err().unwrap_or(refusal),
+                        _ => refusal,
+                    };
+                    problem(&told)
+                };
+                route(request, asked, peer, face, answering).await.unwrap_or_else(refused)
             }
         },
     };
-    if face.service.is_draining() {
+    if face.service.is_draining() && !looks {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if head {
         *response.body_mut() = Either::Left(Full::default());
     }
     response
+}
+
+/// Counts a request of nobody in particular; with too many of them its connection ends too.
+fn stranger(face: &Face, peer: SocketAddr, open: &Connected) -> Result<(), Refusal> {
+    face.service.stranger(peer.ip()).inspect_err(|_| open.is_unwelcome())
 }
 
 /// Requests that a web page could have caused are refused, and odd ones that hyper lets through.
@@ -237,6 +294,10 @@ enum Asked {
     OpenApi,
 }
 
+const fn going() -> Refusal {
+    Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "this node is going; ask another", 1)
+}
+
 /// Why a request leads nowhere.
 enum Unroutable {
     Refused(Refusal),
@@ -258,6 +319,16 @@ fn not_allowed(methods: &[Method]) -> Response<Body> {
 }
 
 impl Asked {
+    /// Whether it is about the node and not about what the node is for: nobody waits for who asks that.
+    const fn looks(&self) -> bool {
+        matches!(self, Self::Health | Self::Ready | Self::Report | Self::Metrics | Self::Drain)
+    }
+
+    /// Whether it is answered without a token.
+    const fn is_open(&self) -> bool {
+        matches!(self, Self::Health | Self::Ready | Self::Introduction | Self::OpenApi | Self::Enrol { .. })
+    }
+
     fn of(method: &Method, path: &str) -> Result<Self, Unroutable> {
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         let get: &'static [Method] = &[Method::GET, Method::HEAD];
@@ -342,6 +413,9 @@ async fn route(
                 false => word(StatusCode::SERVICE_UNAVAILABLE, "busy"),
             });
         }
+        // Until it is gone it can be looked at, and told again to go.
+        Asked::Report | Asked::Metrics | Asked::Drain => {}
+        _ if service.is_draining() => return Err(going()),
         Asked::Introduction => return Ok(json_answer(StatusCode::OK, &service.introduction())),
         Asked::OpenApi => {
             let mut response = made(StatusCode::OK, include_str!("openapi.json").into());
@@ -350,8 +424,9 @@ async fn route(
         }
         _ => {}
     }
-    let draining = Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "this node is going; ask another", 1);
-    answering.runs(service.begin().ok_or(draining)?);
+    if !asked.looks() {
+        answering.runs(service.begin().ok_or_else(going)?);
+    }
     let (parts, body) = request.into_parts();
     let local = peer.ip().to_canonical().is_loopback();
     match &asked {

@@ -24,6 +24,8 @@ pub(super) type Body = Either<Full<Bytes>, Streamed>;
 
 /// How often a connection is looked at, at least.
 const LOOK: Duration = Duration::from_secs(60);
+/// Whoever connects has something to ask, and has asked it by then.
+const FIRST: Duration = Duration::from_secs(20);
 
 /// A connection.
 pub(super) struct Line {
@@ -79,6 +81,7 @@ impl Line {
             let (now, mut until) = (Instant::now(), Instant::now() + LOOK.min(idle));
             {
                 let state = self.state();
+                let idle = if state.next == 0 { idle.min(FIRST) } else { idle };
                 let due = state.answers.values().flatten().min();
                 if due.is_some_and(|due| *due <= now) {
                     return End::Overdue;

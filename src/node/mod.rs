@@ -30,6 +30,7 @@ mod fading;
 mod hot;
 pub mod household;
 mod http;
+mod leaving;
 mod line;
 mod places;
 mod quic;
@@ -49,15 +50,13 @@ use access::Access;
 use announcing::Announcing;
 use budgets::Budgets;
 pub use budgets::Limits;
-pub use config::{GridPolicy, NodeConfig};
+pub use config::{GridPolicy, NodeConfig, Protection};
 pub use disk::DiskError;
 use disk::DiskTier;
 use enrol::Residents;
 use service::Service;
-pub use tls::IdentityError;
+pub use tls::{IdentityError, pin_beside};
 
-/// How long a going node waits for its requests.
-const DRAIN: Duration = Duration::from_secs(600);
 /// How often what is written in batches is written.
 const FLUSH: Duration = Duration::from_secs(10);
 
@@ -325,24 +324,24 @@ impl Node {
         }
     }
 
-    /// Resolves when an operator has asked the node to go.
+    /// Resolves when an operator has asked the node to go, and nobody is with it any more.
     pub async fn asked_to_go(&self) {
-        self.service.drain_asked.notified().await;
+        self.service.drained().await;
     }
 
     /// The same for who has something to do with the node meanwhile.
     pub fn going(&self) -> impl Future<Output = ()> + Send + 'static {
         let service = Arc::clone(&self.service);
-        async move { service.drain_asked.notified().await }
+        async move { service.drained().await }
     }
 
-    /// Refuses new requests, lets the running ones end, and returns.
+    /// Closes the door, lets what runs end, and returns.
     pub async fn stop(mut self) {
         self.service.close();
         self.announcing.end().await;
         self.stop.send_replace(true);
         let all = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(DRAIN, all).await.is_err() {
+        if tokio::time::timeout(self.service.leaving.left(), all).await.is_err() {
             self.tasks.shutdown().await;
         }
         self.service.flush().await;

@@ -9,9 +9,11 @@ use http::StatusCode;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, TransportConfig, VarInt};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::body::Body;
 use super::caller::Caller;
+use super::counters::Count;
 use super::places::{Place, Places};
 use super::refusal::Refusal;
 use super::sending::{SEND_WINDOW, patience};
@@ -24,6 +26,11 @@ use crate::wire::frame::{Call, MAX_HEADER_BYTES, Reply, Request};
 const RETRY_ABOVE: usize = 200;
 /// Requests in flight on one connection.
 const MAX_STREAMS: u32 = 256;
+/// A handshake that is not through by then.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
+/// What a connection may send before anybody has looked at it, and all of them.
+const EARLY_BYTES: u64 = 64 << 10;
+const EARLY_BYTES_ALL: u64 = 16 << 20;
 /// A header that has not come by then never will.
 const HEADER_PATIENCE: Duration = Duration::from_secs(10);
 /// Without a packet for so long a connection is gone. Longer than a laptop takes to change networks.
@@ -45,7 +52,12 @@ const SLOW: VarInt = VarInt::from_u32(3);
 pub(super) fn bind(address: SocketAddr, identity: &Identity) -> Result<Endpoint, BindError> {
     let crypto = QuicServerConfig::try_from(identity.quic()?).map_err(|_| BindError::Suite)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(Arc::new(transport())).max_incoming(1024).migration(true);
+    config
+        .transport_config(Arc::new(transport()))
+        .max_incoming(1024)
+        .incoming_buffer_size(EARLY_BYTES)
+        .incoming_buffer_size_total(EARLY_BYTES_ALL)
+        .migration(true);
     Ok(Endpoint::server(config, address)?)
 }
 
@@ -78,30 +90,36 @@ fn transport() -> TransportConfig {
 
 /// Serves until `stop` turns true; what runs then may end until `drained`.
 pub(super) async fn serve(endpoint: Endpoint, service: Arc<Service>, mut stop: watch::Receiver<bool>) {
-    let places = Arc::new(Places::default());
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
             _ = stop.wait_for(|stopping| *stopping) => break,
         };
         let Some(incoming) = incoming else { return };
+        if service.is_draining() {
+            incoming.refuse();
+            continue;
+        }
         let from = incoming.remote_address().ip();
         let busy = endpoint.open_connections() > RETRY_ABOVE;
-        let place = match admitted(&service, &places, from, incoming.remote_address_validated(), busy) {
+        let place = match admitted(&service, &service.places, from, incoming.remote_address_validated(), busy)
+        {
             Admitted::Yes(place) => place,
             Admitted::Prove => {
+                service.counters.count(Count::AddressesAsked);
                 let _ = incoming.retry();
                 continue;
             }
             Admitted::No => {
+                service.counters.count(Count::ConnectionsRefused);
                 incoming.refuse();
                 continue;
             }
         };
-        let (service, places) = (Arc::clone(&service), Arc::clone(&places));
+        let service = Arc::clone(&service);
         let open = service.connected();
         tokio::spawn(async move {
-            connection(incoming, &service, &places, place).await;
+            connection(incoming, &service, place).await;
             drop(open);
         });
     }
@@ -148,7 +166,7 @@ enum Handshake {
     Lost,
 }
 
-async fn connection(incoming: Incoming, service: &Arc<Service>, places: &Places, place: Place) {
+async fn connection(incoming: Incoming, service: &Arc<Service>, place: Place) {
     // The address that the handshake was made with. A connection may move, and its packets then say from
     // where before anybody has looked whether they come from there.
     let peer = incoming.remote_address();
@@ -159,16 +177,22 @@ async fn connection(incoming: Incoming, service: &Arc<Service>, places: &Places,
     let (done, early) = watch::channel(Handshake::Pending);
     let connected = &connection;
     let watched = async move {
-        established.await;
+        if tokio::time::timeout(HANDSHAKE_PATIENCE, established).await.is_err() {
+            service.counters.count(Count::HandshakesSlow);
+            done.send_replace(Handshake::Lost);
+            connected.close(SLOW, b"the handshake took too long");
+            return;
+        }
         // It also ends when the connection does.
         let lost = connected.close_reason().is_some();
         done.send_replace(if lost { Handshake::Lost } else { Handshake::Established });
         let _place = if proven {
             place
-        } else if let Some(own) = places.take(from) {
+        } else if let Some(own) = service.places.take(from) {
             // By now it has shown that it is there.
             own
         } else {
+            service.counters.count(Count::ConnectionsRefused);
             connected.close(CROWDED, b"too many connections from this address");
             return;
         };
@@ -196,18 +220,39 @@ async fn streams(
 ) {
     // The token shown last on this connection; requests without one are by the same caller.
     let caller: Arc<std::sync::Mutex<Option<Caller>>> = Arc::default();
-    while let Ok((send, receive)) = connection.accept_bi().await {
+    let mut running = JoinSet::new();
+    let mut leaving = std::pin::pin!(service.leaving.said());
+    loop {
+        let (send, receive) = tokio::select! {
+            accepted = connection.accept_bi() => match accepted {
+                Ok(accepted) => accepted,
+                Err(_) => break,
+            },
+            Some(ended) = running.join_next() => match ended {
+                Ok(Err(Gone::Unwelcome)) => {
+                    connection.close(CROWDED, b"too many requests from this address");
+                    break;
+                }
+                _ => continue,
+            },
+            () = leaving.as_mut(), if running.is_empty() => {
+                connection.close(GOING, b"the node goes");
+                break;
+            }
+        };
         let (service, caller, early) = (Arc::clone(service), Arc::clone(&caller), early.clone());
-        tokio::spawn(async move {
-            // Whoever asked and is gone needs no answer.
-            let _ = stream(send, receive, peer, &service, &caller, early).await;
-        });
+        // Whoever asked and is gone needs no answer.
+        running.spawn(async move { stream(send, receive, peer, &service, &caller, early).await });
     }
+    // What was asked for is done, even if nobody is there any more to hear of it.
+    running.detach_all();
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Gone {
     Peer,
+    /// There were too many requests of nobody in particular from its address.
+    Unwelcome,
 }
 
 impl<E: std::error::Error> From<E> for Gone {
@@ -235,7 +280,7 @@ async fn stream(
     let Some(request) = header.and_then(|frame| Request::decode(&frame)) else {
         service.note_malformed();
         let refusal = Refusal::new(StatusCode::BAD_REQUEST, "no request of rezcache/1");
-        return answer(&mut send, refusal.into()).await;
+        return to_stranger(&mut send, service, peer.ip(), refusal).await;
     };
     if !matches!(request.call, Call::Read { .. } | Call::Lookup { .. }) {
         // Early data may be a replay of somebody's recording: it may read, and change nothing.
@@ -249,7 +294,7 @@ async fn stream(
     };
     let caller = match caller {
         Ok(caller) => caller,
-        Err(refusal) => return answer(&mut send, refusal.into()).await,
+        Err(refusal) => return to_stranger(&mut send, service, peer.ip(), refusal).await,
     };
     *known.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(caller.clone());
     let answered = match &request.call {
@@ -264,6 +309,22 @@ async fn stream(
         _ => service.perform(&caller, &request.call).await,
     };
     answer(&mut send, answered).await
+}
+
+/// Refuses a request of nobody in particular, of which each address may send so many.
+async fn to_stranger(
+    send: &mut SendStream,
+    service: &Service,
+    from: IpAddr,
+    refusal: Refusal,
+) -> Result<(), Gone> {
+    match service.stranger(from) {
+        Ok(()) => answer(send, refusal.into()).await,
+        Err(limited) => {
+            answer(send, limited.into()).await?;
+            Err(Gone::Unwelcome)
+        }
+    }
 }
 
 async fn header(receive: &mut RecvStream) -> Option<Vec<u8>> {

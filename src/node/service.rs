@@ -23,6 +23,8 @@ use super::counters::{Count, Counters};
 use super::disk::DiskTier;
 use super::enrol::{Enrolled, Residents};
 use super::hot::{HotTier, Known};
+use super::leaving::{Connected, Leaving};
+use super::places::Places;
 use super::refusal::Refusal;
 use super::sending::{STREAM_BYTES, Sending, charged};
 use super::uploads::Uploads;
@@ -84,15 +86,6 @@ pub(super) enum Want<'a> {
     Exactly(&'a (dyn Fn(Digest, u64) -> Option<Range<u64>> + Sync)),
 }
 
-/// An open connection.
-pub(super) struct Connected(Arc<Service>);
-
-impl Drop for Connected {
-    fn drop(&mut self) {
-        self.0.counters.disconnected();
-    }
-}
-
 /// A request in progress; the node does not end before it.
 pub(super) struct Running(Arc<Service>);
 
@@ -115,11 +108,11 @@ pub(super) struct Service {
     pub(super) counters: Arc<Counters>,
     uploads: Uploads,
     sending: Sending,
-    draining: AtomicBool,
+    pub(super) leaving: Leaving,
+    pub(super) places: Places,
     quiet: Notify,
     started: Instant,
     touched: Mutex<HashSet<(KeyHash, u32)>>,
-    pub(super) drain_asked: Notify,
     meter: Meter,
     catalog_warned: Mutex<Option<Instant>>,
     proving: Semaphore,
@@ -140,6 +133,7 @@ impl Service {
     ) -> Self {
         let counters = Arc::new(Counters::default());
         let hot = HotTier::new(config.memory_bytes);
+        let most = config.protection.connections_per_address.map(|most| most as usize);
         Self {
             contents: Arc::new(Contents::new(blobs, ring, hot, disk, Arc::clone(&counters))),
             config,
@@ -150,11 +144,11 @@ impl Service {
             counters,
             uploads: Uploads::new(),
             sending: Sending::new(),
-            draining: AtomicBool::new(false),
+            leaving: Leaving::default(),
+            places: Places::new(most),
             quiet: Notify::new(),
             started: Instant::now(),
             touched: Mutex::default(),
-            drain_asked: Notify::new(),
             meter: Meter::default(),
             catalog_warned: Mutex::default(),
             proving: Semaphore::new(PROOFS),
@@ -176,8 +170,7 @@ impl Service {
 
     /// Counts a connection for as long as it is open.
     pub(super) fn connected(self: &Arc<Self>) -> Connected {
-        self.counters.connected();
-        Connected(Arc::clone(self))
+        Connected::new(Arc::clone(self))
     }
 
     /// Begins a request; `None` once the node is going.
@@ -188,12 +181,12 @@ impl Service {
     }
 
     pub(super) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.leaving.is_said()
     }
 
     /// Takes no new requests from now on.
     pub(super) fn close(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.leaving.begin();
     }
 
     /// Waits until no request runs.
@@ -205,6 +198,14 @@ impl Service {
             }
             let _ = tokio::time::timeout(Duration::from_millis(200), quiet).await;
         }
+    }
+
+    /// Counts a request of nobody in particular.
+    ///
+    /// # Errors
+    /// When there are too many of them from this address.
+    pub(super) fn stranger(&self, from: IpAddr) -> Result<(), Refusal> {
+        self.access.stranger(from).inspect_err(|_| self.counters.count(Count::AddressesLimited))
     }
 
     pub(super) fn note_malformed(&self) {
@@ -457,7 +458,7 @@ impl Service {
     /// Begins to go, when the caller may say so.
     pub(super) fn drain(&self, caller: &Caller) -> Result<(), Refusal> {
         caller.may_administer(None)?;
-        self.drain_asked.notify_one();
+        self.close();
         Ok(())
     }
 

@@ -11,6 +11,15 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use crate::support::{pin, private_file};
 use crate::wire::ALPN;
 
+/// The pin of the certificate beside a key file, which nodes that share the file make and show; made here when
+/// no node has been started yet.
+///
+/// # Errors
+/// When the file can be neither read nor written.
+pub fn pin_beside(key_file: &Path) -> Result<String, IdentityError> {
+    Identity::read_or_make(&key_file.with_extension("crt")).map(|identity| identity.pin)
+}
+
 /// A certificate chain with its key.
 pub(super) struct Identity {
     chain: Vec<CertificateDer<'static>>,

@@ -124,6 +124,8 @@ counters! {
     ServiceHedges = "service_hedges",
     /// Reads that failed: no connection, or an answer that broke off.
     ServiceFailures = "service_failures",
+    /// Requests that went on from one node of the cache service to another.
+    ServiceFailovers = "service_failovers",
     /// Answers of the cache service that say it is busy or refuses us.
     ServiceBusy = "service_busy",
     /// Answers whose bytes were not those of their digest; nobody got them.
@@ -250,6 +252,12 @@ pub struct ServiceState {
     pub quic: bool,
     /// How long a request waits for it at most, in microseconds.
     pub deadline_us: u64,
+    /// How many nodes its name stands for; 0 while that is not known.
+    #[serde(default)]
+    pub nodes: u64,
+    /// How many of them are not known to fail.
+    #[serde(default)]
+    pub nodes_well: u64,
 }
 
 #[derive(Debug)]
@@ -340,8 +348,16 @@ impl Metrics {
     /// Sets how the cache service stands.
     pub fn set_service(&self, state: &'static str, quic: bool, deadline: Duration) {
         let deadline_us = u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX);
-        let state = ServiceState { state: Cow::Borrowed(state), quic, deadline_us };
-        *self.service.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+        let mut service = self.service.lock().unwrap_or_else(PoisonError::into_inner);
+        let (nodes, nodes_well) = service.as_ref().map_or((0, 0), |before| (before.nodes, before.nodes_well));
+        *service = Some(ServiceState { state: Cow::Borrowed(state), quic, deadline_us, nodes, nodes_well });
+    }
+
+    /// Sets how many nodes the cache service has, and how many of them are not known to fail.
+    pub fn set_service_nodes(&self, (nodes, well): (usize, usize)) {
+        if let Some(service) = &mut *self.service.lock().unwrap_or_else(PoisonError::into_inner) {
+            (service.nodes, service.nodes_well) = (nodes as u64, well as u64);
+        }
     }
 
     /// How the cache service stands; `None` without one.

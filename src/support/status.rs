@@ -240,9 +240,14 @@ impl Status {
         let counted = |counter: Counter| self.counters.get(counter.name()).copied().unwrap_or(0);
         let served = self.assets.served.get(&AssetSource::Service).copied().unwrap_or_default();
         let way = if service.quic { "QUIC" } else { "HTTP" };
+        let nodes = match (service.nodes, service.nodes_well) {
+            (0 | 1, _) => String::new(),
+            (all, well) if well < all => format!(", {well} of its {all} nodes"),
+            (all, _) => format!(", with {all} nodes"),
+        };
         let standing = match service.state.as_ref() {
             "working" => format!(
-                "Answers over {way}; no request waits for it longer than {} ms.",
+                "Answers over {way}{nodes}; no request waits for it longer than {} ms.",
                 service.deadline_us.div_ceil(1000)
             ),
             "distrusted" => {

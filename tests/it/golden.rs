@@ -22,9 +22,27 @@ fn golden(name: &str, actual: &str) {
 
 #[test]
 fn help_of_every_subcommand() {
-    let names =
-        ["", "proxy", "run", "replay", "serve", "store", "token", "join", "status", "doctor", "check-config"];
-    for name in names.into_iter().chain(["token keygen", "token new", "token list", "token revoke"]) {
+    let names = [
+        "",
+        "proxy",
+        "run",
+        "replay",
+        "serve",
+        "director",
+        "store",
+        "token",
+        "join",
+        "status",
+        "doctor",
+        "check-config",
+    ];
+    for name in names.into_iter().chain([
+        "token keygen",
+        "token new",
+        "token list",
+        "token revoke",
+        "director maintain",
+    ]) {
         let mut arguments: Vec<&str> = name.split_whitespace().collect();
         arguments.push("--help");
         let run = rezcache(&arguments);
@@ -76,6 +94,7 @@ fn every_subcommand_has_a_golden_help() {
             "run",
             "replay",
             "serve",
+            "director",
             "store",
             "token",
             "join",
@@ -174,13 +193,25 @@ fn the_template_with_everything_switched_on_is_valid_and_complete() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("ca.pem"), "-----BEGIN CERTIFICATE-----\n").expect("written");
     std::fs::write(folder.path().join("token"), "header.payload.signature\n").expect("written");
+    std::fs::write(folder.path().join("mail-password"), "secret\n").expect("written");
     let path = folder.path().join("all.toml");
     std::fs::write(&path, &active).expect("written");
     let run = rezcache(&["check-config", "--config", path.to_str().expect("UTF-8")]);
     assert_eq!(run.code, 0, "{run:?}");
 
     // Whatever may be written is in it: an unknown key's message lists what is known.
-    for section in ["", "[proxy]\n", "[run]\n", "[replay]\n", "[serve]\n", "[[grid]]\nurl = \"x\"\n"] {
+    for section in [
+        "",
+        "[proxy]\n",
+        "[run]\n",
+        "[replay]\n",
+        "[serve]\n",
+        "[[grid]]\nurl = \"x\"\n",
+        "[director]\n",
+        "[scaling]\n",
+        "[alerts]\n",
+        "[[node]]\nname = \"otter\"\nurl = \"https://x:1\"\n",
+    ] {
         std::fs::write(&path, format!("{section}nonsense = 1\n")).expect("written");
         let run = rezcache(&["check-config", "--config", path.to_str().expect("UTF-8")]);
         let known = run.err.split("known are ").nth(1).expect("known keys").trim();

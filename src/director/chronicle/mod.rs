@@ -87,7 +87,6 @@ pub(super) struct Chronicle {
     looked: Option<Instant>,
     written: Option<Instant>,
     forgotten: Option<Instant>,
-    node_time: Duration,
 }
 
 impl Chronicle {
@@ -106,7 +105,6 @@ impl Chronicle {
             looked: None,
             written: None,
             forgotten: None,
-            node_time: Duration::ZERO,
         }
     }
 
@@ -116,11 +114,6 @@ impl Chronicle {
 
     pub(super) fn incidents(&self) -> Arc<Vec<Incident>> {
         Arc::clone(&self.incidents)
-    }
-
-    /// Seconds that nodes have been open for, as this director has seen it: what they cost.
-    pub(super) const fn node_seconds(&self) -> u64 {
-        self.node_time.as_secs()
     }
 
     pub(super) fn directors(&self, now: Instant, catalog: bool) -> Vec<DirectorView> {
@@ -189,6 +182,22 @@ impl Chronicle {
         writes
     }
 
+    /// What of these operators have not been told. Who begins to tell repeats what has changed lately, since the one
+    /// before may have died before it could; what that one has written of it, it has told.
+    pub(super) fn news(&self, notices: Vec<Notice>) -> Vec<Notice> {
+        let last =
+            |key: &str| self.incidents.iter().rev().find(|incident| incident.key.as_deref() == Some(key));
+        let is_news = |notice: &Notice| match (notice.what, last(&notice.key)) {
+            _ if self.told.contains(&notice.key) => true,
+            (What::Raised, Some(incident)) => {
+                incident.closed.is_some() || incident.severity < notice.severity
+            }
+            (What::Cleared, Some(incident)) => incident.closed.is_none(),
+            _ => true,
+        };
+        notices.into_iter().filter(is_news).collect()
+    }
+
     /// Operators are being told of this; the public is told of the same.
     pub(super) fn told(&mut self, notices: &[Notice]) -> Vec<Write> {
         let mut writes = Vec::new();
@@ -219,10 +228,9 @@ impl Chronicle {
         if self.looked.is_some_and(|looked| now.duration_since(looked) < LOOK) {
             return Vec::new();
         }
-        let passed = self.looked.map_or(Duration::ZERO, |looked| now.duration_since(looked));
         self.looked = Some(now);
         let members = array.members(now);
-        self.plot(wall, &members, passed);
+        self.plot(wall, &members);
         let states = self.states(now, &members, &array.storage_view(), catalog);
         for (member, state) in &states {
             self.lately.note(wall, member, *state);
@@ -282,7 +290,7 @@ impl Chronicle {
     }
 
     #[allow(clippy::cast_possible_truncation)]
-    fn plot(&mut self, wall: u64, members: &[MemberView], passed: Duration) {
+    fn plot(&mut self, wall: u64, members: &[MemberView]) {
         let mut series = self.books.series.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut whole, mut reads) = (Sample::default(), 0.0);
         let mut hits = 0.0;
@@ -306,7 +314,6 @@ impl Chronicle {
                 hits += ratio * weight;
                 reads += weight;
             }
-            self.node_time += if member.uptime_s.is_some() || there { passed } else { Duration::ZERO };
         }
         whole.load /= whole.nodes.max(1.0);
         whole.hit_ratio = (reads > 0.0).then(|| hits / reads);
@@ -333,6 +340,9 @@ fn report(key: &str, severity: Severity, text: &str) -> Report {
 fn public_text(key: &str, text: &str) -> String {
     match key {
         "opening" if text.contains("could not") => "A further node could not be opened".into(),
+        _ if key.starts_with("report ") && text.contains("does not say") => {
+            format!("How {} is, is not known", key.trim_start_matches("report "))
+        }
         _ => crate::fleet::incidents::public(text),
     }
 }

@@ -17,13 +17,20 @@ use crate::fleet::array::NodeSpec;
 const END: Duration = Duration::from_secs(10);
 
 /// Starts `PROGRAM serve --listen ADDRESS OPTIONS…`.
-#[derive(Debug)]
 pub struct ProcessProvisioner {
     program: PathBuf,
     options: Vec<String>,
     addresses: Vec<SocketAddr>,
     logs: PathBuf,
+    environment: Vec<(String, String)>,
     children: Mutex<HashMap<SocketAddr, Child>>,
+}
+
+impl std::fmt::Debug for ProcessProvisioner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The environment may hold the catalog's password.
+        f.debug_struct("ProcessProvisioner").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
 }
 
 impl ProcessProvisioner {
@@ -31,15 +38,20 @@ impl ProcessProvisioner {
     /// `logs`.
     #[must_use]
     pub fn new(program: PathBuf, options: Vec<String>, addresses: Vec<SocketAddr>, logs: PathBuf) -> Self {
-        Self { program, options, addresses, logs, children: Mutex::default() }
+        Self { program, options, addresses, logs, environment: Vec::new(), children: Mutex::default() }
+    }
+
+    /// Nodes get these variables too: what must not be seen on a command line.
+    #[must_use]
+    pub fn with_environment(self, environment: Vec<(String, String)>) -> Self {
+        Self { environment, ..self }
     }
 
     fn failed(&self, source: std::io::Error) -> ProvisionError {
         ProvisionError::Run { program: self.program.display().to_string(), source }
     }
 
-    fn free(&self) -> Option<SocketAddr> {
-        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+    fn free(&self, children: &mut HashMap<SocketAddr, Child>) -> Option<SocketAddr> {
         children.retain(|_, child| child.try_wait().is_ok_and(|ended| ended.is_none()));
         // Others of this host, a node of an earlier director among them, hold theirs.
         let free = |address: &SocketAddr| std::net::TcpListener::bind(address).is_ok();
@@ -50,7 +62,9 @@ impl ProcessProvisioner {
 impl Provisioner for ProcessProvisioner {
     fn open(&self, name: String) -> Asked<'_, NodeSpec> {
         Box::pin(async move {
-            let address = self.free().ok_or(ProvisionError::NoRoom)?;
+            // Held until the node has its address: another one that is opened now must not get the same.
+            let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+            let address = self.free(&mut children).ok_or(ProvisionError::NoRoom)?;
             std::fs::create_dir_all(&self.logs).map_err(|error| self.failed(error))?;
             let log = std::fs::File::options()
                 .create(true)
@@ -59,13 +73,14 @@ impl Provisioner for ProcessProvisioner {
                 .map_err(|error| self.failed(error))?;
             let mut command = Command::new(&self.program);
             command.arg("serve").arg("--listen").arg(address.to_string()).args(&self.options);
+            command.envs(self.environment.iter().map(|(name, value)| (name, value)));
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
             // Ctrl-C at the director's terminal is not meant for the nodes.
             #[cfg(unix)]
             command.process_group(0);
             let child = command.spawn().map_err(|error| self.failed(error))?;
             let handle = format!("process {}", child.id().unwrap_or(0));
-            self.children.lock().unwrap_or_else(PoisonError::into_inner).insert(address, child);
+            children.insert(address, child);
             Ok(NodeSpec { name, url: format!("https://{address}"), addresses: vec![address.ip()], handle })
         })
     }

@@ -88,7 +88,7 @@ pub(super) fn render(site: &Site) -> String {
         "node_seconds_total",
         "counter",
         "Seconds that nodes were open for, all together: what the array costs.",
-        number(picture.node_seconds),
+        (picture.node_hours.total() * 3600.0).round(),
     );
     text.head("incidents_open", gauge, "Incidents that are not over.");
     for (severity, name) in [(Severity::Critical, "critical"), (Severity::Warning, "warning")] {

@@ -200,13 +200,11 @@ impl Site {
     /// The page and its JSON, rendered anew when they are older than a second.
     fn shown(&self) -> Arc<Shown> {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, shown)) = shown.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
-            let _ = at;
+        if let Some((_, shown)) = shown.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
             return Arc::clone(shown);
         }
         let view = self.view();
-        let json = serde_json::to_vec(&view).unwrap_or_default();
-        let fresh = Arc::new(Shown { page: page::render(&view).into(), json: json.into() });
+        let fresh = Arc::new(Shown { page: page::render(&view).into(), json: view.json().into() });
         *shown = Some((Instant::now(), Arc::clone(&fresh)));
         fresh
     }

@@ -22,6 +22,8 @@ pub(super) fn member(name: &str, state: Look) -> Member {
     Member {
         name: name.into(),
         state,
+        dot: Dot::Green,
+        phase: None,
         since: None,
         uptime_s: None,
         load: None,
@@ -39,6 +41,7 @@ pub(super) fn view(nodes: &[Look], store: Look, catalog: Look) -> View {
         service: "cache.example.org".into(),
         director: "owl".into(),
         at: NOW,
+        leading: false,
         level: verdict::Level::Good,
         sentence: "All is well.".into(),
         groups: vec![
@@ -181,14 +184,14 @@ async fn the_page_has_a_sign_and_words_for_each_member_and_nothing_hostile_in_it
         assert!(page.contains(part), "no {part:?} in\n{page}");
     }
     assert!(!page.contains("closed 20 days ago") && !page.contains("secret-key"));
-    for path in ["/", "/v1/status", "/monitoring", "/monitoring/parts"] {
+    for path in ["/", "/monitoring", "/monitoring/parts"] {
         let (_, page) = ask(&site, "127.0.0.1", Method::GET, path, "").await;
         assert!(!page.contains("<script>") && !page.contains("<img") && !page.contains("style="), "{path}");
     }
     let (_, json) = ask(&site, "127.0.0.1", Method::GET, "/v1/status", "").await;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&json["level"], &json["at"]), (&"impaired".into(), &NOW.into()));
-    assert_eq!(json["groups"][1]["members"][1]["state"], "down");
+    assert_eq!(json["nodes"][1]["state"], "down");
     assert_eq!(json["incidents"][0]["title"], HOSTILE);
     assert!(json["incidents"][0].get("key").is_none() && json["incidents"][0].get("told").is_none());
     // In the stream, HTML is text in JSON on one line.

@@ -9,6 +9,7 @@ use super::verdict::{self, Level};
 use crate::director::chronicle::{self, Books};
 use crate::director::run::Picture;
 use crate::fleet::array::{Maintenance, MemberView};
+use crate::fleet::health::Dot;
 use crate::fleet::history::{Day, State};
 use crate::fleet::incidents::{Incident, MAX_NAME, MAX_TITLE, Update, one_line};
 use crate::fleet::notices::Severity;
@@ -113,6 +114,11 @@ pub(super) struct Member {
     pub(super) name: String,
     /// How it looks.
     pub(super) state: Look,
+    /// The colour of its dot, whatever is planned.
+    pub(super) dot: Dot,
+    /// Where a node stands in its life.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) phase: Option<Phase>,
     /// Since when; seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) since: Option<u64>,
@@ -136,7 +142,7 @@ pub(super) struct Member {
 }
 
 /// Members of one kind.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Group {
     /// Its name in addresses and ids.
     pub(super) id: &'static str,
@@ -160,7 +166,7 @@ pub(super) struct IncidentView {
 }
 
 /// All that is told.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct View {
     /// The service's name.
     pub(super) service: String,
@@ -168,6 +174,8 @@ pub(super) struct View {
     pub(super) director: String,
     /// When this was so; seconds since 1970.
     pub(super) at: u64,
+    /// Whether that director acts for all.
+    pub(super) leading: bool,
     /// How the whole is.
     pub(super) level: Level,
     /// The same in a sentence.
@@ -178,7 +186,42 @@ pub(super) struct View {
     pub(super) incidents: Vec<IncidentView>,
 }
 
+/// `/v1/status`. Its names are a contract with programs: fields may be added, and none changes its meaning.
+#[derive(Serialize)]
+struct Json<'a> {
+    service: &'a str,
+    director: &'a str,
+    at: u64,
+    leading: bool,
+    level: Level,
+    sentence: &'a str,
+    directors: &'a [Member],
+    nodes: &'a [Member],
+    storage: &'a [Member],
+    incidents: &'a [IncidentView],
+}
+
 impl View {
+    /// The same for programs.
+    pub(super) fn json(&self) -> Vec<u8> {
+        let of = |id: &str| {
+            self.groups.iter().find(|group| group.id == id).map_or(&[][..], |group| group.members.as_slice())
+        };
+        let json = Json {
+            service: &self.service,
+            director: &self.director,
+            at: self.at,
+            leading: self.leading,
+            level: self.level,
+            sentence: &self.sentence,
+            directors: of("directors"),
+            nodes: of("nodes"),
+            storage: of("storage"),
+            incidents: &self.incidents,
+        };
+        serde_json::to_vec(&json).unwrap_or_default()
+    }
+
     /// What a picture tells.
     pub(super) fn of(service: &str, director: &str, picture: &Picture, books: &Books) -> Self {
         let groups = vec![directors(picture, books), nodes(picture, books), storage(picture, books)];
@@ -188,6 +231,7 @@ impl View {
             service: one_line(service, 253),
             director: one_line(director, MAX_NAME),
             at: picture.at,
+            leading: picture.leading,
             level,
             sentence,
             groups,
@@ -216,6 +260,12 @@ fn member(books: &Books, at: u64, id: &str, name: &str, state: Look) -> Member {
     Member {
         name: one_line(name, MAX_NAME),
         state,
+        dot: match state {
+            Look::Works | Look::Maintenance | Look::Leaving => Dot::Green,
+            Look::Impaired | Look::Starting | Look::Unknown => Dot::Amber,
+            Look::Down => Dot::Red,
+        },
+        phase: None,
         since: None,
         uptime_s: None,
         load: None,
@@ -272,6 +322,8 @@ fn nodes(picture: &Picture, books: &Books) -> Group {
             _ => None,
         };
         Member {
+            dot: node.dot,
+            phase: Some(node.phase),
             since: picture.since.get(&id).copied().filter(|_| state != Look::Unknown),
             uptime_s: node.uptime_s,
             load: serves.then_some(node.load),

@@ -117,11 +117,11 @@ impl Array {
     /// that do not let us look nothing is known.
     #[must_use]
     pub fn storage_view(&self) -> StorageView {
-        let reports = || {
-            let healthy = self.nodes.values().filter(|node| node.health.is_healthy());
-            healthy.filter_map(|node| node.report.as_ref())
+        let said = || {
+            let meant = |node: &&Node| node.health.is_healthy() && node.maintenance.is_none();
+            self.nodes.values().filter(meant).filter_map(|node| node.behind)
         };
-        let all = reports().count();
+        let all = said().count();
         let state = |works: usize| match works {
             _ if all == 0 => State::Unknown,
             0 => State::Lost,
@@ -129,8 +129,8 @@ impl Array {
             _ => State::Amber,
         };
         StorageView {
-            store: state(reports().filter(|report| report.store.canary).count()),
-            catalog: state(reports().filter(|report| report.catalog.primary).count()),
+            store: state(said().filter(|(store, _)| *store).count()),
+            catalog: state(said().filter(|(_, catalog)| *catalog).count()),
         }
     }
 

@@ -48,8 +48,12 @@ struct World {
     closed: Vec<(String, Reason)>,
     drained: Vec<String>,
     refuse_to_open: bool,
+    asked: usize,
     /// Whether clients stay on nodes that drain.
     busy: bool,
+    /// Whether what nodes are told is lost on the way.
+    deaf: bool,
+    told_to_drain: usize,
 }
 
 impl World {
@@ -70,7 +74,10 @@ impl World {
             closed: Vec::new(),
             drained: Vec::new(),
             refuse_to_open: false,
+            asked: 0,
             busy: false,
+            deaf: false,
+            told_to_drain: 0,
         }
     }
 
@@ -97,10 +104,12 @@ impl World {
                 let good = probe != Probe::Refused;
                 let draining = self.drained.contains(&spec.name);
                 let connections = if draining && !self.busy { 0 } else { 9 };
-                let report = good.then(|| report(self.load, connections, self.storage));
+                let report =
+                    good.then(|| NodeReport { draining, ..report(self.load, connections, self.storage) });
                 self.array.probed(self.now, &spec.name, self.now, probe, report);
             }
             Command::Open(count) => {
+                self.asked += 1;
                 for _ in 0..count {
                     if self.refuse_to_open {
                         self.array.not_opened(self.now, "quota exceeded");
@@ -111,7 +120,12 @@ impl World {
                     self.array.opened(self.now, spec(&name, self.opened, "i-123"));
                 }
             }
-            Command::Drain(spec) => self.drained.push(spec.name),
+            Command::Drain(spec) => {
+                self.told_to_drain += 1;
+                if !self.deaf {
+                    self.drained.push(spec.name);
+                }
+            }
             Command::Close(spec, reason) => self.closed.push((spec.name, reason)),
             Command::Write(fact) => {
                 self.facts.insert(fact.spec.name.clone(), fact);
@@ -189,12 +203,12 @@ fn a_sick_store_is_one_trouble_and_takes_nobody_out() {
     world.run(10);
     world.storage = false;
     world.run(20);
-    assert_eq!(world.told, [("storage".to_owned(), What::Raised)]);
+    assert_eq!(world.told, [("store".to_owned(), What::Raised)]);
     assert_eq!(world.named().len(), 3);
     assert!(world.array.members(world.now).iter().all(|view| view.dot == Dot::Amber));
     world.storage = true;
     world.run(20);
-    assert_eq!(world.told[1..], [("storage".to_owned(), What::Cleared)]);
+    assert_eq!(world.told[1..], [("store".to_owned(), What::Cleared)]);
 }
 
 #[test]
@@ -247,6 +261,38 @@ fn a_node_that_drains_is_not_closed_while_somebody_reads() {
 }
 
 #[test]
+fn a_node_that_did_not_hear_is_told_again_and_one_that_has_ended_is_closed() {
+    let scaling = ScalingRules {
+        calm: Duration::from_secs(60),
+        cooldown: Duration::from_secs(60),
+        ..ScalingRules::default()
+    };
+    let mut world = World::new(Some(scaling), &["otter"]);
+    world.load = 0.9;
+    world.run(120);
+    (world.load, world.busy, world.deaf) = (0.05, true, true);
+    while world.told_to_drain == 0 {
+        world.run(10);
+    }
+    world.run(20);
+    assert!((5..20).contains(&world.told_to_drain), "once in an interval: {}", world.told_to_drain);
+    assert_eq!(world.closed, [], "it said that it had nobody before it was told");
+    world.deaf = false;
+    world.run(10);
+    let told = world.told_to_drain;
+    let gone = world.drained[0].clone();
+    world.run(10);
+    assert_eq!(
+        (world.told_to_drain, world.closed.len()),
+        (told, 0),
+        "it says that it drains, and who is with it"
+    );
+    world.dead.push(gone.clone());
+    world.run(10);
+    assert_eq!(world.closed, [(gone, Reason::Drained)]);
+}
+
+#[test]
 fn a_provisioner_that_fails_is_told_of_and_not_flooded() {
     let mut world = World::new(Some(ScalingRules::default()), &["otter"]);
     world.refuse_to_open = true;
@@ -296,4 +342,114 @@ fn another_director_knows_what_was_written_and_takes_over() {
     other.array.lead(other.now, false);
     other.array.facts(other.now, &[]);
     assert_eq!(other.named(), ["192.0.2.1"]);
+}
+
+#[test]
+fn a_store_that_one_node_does_not_reach_is_that_nodes_trouble() {
+    let mut world = World::new(None, &["otter", "lynx"]);
+    world.run(10);
+    let feed = |world: &mut World, name: &str, store: bool, catalog: bool| {
+        let said = NodeReport {
+            catalog: super::super::report::CatalogReport { primary: catalog },
+            ..report(0.3, 9, store)
+        };
+        let probe = Probe::Ready { latency: Duration::from_millis(2), storage: store && catalog };
+        world.array.probed(world.now, name, world.now, probe, Some(said));
+    };
+    let troubles = |world: &World| -> Vec<(String, Severity, String)> {
+        world.array.troubles().map(|(key, severity, text)| (key.into(), severity, text.into())).collect()
+    };
+    feed(&mut world, "otter", false, true);
+    let [(key, Severity::Warning, text)] = &troubles(&world)[..] else { panic!("{:?}", troubles(&world)) };
+    assert_eq!(
+        (key.as_str(), text.as_str()),
+        ("store", "the store does not answer otter; the others reach it")
+    );
+    feed(&mut world, "otter", true, false);
+    feed(&mut world, "lynx", true, false);
+    let [(key, Severity::Critical, text)] = &troubles(&world)[..] else { panic!("{:?}", troubles(&world)) };
+    assert_eq!(key, "catalog");
+    assert!(text.starts_with("the catalog does not answer;"), "{text}");
+    feed(&mut world, "lynx", true, true);
+    feed(&mut world, "otter", true, true);
+    assert_eq!(troubles(&world), []);
+}
+
+#[test]
+fn counted_poisoning_is_told_and_over_when_it_is_quiet() {
+    let mut world = World::new(None, &["otter"]);
+    world.run(10);
+    for (uptime_s, disputed) in [(10, 4), (12, 5)] {
+        let counters = BTreeMap::from([("disputed".to_owned(), disputed)]);
+        let said = NodeReport { uptime_s, counters, ..report(0.3, 9, true) };
+        let probe = Probe::Ready { latency: Duration::from_millis(2), storage: true };
+        world.array.probed(world.now, "otter", world.now, probe, Some(said));
+    }
+    world.run(20);
+    assert_eq!(world.told, [("poisoning".to_owned(), What::Raised)]);
+    world.run(2000);
+    assert_eq!(world.told[1..], [("poisoning".to_owned(), What::Cleared)]);
+}
+
+#[test]
+fn a_node_that_does_not_say_how_it_is_is_told_of() {
+    let mut world = World::new(None, &["otter"]);
+    let silent = |world: &mut World, seconds: u64| {
+        for _ in 0..seconds {
+            world.now += Duration::from_secs(1);
+            let probe = Probe::Ready { latency: Duration::from_millis(2), storage: true };
+            world.array.probed(world.now, "otter", world.now, probe, None);
+        }
+    };
+    silent(&mut world, 55);
+    assert_eq!(world.array.troubles().count(), 0);
+    silent(&mut world, 10);
+    let keys: Vec<_> = world.array.troubles().map(|(key, severity, _)| (key, severity)).collect();
+    assert_eq!(keys, [("report otter", Severity::Warning)]);
+    world.run(4);
+    assert_eq!(world.array.troubles().count(), 0);
+}
+
+#[test]
+fn each_director_tells_that_it_cannot_reach_the_catalog_and_who_led_goes_on_telling() {
+    let mut world = World::new(None, &["otter"]);
+    let mut follower = World::new(None, &["otter"]);
+    follower.array.lead(follower.now, false);
+    for (world, name) in [(&mut world, "first"), (&mut follower, "second")] {
+        world.run(10);
+        world.array.catalog(world.now, name, false);
+        world.array.lapse();
+        world.dead = vec!["otter".into()];
+        world.run(30);
+    }
+    assert!(!world.array.is_leading());
+    let raised = |key: &str| (key.to_owned(), What::Raised);
+    assert_eq!(world.told, [raised("director first catalog"), raised("node otter")]);
+    assert_eq!(follower.told, [raised("director second catalog")]);
+
+    // The catalog is back, and the second leads: what it has not told itself and is fresh, it tells.
+    follower.array.catalog(follower.now, "second", true);
+    follower.array.lead(follower.now, true);
+    follower.run(30);
+    let cleared = ("director second catalog".to_owned(), What::Cleared);
+    assert_eq!(follower.told[1..], [cleared, raised("node otter")]);
+}
+
+#[test]
+fn a_provisioner_that_fails_is_asked_ever_more_seldom() {
+    let mut world = World::new(Some(ScalingRules::default()), &["otter"]);
+    (world.refuse_to_open, world.load) = (true, 1.0);
+    world.run(3600);
+    assert!((5..20).contains(&world.asked), "{}", world.asked);
+    world.refuse_to_open = false;
+    world.run(1801);
+    assert!(world.opened > 100);
+}
+
+#[test]
+fn node_hours_are_counted() {
+    let mut world = World::new(None, &["otter", "lynx"]);
+    world.run(3600);
+    let hours = world.array.node_hours();
+    assert!((hours.total() - 2.0).abs() < 0.01 && (hours.listed - hours.serving).abs() < 1e-9, "{hours:?}");
 }

@@ -59,7 +59,13 @@ fn face_of(world: &World) -> Face {
 fn connect(world: &World) -> (DuplexStream, JoinHandle<()>, watch::Sender<bool>) {
     let (near, far) = tokio::io::duplex(64 << 10);
     let (stop, stopping) = watch::channel(false);
-    let served = tokio::spawn(face::converse(near, LOCAL, face_of(world), stopping));
+    let served = tokio::spawn(face::converse(
+        near,
+        LOCAL,
+        face_of(world),
+        Arc::new(world.service.connected()),
+        stopping,
+    ));
     (far, served, stop)
 }
 

@@ -9,9 +9,10 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{ReadKey, ServiceTier};
 use crate::asset::{policy, validate};
-use crate::client::{FoundBody, Receipt};
+use crate::client::{FoundBody, Receipt, Way};
 use crate::fetch::Span;
 use crate::fetch::pace::Progress;
+use crate::fetch::service_plan::ServicePlan;
 use crate::proxy::grid_port::GridPort;
 use crate::proxy::learn::Target;
 use crate::support::metrics::Counter;
@@ -81,8 +82,11 @@ impl ServiceTier {
             progress: Some(Progress::new(Instant::now(), deadline)),
             ..Watched::default()
         }));
+        // A node that takes longer than 95 of 100 answers is not waited for alone; with what remains of the deadline
+        // another one can still be in time.
+        let way = Way { central: target.scope.central, patience: deadline * 2 / 3 };
         let opening =
-            Arc::clone(self).open(Arc::clone(grid), target.clone(), key, span, Arc::clone(&watched));
+            Arc::clone(self).open(Arc::clone(grid), target.clone(), key, (way, span), Arc::clone(&watched));
         Some(Attempt { tier: Arc::clone(self), opening: Box::pin(opening), watched, deadline, late: false })
     }
 
@@ -91,14 +95,14 @@ impl ServiceTier {
         grid: Arc<GridPort>,
         target: Target,
         key: ReadKey,
-        span: Span,
+        (way, span): (Way, Span),
         watched: Arc<Mutex<Watched>>,
     ) -> Option<Box<Opened>> {
         let asked = Instant::now();
         let _place = match Arc::clone(&self.reads).try_acquire_owned() {
             Ok(place) => place,
             Err(_) => {
-                if !self.is_there(&key).await {
+                if !self.is_there(&key, way.central).await {
                     self.absent(key, asked.elapsed());
                     return None;
                 }
@@ -111,7 +115,7 @@ impl ServiceTier {
             Span { start: 0, end: None } => None,
             Span { start, end } => Some((start, end.unwrap_or(u64::MAX))),
         };
-        let body = self.client().read(&key.0, Some(key.1), range).await;
+        let body = self.client().read_by(&way, &key.0, Some(key.1), range).await;
         let took = asked.elapsed();
         let mut body = match body {
             Ok(Some(body)) => body,
@@ -186,7 +190,8 @@ impl ServiceTier {
         Some(Box::new(Opened { found, first, rest: body, progress, budget }))
     }
 
-    /// One attempt is one miss at most, and none while it waited for its turn among our own.
+    /// One attempt is one miss at most, and none while it waited for its turn among our own. What one of several
+    /// nodes has missed is that node's.
     fn count_miss(&self, watched: &Mutex<Watched>) {
         let news = {
             let mut watched = lock(watched);
@@ -194,8 +199,11 @@ impl ServiceTier {
             watched.missed |= news;
             news
         };
-        if news {
+        let client = self.client();
+        if news && client.is_silent() {
             self.update(|plan| plan.missed(Instant::now()));
+        } else if news && !client.is_failing_over() {
+            self.update(ServicePlan::hedged);
         }
     }
 
@@ -212,7 +220,9 @@ impl ServiceTier {
     /// The service broke off an answer it had begun.
     pub(in crate::proxy) fn broke_off(&self) {
         self.metrics.count(Counter::ServiceFailures);
-        self.update(|plan| plan.broke_off(Instant::now()));
+        if self.client().is_silent() {
+            self.update(|plan| plan.broke_off(Instant::now()));
+        }
     }
 }
 

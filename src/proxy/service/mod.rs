@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -108,6 +108,8 @@ pub(super) struct ServiceTier {
     refusal_told: AtomicBool,
     /// It has not let us in since it last did.
     refused: AtomicBool,
+    /// Requests that went on to another node, as far as they are counted.
+    failovers: AtomicU64,
 }
 
 impl ServiceTier {
@@ -159,6 +161,7 @@ impl ServiceTier {
             changed: Notify::new(),
             refusal_told: AtomicBool::new(false),
             refused: AtomicBool::new(false),
+            failovers: AtomicU64::new(0),
         };
         tier.tell();
         Ok(tier)
@@ -261,7 +264,13 @@ impl ServiceTier {
             let plan = self.plan();
             (plan.standing(), plan.deadline(None))
         };
-        self.metrics.set_service(standing.name(), self.client().face() == Face::Quic, deadline);
+        let client = self.client();
+        self.metrics.set_service(standing.name(), client.face() == Face::Quic, deadline);
+        self.metrics.set_service_nodes(client.nodes());
+        let failovers = client.failovers();
+        let before = self.failovers.swap(failovers, Ordering::Relaxed);
+        // Another client, which begins anew, counts less than the one before.
+        self.metrics.add(Counter::ServiceFailovers, failovers.saturating_sub(before));
     }
 
     /// Whether to ask the service for this; says how long to wait.

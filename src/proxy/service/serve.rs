@@ -68,6 +68,9 @@ impl ServiceTier {
             opened.progress.received(Instant::now(), received);
             let group = tokio::time::timeout_at(opened.progress.grid_at().into(), opened.rest.next()).await;
             let Ok(Ok(Some(group))) = group else {
+                if group.is_err() {
+                    opened.rest.stalled();
+                }
                 self.broke_off();
                 let from = found.first + received;
                 let rest = self.rest_from_grid(grid, target, &opened, from, request, sink).await;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::Inner;
 use crate::asset::{Asset, Digest};
 use crate::cache::{Lookup, Scope};
-use crate::client::{CallError, Grant, Pace};
+use crate::client::{CallError, Grant, Pace, Way};
 use crate::fetch::upload_plan::{Dropped, Entry, Number, Outcome};
 use crate::fetch::upload_rules::may_hear;
 use crate::support::metrics::Counter;
@@ -48,7 +48,8 @@ pub(super) async fn send(inner: &Arc<Inner>, number: Number, entry: &Entry) -> O
     if let Some(reason) = inner.doom(number) {
         return Outcome::Drop(reason);
     }
-    let attesting = client.attest(&entry.key, origin, entry.digest, &asset.bytes);
+    let way = Way { central: entry.central, ..Way::to(&entry.key.grid) };
+    let attesting = client.attest_by(&way, &entry.key, origin, entry.digest, &asset.bytes);
     let verdict = match in_time(ANSWER_PATIENCE, attesting).await {
         Ok(verdict) => verdict,
         Err(error) => return failed(&error),
@@ -70,7 +71,7 @@ pub(super) async fn send(inner: &Arc<Inner>, number: Number, entry: &Entry) -> O
     let patience = ANSWER_PATIENCE + Duration::from_secs(4 * length / rate);
     let pace: Arc<dyn Pace> = Arc::new(Line(Arc::clone(inner)));
     let client = inner.service.client();
-    let putting = client.put_paced(&entry.key, origin, entry.digest, codec, body, Some(pace));
+    let putting = client.put_by(&way, &entry.key, origin, entry.digest, (codec, body), Some(pace));
     let verdict = in_time(patience, putting).await;
     match verdict {
         Ok(Verdict::Conflict) => Outcome::Drop(Dropped::Conflict),

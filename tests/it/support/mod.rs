@@ -12,7 +12,9 @@ use uuid::Uuid;
 
 pub(crate) mod captures;
 pub(crate) mod client;
+pub(crate) mod directors;
 pub(crate) mod fake_grid;
+pub(crate) mod moto;
 pub(crate) mod operator;
 pub(crate) mod postgres;
 pub(crate) mod process;

@@ -141,6 +141,19 @@ impl NodeProcess {
         self.process.id()
     }
 
+    /// Waits until it ends by itself; its exit status.
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
+        super::within(async {
+            loop {
+                if let Some(status) = self.process.try_wait().unwrap() {
+                    return status.code();
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        })
+        .await
+    }
+
     /// Bytes of memory that the process has, and the most it ever had. `None` where the system does not
     /// tell as Linux does.
     pub(crate) fn memory(&self) -> Option<(u64, u64)> {

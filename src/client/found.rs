@@ -1,0 +1,296 @@
+//! An asset that was found: its bytes as they come, each checked before it goes on. Where a node breaks off, another
+//! goes on, where there is one.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+
+use super::nodes::Running;
+use super::{CallError, Inner, Way, unexpected};
+use crate::asset::{AssetKey, Digest};
+use crate::wire::frame::{Call, Found, Reply};
+use crate::wire::{OriginHash, groups};
+
+/// Pieces of a body that are taken from its stream in one visit.
+const CHUNKS_AT_ONCE: usize = 32;
+/// Room made for a body of a length that was only announced.
+const ON_PROMISE: usize = 1 << 20;
+/// Room made for the groups of a large body, several at once.
+const READ_AHEAD: usize = 4 * groups::GROUP_BYTES;
+
+/// How much of a body has come, and when the last of it came.
+#[derive(Clone, Copy, Debug)]
+pub struct Receipt {
+    /// Bytes, group hashes included.
+    pub bytes: u64,
+    /// When the last ones came.
+    pub at: Instant,
+}
+
+pub(super) enum Body {
+    Quic(quinn::RecvStream),
+    Http(hyper::body::Incoming),
+}
+
+impl Body {
+    /// Adds what has come to `buffer` and says how much that is; `None` at the end.
+    async fn append(&mut self, buffer: &mut BytesMut) -> Result<Option<usize>, CallError> {
+        let before = buffer.len();
+        match self {
+            Self::Quic(stream) => {
+                // A chunk is what one datagram held. Each visit to the stream takes its connection's lock,
+                // which the thread that receives wants too.
+                let mut chunks: [Bytes; CHUNKS_AT_ONCE] = Default::default();
+                let read = stream.read_chunks(&mut chunks).await.map_err(|_| CallError::Unreachable)?;
+                let Some(number) = read else { return Ok(None) };
+                chunks.iter().take(number).for_each(|chunk| buffer.extend_from_slice(chunk));
+            }
+            Self::Http(body) => {
+                let Some(frame) = http_body_util::BodyExt::frame(body).await else { return Ok(None) };
+                if let Ok(data) = frame.map_err(|_| CallError::Unreachable)?.into_data() {
+                    buffer.extend_from_slice(&data);
+                }
+            }
+        }
+        Ok(Some(buffer.len() - before))
+    }
+}
+
+enum Progress {
+    Start,
+    Groups { next: u64, rest: BytesMut },
+    Done,
+}
+
+/// An asset that was found, of which only checked bytes come out.
+pub struct FoundBody {
+    found: Found,
+    body: Body,
+    groups: Option<Arc<groups::Groups>>,
+    state: Progress,
+    receipt: Arc<Mutex<Receipt>>,
+    /// Until the last byte has come.
+    running: Option<Running>,
+    again: Option<Again>,
+}
+
+/// The question, to ask it once more elsewhere.
+struct Again {
+    client: Arc<Inner>,
+    way: Way,
+    key: AssetKey,
+    origin: Option<OriginHash>,
+    range: Option<(u64, u64)>,
+}
+
+impl Inner {
+    /// See [`super::ServiceClient::read`].
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        way: &Way,
+        key: &AssetKey,
+        origin: Option<OriginHash>,
+        range: Option<(u64, u64)>,
+    ) -> Result<Option<FoundBody>, CallError> {
+        let route = way.route(&key.grid, Some(key.id), origin);
+        let call = Call::Read { key: key.clone(), origin, range, head_only: false };
+        let answer = self.call(&route, way.patience, call, None).await?;
+        match answer.reply {
+            Reply::Found(found) if found.total <= key.kind.max_bytes() => {
+                let receipt = Arc::new(Mutex::new(Receipt { bytes: 0, at: Instant::now() }));
+                let again = self.nodes.have_choice().then(|| Again {
+                    client: Arc::clone(self),
+                    way: *way,
+                    key: key.clone(),
+                    origin,
+                    range,
+                });
+                Ok(Some(FoundBody {
+                    found,
+                    body: answer.body,
+                    groups: None,
+                    state: Progress::Start,
+                    receipt,
+                    running: Some(answer.running),
+                    again,
+                }))
+            }
+            Reply::Absent => Ok(None),
+            other => Err(unexpected(other)),
+        }
+    }
+}
+
+impl FoundBody {
+    /// What the service says it is.
+    #[must_use]
+    pub const fn found(&self) -> &Found {
+        &self.found
+    }
+
+    /// How the body is coming along, for whoever watches while another waits for it.
+    #[must_use]
+    pub fn receipt(&self) -> Arc<Mutex<Receipt>> {
+        Arc::clone(&self.receipt)
+    }
+
+    /// The group hashes that the digest was checked to be made of; `None` for bodies that come whole,
+    /// and until the first bytes have come.
+    #[must_use]
+    pub fn groups(&self) -> Option<Arc<groups::Groups>> {
+        self.groups.clone()
+    }
+
+    /// The body does not go on as it should; whoever says so does not wait for it any more.
+    pub fn stalled(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.stalled();
+        }
+    }
+
+    /// The next checked bytes, in order from [`Found::first`] on; `None` after the last.
+    ///
+    /// # Errors
+    /// When the body breaks off and nobody else goes on with it, or its bytes are not those of the digest.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
+        let mut next = self.step().await;
+        // Each time at another node; how long all of it may take is the caller's to say.
+        if next == Err(CallError::Unreachable)
+            && let Some(again) = self.again.take()
+        {
+            if let Some(mut running) = self.running.take() {
+                running.failed();
+            }
+            self.go_on(again).await?;
+            next = self.step().await;
+        }
+        match &next {
+            Err(CallError::Unreachable) => {
+                if let Some(mut running) = self.running.take() {
+                    running.failed();
+                }
+            }
+            Ok(Some(_)) if !matches!(self.state, Progress::Done) => {}
+            _ => self.running = None,
+        }
+        next
+    }
+
+    /// Asks for what is still missing once more. It has to be of the same content.
+    async fn go_on(&mut self, again: Again) -> Result<(), CallError> {
+        let end = self.found.first + self.found.length;
+        let (first, range) = match &self.state {
+            Progress::Start => (self.found.first, again.range),
+            Progress::Groups { next, .. } => {
+                let first = next * groups::GROUP_BYTES as u64;
+                (first, Some((first, end)))
+            }
+            Progress::Done => return Err(CallError::Unreachable),
+        };
+        let route = again.way.route(&again.key.grid, Some(again.key.id), again.origin);
+        let call = Call::Read { key: again.key, origin: again.origin, range, head_only: false };
+        let answer = again.client.call(&route, again.way.patience, call, None).await?;
+        let Reply::Found(found) = answer.reply else { return Err(CallError::Unreachable) };
+        let same = found.digest == self.found.digest
+            && (found.total, found.grouped) == (self.found.total, self.found.grouped)
+            && (found.first, found.first.saturating_add(found.length)) == (first, end);
+        if !same {
+            return Err(CallError::Unreachable);
+        }
+        self.body = answer.body;
+        self.running = Some(answer.running);
+        if let Progress::Groups { next, .. } = self.state {
+            let mut rest = BytesMut::new();
+            // The hashes are known already, and were checked.
+            let hashes = self.hashes()?;
+            self.fill(&mut rest, hashes).await?;
+            let rest = rest.split_off(hashes);
+            self.state = Progress::Groups { next, rest };
+        }
+        Ok(())
+    }
+
+    /// Bytes of the hashes of all groups.
+    fn hashes(&self) -> Result<usize, CallError> {
+        let count = usize::try_from(groups::count(self.found.total)).map_err(|_| CallError::Garbled)?;
+        Ok(count * 32)
+    }
+
+    async fn step(&mut self) -> Result<Option<Bytes>, CallError> {
+        match &mut self.state {
+            Progress::Done => Ok(None),
+            Progress::Start if !self.found.grouped => {
+                let mut whole = BytesMut::new();
+                let length = usize::try_from(self.found.length).map_err(|_| CallError::Garbled)?;
+                self.fill(&mut whole, length).await?;
+                self.state = Progress::Done;
+                let whole = whole.freeze();
+                if self.found.length != self.found.total || Digest::of(&whole) != self.found.digest {
+                    return Err(CallError::WrongBytes);
+                }
+                Ok(Some(whole))
+            }
+            Progress::Start => {
+                let length = self.hashes()?;
+                let mut rest = BytesMut::new();
+                self.fill(&mut rest, length).await?;
+                let hashes =
+                    rest.split_to(length).chunks_exact(32).filter_map(|hash| hash.try_into().ok()).collect();
+                let groups = groups::Groups::verified(hashes, self.found.total, self.found.digest)
+                    .ok_or(CallError::WrongBytes)?;
+                if !self.found.first.is_multiple_of(groups::GROUP_BYTES as u64) {
+                    return Err(CallError::Garbled);
+                }
+                let next = self.found.first / groups::GROUP_BYTES as u64;
+                self.groups = Some(Arc::new(groups));
+                self.state = Progress::Groups { next, rest };
+                self.group().await
+            }
+            Progress::Groups { .. } => self.group().await,
+        }
+    }
+
+    async fn group(&mut self) -> Result<Option<Bytes>, CallError> {
+        let Progress::Groups { next, mut rest } = std::mem::replace(&mut self.state, Progress::Done) else {
+            return Ok(None);
+        };
+        let end = self.found.first + self.found.length;
+        let start = next * groups::GROUP_BYTES as u64;
+        if start >= end {
+            return Ok(None);
+        }
+        let length = usize::try_from((end - start).min(groups::GROUP_BYTES as u64)).unwrap_or(0);
+        if let Err(error) = self.fill(&mut rest, length).await {
+            // Somebody else may go on here.
+            self.state = Progress::Groups { next, rest: BytesMut::new() };
+            return Err(error);
+        }
+        let group = rest.split_to(length).freeze();
+        if !self.groups.as_ref().is_some_and(|groups| groups.check(next, &group)) {
+            return Err(CallError::WrongBytes);
+        }
+        self.state = Progress::Groups { next: next + 1, rest };
+        Ok(Some(group))
+    }
+
+    /// Reads until `buffer` holds `length` bytes.
+    async fn fill(&mut self, buffer: &mut BytesMut, length: usize) -> Result<(), CallError> {
+        // In one piece, so that nothing is copied when the buffer grows; but not more on a mere promise
+        // than a body has that comes whole.
+        let ahead = if self.found.grouped { READ_AHEAD } else { 0 };
+        if buffer.capacity() < length {
+            buffer.reserve((length - buffer.len()).min(ON_PROMISE).max(ahead));
+        }
+        while buffer.len() < length {
+            let more = self.body.append(buffer).await?.ok_or(CallError::Unreachable)?;
+            let mut receipt = self.receipt.lock().unwrap_or_else(PoisonError::into_inner);
+            receipt.bytes += more as u64;
+            receipt.at = Instant::now();
+        }
+        if !self.found.grouped && buffer.len() > length {
+            return Err(CallError::Garbled);
+        }
+        Ok(())
+    }
+}

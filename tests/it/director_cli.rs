@@ -1,0 +1,82 @@
+//! `rezcache director` as it is typed: what it says at its start, planned maintenance, and how it ends.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::cli::{Run, rezcache};
+use crate::support::directors::{DirectorProcess, Orphans, free_port};
+
+const ZONE: &str = "cache.example.org";
+const PATIENCE: Duration = Duration::from_secs(40);
+
+fn maintain(folder: &Path, words: &[&str]) -> Run {
+    let file = folder.join("director/director.toml");
+    let before = ["director", "maintain"];
+    let after = ["--config", file.to_str().unwrap()];
+    rezcache(&[&before, words, &after].concat())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn planned_maintenance_takes_a_node_out_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = ["127.0.0.5", "127.0.0.6"];
+    let port = free_port(&hosts);
+    let _cleanup = Orphans(port);
+    let config = format!(
+        "[director]\nname = \"crane\"\nzone = \"{ZONE}\"\ndns_listen = \"127.0.0.1:0\"\nns = [\"ns1.example.org\"]\n\
+         status_listen = \"127.0.0.1:0\"\nstore = \"file://{}\"\nprobe_interval_s = 1\nttl_s = 1\nslow_start_s = 0\n\
+         [scaling]\nprovisioner = \"process\"\naddresses = [\"{}:{port}\", \"{}:{port}\"]\nminimum = 2\nmaximum = 2\n\
+         startup_s = 3\n",
+        folder.path().join("store").display(),
+        hosts[0],
+        hosts[1],
+    );
+    let director = DirectorProcess::start(&folder.path().join("director"), &config, &[]);
+    // Both were opened at once, and each has an address of its own.
+    director.until_named(ZONE, &hosts, PATIENCE).await;
+    let picture = director.picture().await;
+    let name = picture["nodes"][0]["name"].as_str().unwrap().to_owned();
+
+    let planned = maintain(folder.path(), &[&name, "--until", "2h", "--reason", "new disks"]);
+    assert_eq!(planned.code, 0, "{planned:?}");
+    director
+        .until("in maintenance", PATIENCE, |picture| {
+            picture["nodes"][0]["maintenance"]["reason"] == "new disks"
+        })
+        .await;
+    assert_eq!(director.named(ZONE).await.len(), 1);
+    assert!(maintain(folder.path(), &[]).out.contains(&format!("{name}  2 hours more  new disks")));
+    for (words, told) in [
+        (&["nobody", "--until", "2h", "--reason", "x"][..], "there is no node nobody"),
+        (&[name.as_str(), "--until", "2020-01-01", "--reason", "x"], "over already"),
+        (&[name.as_str(), "--until", "2h", "--reason", " "], "1 to 200 characters"),
+        (&["nobody", "--end"], "no maintenance of nobody"),
+        (&[name.as_str()], "until when"),
+    ] {
+        let run = maintain(folder.path(), words);
+        assert!(run.code == 1 && run.err.contains(told), "{words:?} {run:?}");
+    }
+    assert_eq!(maintain(folder.path(), &[&name, "--end"]).code, 0);
+    director.until_named(ZONE, &hosts, PATIENCE).await;
+    assert!(maintain(folder.path(), &[]).out.contains("no maintenance is planned"));
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("file://{}", folder.path().join("store").display());
+    let data = folder.path().join("data");
+    let run =
+        |words: &[&str]| rezcache(&[&["director", "--data-dir", data.to_str().unwrap()], words].concat());
+    for (words, told) in [
+        (&[][..], "which service?"),
+        (&["--store", &store], "which zone?"),
+        (&["--store", &store, "--zone", "cache.example.org"], "which name servers"),
+        (&["--store", &store, "--zone", "cache.example.org", "--ns", "ns1.example.org"], "which nodes?"),
+    ] {
+        let run = run(words);
+        assert!(run.code == 1 && run.err.contains(told), "{words:?} {run:?}");
+    }
+    let wrong = run(&["--store", &store, "--zone", "no dots"]);
+    assert!(wrong.code == 2 && wrong.err.contains("--zone"), "{wrong:?}");
+}
