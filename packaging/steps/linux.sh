@@ -43,5 +43,6 @@ linux_tree() {
   install -m 644 packaging/doc/*.md CHANGELOG.md "$root/usr/share/doc/rezcache/"
   install -D -m 644 packaging/systemd/rezcache.service "$root/usr/lib/systemd/user/rezcache.service"
   install -D -m 644 packaging/systemd/rezcache-serve.service "$root/usr/lib/systemd/system/rezcache-serve.service"
+  install -m 644 packaging/systemd/rezcache-director.service "$root/usr/lib/systemd/system/"
   install -D -m 644 packaging/systemd/sysusers.conf "$root/usr/lib/sysusers.d/rezcache.conf"
 }

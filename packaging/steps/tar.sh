@@ -15,7 +15,7 @@ package_tar() {
   install -m 644 "$WORK/files/completions/rezcache.bash" "$WORK/files/completions/_rezcache" \
     "$WORK/files/completions/rezcache.fish" "$WORK/files/completions/_rezcache.ps1" "$tree/completions/"
   install -m 644 packaging/systemd/rezcache.service packaging/systemd/rezcache-serve.service \
-    packaging/systemd/sysusers.conf "$tree/systemd/"
+    packaging/systemd/rezcache-director.service packaging/systemd/sysusers.conf "$tree/systemd/"
   install -m 644 README.md LICENSE-MIT LICENSE-APACHE packaging/rezcache.toml "$tree/"
   install -m 644 "$WORK/linux/third-party" "$tree/THIRD-PARTY"
   install -m 755 packaging/tar/install.sh "$tree/install.sh"

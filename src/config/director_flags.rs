@@ -108,7 +108,7 @@ pub struct DirectorFlags {
     /// How long a node takes to start, as a first guess [default: 60]
     #[arg(long, value_name = "SECONDS", env = "REZCACHE_STARTUP_S", hide_env_values = true)]
     pub startup_s: Option<String>,
-    /// How long the load must have been low before a node is closed [default: 600]
+    /// How long the load must have been low before a node is closed [default: 1800]
     #[arg(long, value_name = "SECONDS", env = "REZCACHE_CALM_S", hide_env_values = true)]
     pub calm_s: Option<String>,
     /// From one closing to the next [default: 600]

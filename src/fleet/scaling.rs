@@ -10,8 +10,9 @@
 //! ```
 //!
 //! What makes it calm: load is averaged over a minute; opening looks ahead by the time that a node takes to start,
-//! along the trend; closing looks back, at the highest load of the last while, and asks what the others would then
-//! carry. Between the load that opens and the load that closing may lead to lies a gap.
+//! along the trend; closing looks back, at the highest load of the last while, and as far ahead along its trend, and
+//! asks what the others would then carry. Between the load that opens and the load that closing may lead to lies a
+//! gap. `benches/scaling.rs` plays days against it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -29,15 +30,15 @@ pub struct ScalingRules {
     pub target: f64,
     /// How loaded those that stay may be after closing one; below `high`.
     pub after_close: f64,
-    /// The most nodes opened at once.
+    /// The most nodes opened, or closed, at once.
     pub step: usize,
     /// Load is averaged over this; its trend is that over five times as long.
     pub smoothing: Duration,
     /// How long a node takes from opening to serving, as a first guess; what is seen corrects it.
     pub startup: Duration,
-    /// How long the load must have been low before a node is closed.
+    /// How long the load must have been low before a node is closed: longer than the waves that it usually has.
     pub calm: Duration,
-    /// From one closing to the next, and from an opening to a closing.
+    /// From one closing to the next.
     pub cooldown: Duration,
     /// How long clients may still hold the address of a node that left DNS.
     pub ttl: Duration,
@@ -58,7 +59,7 @@ impl Default for ScalingRules {
             step: 4,
             smoothing: Duration::from_secs(60),
             startup: Duration::from_secs(60),
-            calm: Duration::from_secs(600),
+            calm: Duration::from_secs(1800),
             cooldown: Duration::from_secs(600),
             ttl: Duration::from_secs(5),
             drain: Duration::from_secs(600),
@@ -161,12 +162,18 @@ pub enum Action {
 const SAMPLE_SPACING: Duration = Duration::from_millis(900);
 /// The trend is that of the load over so many times the smoothing.
 const TREND: u32 = 5;
+/// A trend is not followed further than this, however slowly nodes start: loads are waves more often than slopes.
+const MOST_AHEAD: Duration = Duration::from_secs(240);
 /// A mean load from here on hides how much more is wanted.
 const SATURATED: f64 = 0.95;
+/// For each of these that nodes stay saturated while others start, twice as many are thought to be wanted.
+const DOUBLING: Duration = Duration::from_secs(120);
+/// The most doublings.
+const MOST_DOUBLINGS: u32 = 4;
 /// What sums of loads may be off by.
 const ROUNDING: f64 = 1e-6;
-/// The most samples kept; more than the longest window holds at the sample spacing of usual probes.
-const MAX_SAMPLES: usize = 4096;
+/// About the most samples kept: a longer window has sparser ones.
+const MAX_SAMPLES: u32 = 600;
 /// First pause after a node that could not even be asked for; doubles.
 const FIRST_BACKOFF: Duration = Duration::from_secs(10);
 /// Longest pause after nodes that never came.
@@ -178,6 +185,8 @@ pub struct Scaling {
     rules: ScalingRules,
     /// The array's total load at past times.
     samples: VecDeque<(Instant, f64)>,
+    /// What was then thought to come.
+    promises: VecDeque<(Instant, f64)>,
     began: Option<Instant>,
     last_open: Option<Instant>,
     last_close: Option<Instant>,
@@ -185,6 +194,8 @@ pub struct Scaling {
     failed_starts: u32,
     not_before: Option<Instant>,
     wanted: usize,
+    /// Since when so many nodes have been saturated.
+    saturated: Option<(usize, Instant)>,
 }
 
 impl Scaling {
@@ -194,6 +205,7 @@ impl Scaling {
         Self {
             rules,
             samples: VecDeque::new(),
+            promises: VecDeque::new(),
             began: None,
             last_open: None,
             last_close: None,
@@ -201,6 +213,7 @@ impl Scaling {
             failed_starts: 0,
             not_before: None,
             wanted: rules.minimum,
+            saturated: None,
         }
     }
 
@@ -252,8 +265,9 @@ impl Scaling {
         let total: f64 = serving.iter().copied().chain(moving).map(|node| node.load.clamp(0.0, 1.5)).sum();
         self.note(now, total);
         let present = self.smoothed(now, total);
-        let coming = self.forecast(now, present);
-        self.wanted = self.nodes_for(present, coming, count);
+        let coming = self.forecast(now, present, self.rules.smoothing * TREND, self.startup.min(MOST_AHEAD));
+        self.promise(now, coming);
+        self.wanted = self.nodes_for(now, present, coming, count);
 
         let room = self.rules.maximum.saturating_sub(count + doubtful + starting);
         let lacking =
@@ -264,24 +278,38 @@ impl Scaling {
             self.last_open = Some(now);
             return actions;
         }
-        let quiet_for =
-            |since: Option<Instant>| since.is_none_or(|at| now.duration_since(at) >= self.rules.cooldown);
+        let quiet_for = |since: Option<Instant>, time| since.is_none_or(|at| now.duration_since(at) >= time);
         // After a start or a change of directors, the past is not known: closing waits until it is.
         let known = now.duration_since(began) >= self.rules.calm;
         if known
             && starting == 0
             && doubtful == 0
-            && count > self.rules.minimum
-            && quiet_for(self.last_open)
-            && quiet_for(self.last_close)
+            // What was opened was opened for something.
+            && quiet_for(self.last_open, self.rules.cooldown.max(self.rules.calm))
+            && quiet_for(self.last_close, self.rules.cooldown)
             && nodes.iter().all(|node| !matches!(node.phase, Phase::Leaving | Phase::Draining))
-            && self.highest(now).max(coming) <= self.rules.after_close * usize_as_f64(count - 1) + ROUNDING
-            && let Some(node) = least_missed(&serving)
         {
-            actions.push(Action::Leave(node.name.clone()));
-            self.last_close = Some(now);
+            let leaving = self.closable(now, present.max(coming), count);
+            let chosen = least_missed(&serving).take(leaving);
+            actions.extend(chosen.map(|node| Action::Leave(node.name.clone())));
+            if leaving > 0 {
+                self.last_close = Some(now);
+            }
         }
         actions
+    }
+
+    /// How many of the serving nodes may be closed: one when the others can carry what there was lately and what the
+    /// trend promises; more at once when those that stay are then no more loaded than after an opening. Never so many
+    /// that those who stay would lately have called for more: then the next wave would.
+    fn closable(&self, now: Instant, present: f64, count: usize) -> usize {
+        let rules = &self.rules;
+        let load = self.highest(now).max(self.forecast(now, present, rules.calm, rules.calm));
+        let promised = self.promises.iter().map(|(_, value)| *value).fold(present, f64::max);
+        let least = ceiling(load / rules.after_close).max(ceiling(promised / rules.high)).max(rules.minimum);
+        let easy = ceiling(load / rules.target);
+        let spare = count.saturating_sub(least);
+        spare.min(count.saturating_sub(easy).max(1)).min(rules.step)
     }
 
     /// What becomes of each node by itself: admitted, drained, closed.
@@ -324,15 +352,27 @@ impl Scaling {
     }
 
     fn note(&mut self, now: Instant, total: f64) {
-        if self.samples.back().is_some_and(|(at, _)| now.duration_since(*at) < SAMPLE_SPACING) {
+        let longest = self.rules.calm.max(self.rules.smoothing * TREND);
+        let spacing = SAMPLE_SPACING.max(longest / MAX_SAMPLES);
+        if self.samples.back().is_some_and(|(at, _)| now.duration_since(*at) < spacing) {
             return;
         }
         self.samples.push_back((now, total));
-        let longest = self.rules.calm.max(self.rules.smoothing * TREND);
-        while self.samples.len() > MAX_SAMPLES
-            || self.samples.front().is_some_and(|(at, _)| now.duration_since(*at) > longest)
-        {
+        while self.samples.front().is_some_and(|(at, _)| now.duration_since(*at) > longest) {
             self.samples.pop_front();
+        }
+    }
+
+    fn promise(&mut self, now: Instant, coming: f64) {
+        // A tenth of the window is as fine as closing looks; of each, the highest.
+        match self.promises.back_mut() {
+            Some((at, highest)) if now.duration_since(*at) < self.rules.calm / 10 => {
+                *highest = highest.max(coming);
+            }
+            _ => self.promises.push_back((now, coming)),
+        }
+        while self.promises.front().is_some_and(|(at, _)| now.duration_since(*at) > self.rules.calm) {
+            self.promises.pop_front();
         }
     }
 
@@ -346,13 +386,11 @@ impl Scaling {
         if count == 0 { total } else { sum / f64::from(count) }
     }
 
-    /// The load by when a node that is opened now would serve, along the line through the last minutes. A falling
-    /// line is not followed: closing looks back instead.
-    fn forecast(&self, now: Instant, present: f64) -> f64 {
-        let points: Vec<_> = self
-            .since(now, self.rules.smoothing * TREND)
-            .map(|(at, value)| (-now.duration_since(at).as_secs_f64(), value))
-            .collect();
+    /// The load in a while, along the line through the last while. A falling line is not followed: closing looks back
+    /// instead.
+    fn forecast(&self, now: Instant, present: f64, back: Duration, ahead: Duration) -> f64 {
+        let points: Vec<_> =
+            self.since(now, back).map(|(at, value)| (-now.duration_since(at).as_secs_f64(), value)).collect();
         let first = points.first().map_or(0.0, |(x, _)| -x);
         if first < self.rules.smoothing.as_secs_f64() {
             return present;
@@ -365,7 +403,7 @@ impl Scaling {
         });
         let slope = if under > 0.0 { over / under } else { 0.0 };
         // A line through a jump is steep: no more than double is believed of it.
-        let ahead = present + slope.max(0.0) * self.startup.as_secs_f64();
+        let ahead = present + slope.max(0.0) * ahead.as_secs_f64();
         ahead.min(present * 2.0).max(present)
     }
 
@@ -386,7 +424,7 @@ impl Scaling {
             .fold(0.0, f64::max)
     }
 
-    fn nodes_for(&self, present: f64, coming: f64, count: usize) -> usize {
+    fn nodes_for(&mut self, now: Instant, present: f64, coming: f64, count: usize) -> usize {
         let mean = present / usize_as_f64(count.max(1));
         let high = coming / usize_as_f64(count.max(1)) > self.rules.high;
         let mut wanted = count;
@@ -394,8 +432,17 @@ impl Scaling {
             wanted = ceiling(coming / self.rules.target);
         }
         if mean >= SATURATED {
-            // Full nodes do not say how much they turn away.
-            wanted = wanted.max(count * 2);
+            // Full nodes do not say how much they turn away: the longer, the more is believed.
+            let since = match self.saturated {
+                Some((known, since)) if known == count => since,
+                _ => now,
+            };
+            self.saturated = Some((count, since));
+            let passed = now.duration_since(since).as_secs() / DOUBLING.as_secs();
+            let doublings = u32::try_from(passed).unwrap_or(u32::MAX).min(MOST_DOUBLINGS - 1) + 1;
+            wanted = wanted.max(count.saturating_mul(2_usize.saturating_pow(doublings)));
+        } else {
+            self.saturated = None;
         }
         wanted.max(self.rules.minimum)
     }
@@ -406,11 +453,13 @@ fn doubtful_that_count(doubtful: usize, present: f64, count: usize) -> usize {
     if present / usize_as_f64(count.max(1)) < SATURATED && count > 0 { doubtful } else { 0 }
 }
 
-/// Whom the fewest would miss.
-fn least_missed<'a>(serving: &[&'a NodeView]) -> Option<&'a NodeView> {
-    serving.iter().copied().filter(|node| node.ours).min_by(|a, b| {
+/// Whom the fewest would miss, first.
+fn least_missed<'a>(serving: &[&'a NodeView]) -> impl Iterator<Item = &'a NodeView> {
+    let mut ours: Vec<_> = serving.iter().copied().filter(|node| node.ours).collect();
+    ours.sort_by(|a, b| {
         a.connections.cmp(&b.connections).then(b.since.cmp(&a.since)).then(a.name.cmp(&b.name))
-    })
+    });
+    ours.into_iter()
 }
 
 #[allow(clippy::cast_precision_loss)]

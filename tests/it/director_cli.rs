@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::cli::{Run, rezcache};
 use crate::support::directors::{DirectorProcess, Orphans, free_port};
 
@@ -59,6 +61,33 @@ async fn planned_maintenance_takes_a_node_out_and_back() {
     assert_eq!(maintain(folder.path(), &[&name, "--end"]).code, 0);
     director.until_named(ZONE, &hosts, PATIENCE).await;
     assert!(maintain(folder.path(), &[]).out.contains("no maintenance is planned"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_director_leads_whatever_becomes_of_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!(
+        "[director]\nname = \"crane\"\nzone = \"{ZONE}\"\ndns_listen = \"127.0.0.1:0\"\nns = [\"ns1.example.org\"]\n\
+         status_listen = \"127.0.0.1:0\"\ncatalog = \"sqlite://{}\"\nprobe_interval_s = 1\n\
+         [[node]]\nname = \"otter\"\nurl = \"https://127.0.0.1:1\"\n",
+        folder.path().join("catalog.sqlite").display(),
+    );
+    // Both have one name, by mistake.
+    let first = DirectorProcess::start(&folder.path().join("first"), &config, &[]);
+    let leads = |picture: &Value| picture["leading"] == true;
+    first.until("leading", PATIENCE, leads).await;
+    let second = DirectorProcess::start(&folder.path().join("second"), &config, &[]);
+    second.until("seen a node lost", PATIENCE, |picture| picture["nodes"][0]["dot"] == "red").await;
+    assert!(!leads(&second.picture().await));
+    // The leader is stuck; another one leads. When it goes on it knows that its time is over.
+    first.signal("-STOP");
+    second.until("leading", PATIENCE, leads).await;
+    first.signal("-CONT");
+    first.until("knowing that it does not lead", PATIENCE, |picture| !leads(picture)).await;
+    assert!(leads(&second.picture().await));
+    // Who leaves in order gives the lead up.
+    assert_eq!(second.terminate(), Some(0));
+    first.until("leading again", PATIENCE, leads).await;
 }
 
 #[test]

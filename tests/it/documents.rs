@@ -144,9 +144,11 @@ impl Stage {
             ("/etc/rezcache".into(), path("etc/rezcache")),
         ];
         // All held at once, so that they differ.
-        let free: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        for (port, listener) in ["8443", "9080", "9079"].into_iter().zip(&free) {
-            replacements.push((format!(":{port}"), format!(":{}", listener.local_addr().unwrap().port())));
+        let free: Vec<_> = (0..5).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        for (port, listener) in ["8443", "9080", "9079", "5300", "8053"].into_iter().zip(&free) {
+            let free = listener.local_addr().unwrap().port();
+            replacements.push((format!(":{port}"), format!(":{free}")));
+            replacements.push((format!("-p {port}"), format!("-p {free}")));
         }
         Self { home, replacements, running: Vec::new() }
     }
@@ -174,6 +176,8 @@ impl Stage {
             .env("REZCACHE_LISTEN", self.replaced("127.0.0.1:9080"))
             .env("REZCACHE_CONTROL", self.replaced("127.0.0.1:9079"))
             .env("REZCACHE_SERVE_LISTEN", self.replaced("127.0.0.1:8443"))
+            .env("REZCACHE_DNS_LISTEN", self.replaced("127.0.0.1:5300"))
+            .env("REZCACHE_STATUS_LISTEN", self.replaced("127.0.0.1:8053"))
             .stdin(Stdio::null())
             .process_group(0);
         command
@@ -240,6 +244,20 @@ impl Stage {
         if let Some(token) = printed.split("/#").nth(1) {
             let token = token.chars().take_while(char::is_ascii_hexdigit).collect();
             self.replacements.insert(0, ("TOKEN".into(), token));
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.running.clear();
+        // Nodes that a director has opened outlive it.
+        let home = self.home.path().to_str().unwrap();
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let words = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+            if words.contains("\0serve\0") && words.contains(home) {
+                let _ = Command::new("kill").arg("-KILL").arg(entry.file_name()).status();
+            }
         }
     }
 }

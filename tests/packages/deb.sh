@@ -85,14 +85,14 @@ equal "installed as packaged" "$(cat "$notes/verify.log")" ''
 check "the template says nothing wrong" inside rezcache check-config --config /etc/rezcache/rezcache.toml >/dev/null
 check "residents can read the template" inside runuser -u resident -- cat \
   /usr/share/doc/rezcache/examples/rezcache.toml >/dev/null
-for page in rezcache rezcache-proxy rezcache-serve; do
+for page in rezcache rezcache-proxy rezcache-serve rezcache-director; do
   check "man page of $page" test -s "$root/usr/share/man/man1/$page.1.gz"
 done
 check "bash takes the completions" bash -n "$root/usr/share/bash-completion/completions/rezcache"
 equal "no unit is enabled" "$(find "$root/etc/systemd" -name 'rezcache*' | wc -l)" 0
 
 echo "== units"
-for unit in system/rezcache-serve.service user/rezcache.service; do
+for unit in system/rezcache-serve.service system/rezcache-director.service user/rezcache.service; do
   # This machine has no /usr/bin/rezcache, which would be all that is found.
   mkdir -p "$notes/units" "$notes/run"
   sed 's|^ExecStart=/usr/bin/rezcache |ExecStart=/bin/true |' "$root/usr/lib/systemd/$unit" \
@@ -104,8 +104,8 @@ for unit in system/rezcache-serve.service user/rezcache.service; do
 done
 check "rezcache-serve.service is closed tightly" \
   systemd-analyze security --offline=true --threshold=30 --no-pager "$root/usr/lib/systemd/system/rezcache-serve.service" >"$notes/security.log"
-check "so is what waits for the director" \
-  systemd-analyze security --offline=true --threshold=30 --no-pager packaging/systemd/rezcache-director.service >>"$notes/security.log"
+check "so is rezcache-director.service" \
+  systemd-analyze security --offline=true --threshold=30 --no-pager "$root/usr/lib/systemd/system/rezcache-director.service" >>"$notes/security.log"
 
 echo "== a capture replayed with the installed program"
 mkdir "$root/home/resident/captures"
@@ -172,6 +172,38 @@ status=0
 wait "$running" || status=$?
 running=''
 equal "the node's end by SIGTERM" "$status" 0
+
+echo "== a director as the system's unit starts it"
+inside install -d -o rezcache -g rezcache -m "$(setting system/rezcache-director.service StateDirectoryMode)" \
+  "/var/lib/$(setting system/rezcache-director.service StateDirectory)"
+cat >"$root/etc/rezcache/director.toml" <<TOML
+log_format = "json"
+[director]
+zone = "cache.example.org"
+ns = ["ns1.example.org"]
+dns_listen = "127.0.0.1:0"
+status_listen = "127.0.0.1:0"
+store = "file:///var/lib/rezcache/store"
+[[node]]
+name = "otter"
+url = "https://127.0.0.1:1"
+TOML
+inside chgrp rezcache /etc/rezcache/director.toml
+chmod 640 "$root/etc/rezcache/director.toml"
+read -r -a start <<<"$(setting system/rezcache-director.service ExecStart)"
+chroot --userspec="$user:$user" "$root" env -i PATH=/usr/bin:/bin "$(setting system/rezcache-director.service Environment)" \
+  "${start[@]}" >"$notes/director.out" 2>"$notes/director.log" &
+running=$!
+eventually "the director is ready" 30 grep -q '"status"' "$notes/director.out"
+check "its page answers" curl -sSf --max-time 10 -o "$notes/director.html" "http://$(field status "$notes/director.out")/"
+holds "it names the node" "$notes/director.html" 'otter'
+kill -TERM "$running"
+status=0
+wait "$running" || status=$?
+running=''
+equal "the director's end by SIGTERM" "$status" 0
+rm -r "$root/etc/rezcache/director.toml" "$root/var/lib/$(setting system/rezcache-director.service StateDirectory)"
+
 key=/var/lib/rezcache/store.key
 check "it has made its key in the package's place" test -s "$root$key"
 cp -p "$root$key" "$notes/key"

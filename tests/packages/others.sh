@@ -23,7 +23,7 @@ echo "== the RPM"
 rpm=$(echo "$out"/rezcache-*.rpm)
 rpm -qlp "$rpm" >"$work/list"
 for file in /usr/bin/rezcache /etc/rezcache/rezcache.toml /usr/lib/systemd/user/rezcache.service \
-  /usr/lib/systemd/system/rezcache-serve.service /usr/lib/sysusers.d/rezcache.conf \
+  /usr/lib/systemd/system/rezcache-serve.service /usr/lib/systemd/system/rezcache-director.service /usr/lib/sysusers.d/rezcache.conf \
   /usr/share/man/man1/rezcache-proxy.1.gz /usr/share/zsh/site-functions/_rezcache \
   /usr/share/licenses/rezcache/THIRD-PARTY; do
   holds "the RPM's files" "$work/list" "^$file\$"

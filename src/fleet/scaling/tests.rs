@@ -66,7 +66,7 @@ fn never_below_the_minimum_nor_above_the_maximum() {
 
 #[test]
 fn noise_at_any_level_does_not_make_it_flap() {
-    for level in 1..40 {
+    for level in (1..40).step_by(3) {
         let level = f64::from(level) / 10.0;
         let mut world = array_of(rules(), 120, 2);
         let noisy = |at: f64| level * (1.0 + 0.1 * (at * 0.7).sin() + 0.05 * (at * 13.7).sin());
@@ -112,7 +112,7 @@ fn nodes_that_never_come_are_not_opened_without_end() {
 #[test]
 fn a_node_whose_clients_stay_is_closed_when_its_time_is_over() {
     let mut world = array_of(rules(), 60, 2);
-    world.run(1200, |_| 0.1);
+    world.run(2400, |_| 0.1);
     let name = world
         .log
         .iter()
@@ -136,9 +136,9 @@ fn nodes_of_a_fixed_list_are_never_closed() {
 #[test]
 fn another_director_starts_without_a_past_and_closes_nothing_in_haste() {
     let mut world = array_of(rules(), 60, 3);
-    world.run(590, |_| 0.2);
+    world.run(1790, |_| 0.2);
     world.scaling = Scaling::new(rules());
-    world.run(590, |_| 0.2);
+    world.run(1790, |_| 0.2);
     assert_eq!(world.log, []);
 }
 
@@ -161,15 +161,15 @@ fn a_day_of_a_hundred_thousand_clients() {
             let waiting = startup.as_secs_f64();
             let bound = match scene.name {
                 "usual day" => 0.0,
-                // Full nodes do not say how much they turn away, so the crowd is met in two steps.
-                "flash crowd" => 3.0 * waiting + 60.0,
+                // Full nodes do not say how much they turn away, so the crowd is met in several steps.
+                "flash crowd" => 300.0 + 2.0 * waiting,
                 // Until the lost one is given up and another one serves.
                 "crash at peak" => waiting + rules.patience.as_secs_f64() + 60.0,
                 _ => 4.0 * waiting + 300.0,
             };
             assert!(outcome.overload <= bound, "{table}");
-            assert!(outcome.hours < 1.45 * outcome.ideal, "{table}");
-            assert!(outcome.opened < 90 && outcome.flaps <= 2, "no flapping: {table}");
+            assert!(outcome.hours < 1.75 * outcome.ideal, "{table}");
+            assert!(outcome.opened < 70 && outcome.flaps == 0, "no flapping: {table}");
         }
     }
     println!("{table}");
@@ -218,7 +218,14 @@ fn what_holds_on_every_way() {
             disturb(&mut dice, &mut world, &mut demand);
             let (before, logged, at) = (world.nodes.clone(), world.log.len(), world.now);
             world.step(2, demand);
-            for (_, action) in &world.log[logged..] {
+            let done = &world.log[logged..];
+            let leaving = done.iter().filter(|(_, action)| matches!(action, Action::Leave(_))).count();
+            let healthy = before.iter().filter(|n| n.phase == Phase::Serving && n.healthy && !n.maintenance);
+            assert!(
+                leaving == 0 || healthy.count() >= rules.minimum + leaving,
+                "seed {seed}: below the minimum"
+            );
+            for (_, action) in done {
                 check(
                     seed,
                     rules,
@@ -284,9 +291,8 @@ fn check(
             assert!(now.duration_since(node.since) >= startup, "seed {seed}: not healthy yet");
         }
         Action::Leave(name) => {
-            let healthy = before.iter().filter(|n| n.phase == Phase::Serving && n.healthy && !n.maintenance);
             assert!(named(name).ours, "seed {seed}: a listed one");
-            assert!(healthy.count() > rules.minimum, "seed {seed}: below the minimum");
+            assert!(named(name).phase == Phase::Serving, "seed {seed}");
         }
         Action::Drain(name) => {
             let node = named(name);

@@ -60,6 +60,18 @@ impl DirectorProcess {
         self.process.wait().unwrap();
     }
 
+    /// Sends a signal, such as `-STOP`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
+    /// SIGTERM, as a service manager does; the exit status.
+    pub(crate) fn terminate(mut self) -> Option<i32> {
+        self.signal("-TERM");
+        self.process.wait().unwrap().code()
+    }
+
     /// `/v1/status`.
     pub(crate) async fn picture(&self) -> Value {
         let answer = get(self.status, "/v1/status", &[]).await;
