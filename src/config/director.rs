@@ -32,6 +32,8 @@ pub struct DirectorSettings {
     pub dns_listen: SocketAddr,
     /// Where the status page is served; `None`: nowhere.
     pub status_listen: Option<SocketAddr>,
+    /// Whether everybody may see the plots and metrics.
+    pub monitoring_public: bool,
     /// The service's store.
     pub store: Option<String>,
     /// Its catalog, where that is not the store's own.
@@ -135,6 +137,7 @@ pub(super) const DIRECTOR_KEYS: Keys = (
         "name",
         "dns_listen",
         "status_listen",
+        "monitoring_public",
         "store",
         "catalog",
         "key_file",
@@ -242,6 +245,8 @@ pub(super) fn resolve(
     let dns_listen = source.or_default("dns-listen", "dns_listen", DEFAULT_DNS_LISTEN, check, value::address);
     let status_listen =
         source.or_default("status-listen", "status_listen", DEFAULT_STATUS_LISTEN, check, listen_or_off);
+    let monitoring_public =
+        source.or_default("monitoring-public", "monitoring_public", "false", check, value::boolean);
     let store = Given::flag("store", board.store.as_ref()).or(file.director.single.get("store")).0;
     let catalog = Given::flag("catalog", board.catalog.as_ref()).or(file.director.single.get("catalog")).0;
     let catalog_url = catalog.as_ref().map(|given| Redacted::new(given.text.clone()));
@@ -273,6 +278,7 @@ pub(super) fn resolve(
         name: name?,
         dns_listen: dns_listen?,
         status_listen: status_listen?,
+        monitoring_public: monitoring_public?,
         store: store.map(|value| value.text),
         catalog: catalog?,
         catalog_url,

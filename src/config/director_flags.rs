@@ -31,6 +31,9 @@ pub struct DirectorFlags {
     /// Where the status page is served, or `off` [default: 127.0.0.1:8053]
     #[arg(long, value_name = "ADDRESS:PORT", env = "REZCACHE_STATUS_LISTEN", hide_env_values = true)]
     pub status_listen: Option<String>,
+    /// Whether everybody may see /monitoring and /metrics, and not only private networks [default: false]
+    #[arg(long, value_name = "true|false", env = "REZCACHE_MONITORING_PUBLIC", hide_env_values = true)]
+    pub monitoring_public: Option<String>,
     /// The file with the keys of the store: beside it lies the certificate that nodes make, whose pin is then known
     #[arg(long, value_name = "FILE", env = "REZCACHE_KEY_FILE", hide_env_values = true)]
     pub key_file: Option<PathBuf>,
@@ -208,6 +211,7 @@ impl DirectorFlags {
             "director-name" => self.director_name.as_ref(),
             "dns-listen" => self.dns_listen.as_ref(),
             "status-listen" => self.status_listen.as_ref(),
+            "monitoring-public" => self.monitoring_public.as_ref(),
             "server-name" => self.server_name.as_ref(),
             "probe-interval-s" => self.probe_interval_s.as_ref(),
             "slow-start-s" => self.slow_start_s.as_ref(),

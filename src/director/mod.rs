@@ -2,12 +2,15 @@
 //! among the directors, opens and closes nodes and tells the operators. The decisions are in [`crate::fleet`].
 
 mod alerts;
+mod chronicle;
 pub mod dns;
 pub mod incidents;
 mod probe;
 pub mod provision;
 mod run;
+mod status;
 
 pub use alerts::{AlertConfig, AlertError, Alerts, MailConfig, MailTls, Tested, Tries};
+pub use chronicle::DirectorView;
 pub use probe::{NodeAddress, Prober};
 pub use run::{Director, DirectorConfig, DirectorError, Picture};

@@ -11,14 +11,19 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::alerts::{AlertConfig, AlertError, Alerts};
+use super::chronicle::{self, Chronicle, DirectorView, Keeper};
 use super::dns::{DnsServer, Zone, ZoneError};
 use super::probe::{NodeAddress, Prober, resolve};
 use super::provision::Provisioner;
+use super::status::{StatusConfig, StatusServer};
 use crate::catalog::{Board, CatalogError, Fact, FactKind, Place};
 use crate::fleet::answers::Answers;
-use crate::fleet::array::{Array, ArrayRules, Command, Maintenance, MemberView, NodeFact, NodeSpec};
+use crate::fleet::array::{
+    Array, ArrayRules, Command, Maintenance, MemberView, NodeFact, NodeSpec, StorageView,
+};
 use crate::fleet::costs::NodeHours;
 use crate::fleet::health::Probe;
+use crate::fleet::incidents::Incident;
 use crate::fleet::names;
 use crate::fleet::notices::Notice;
 use crate::fleet::report::NodeReport;
@@ -61,6 +66,10 @@ pub struct DirectorConfig {
     pub token: Option<Redacted<String>>,
     /// Whom to tell.
     pub alerts: AlertConfig,
+    /// Where the status page is served, over plain HTTP; `None`: nowhere.
+    pub status_listen: Option<SocketAddr>,
+    /// Whether `/monitoring` and `/metrics` are for everybody, and not only for callers of private networks.
+    pub monitoring_public: bool,
 }
 
 /// Why a director did not start.
@@ -73,6 +82,14 @@ pub enum DirectorError {
     /// The name server's port cannot be opened.
     #[error("cannot answer DNS on {address}: {source}; ports below 1024 need the right to open them")]
     Dns {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The status page's port cannot be opened.
+    #[error("cannot serve the status page on {address}: {source}")]
+    Status {
         /// The address.
         address: SocketAddr,
         /// What the system said.
@@ -93,7 +110,7 @@ pub enum DirectorError {
 }
 
 /// What the status page shows.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default)]
 pub struct Picture {
     /// Whether this director acts for all.
     pub leading: bool,
@@ -109,11 +126,22 @@ pub struct Picture {
     pub node_hours: NodeHours,
     /// Messages that one of the ways to the operators did not take.
     pub alerts_lost: u64,
+    /// What lies behind the nodes.
+    pub storage: StorageView,
+    /// The directors, this one among them.
+    pub directors: Vec<DirectorView>,
+    /// Incidents, the oldest first.
+    pub incidents: Arc<Vec<Incident>>,
+    /// Since when each member is as it is; seconds since 1970.
+    pub since: BTreeMap<String, u64>,
+    /// When this was so; seconds since 1970, and 0 before the first look.
+    pub at: u64,
 }
 
 enum Event {
     Probed { name: String, began: Instant, probe: Probe, report: Option<NodeReport> },
     Board(Result<Shared, CatalogError>),
+    Told(Vec<Notice>),
     Opened(NodeSpec),
     NotOpened { name: String, why: String },
 }
@@ -122,6 +150,7 @@ enum Event {
 enum Write {
     Put(NodeFact, i64),
     Drop(String, i64),
+    Chronicle(chronicle::Write, i64),
 }
 
 /// Writes that wait; a node's next step is written again when one was lost.
@@ -134,12 +163,14 @@ struct Shared {
     until: Instant,
     nodes: Vec<NodeFact>,
     maintenance: BTreeMap<String, Maintenance>,
+    chronicle: chronicle::Read,
 }
 
 /// A running director.
 #[derive(Debug)]
 pub struct Director {
     dns: DnsServer,
+    status: Option<StatusServer>,
     picture: watch::Receiver<Picture>,
     notices: watch::Receiver<Vec<Notice>>,
     leave: (Place, String),
@@ -183,10 +214,25 @@ impl Director {
         let mut tasks = JoinSet::new();
         let alerts = Alerts::start(&config.alerts, &config.zone)?;
         let (writes, written) = mpsc::channel(MAX_WRITES);
+        let chronicle = Chronicle::new(&config.name, wall(), config.rules.health.interval);
+        let status = match config.status_listen {
+            None => None,
+            Some(listen) => {
+                let served = StatusConfig {
+                    listen,
+                    monitoring_public: config.monitoring_public,
+                    service: config.zone.trim_end_matches('.').to_owned(),
+                    director: config.name.clone(),
+                };
+                let started = StatusServer::start(served, picture_told.clone(), chronicle.books()).await;
+                Some(started.map_err(|source| DirectorError::Status { address: listen, source })?)
+            }
+        };
         // Two that were given one name must not both believe that they lead.
         let holder = format!("{} {:016x}", config.name, rand::random::<u64>());
         let leave = (config.catalog.clone(), holder.clone());
         let work = Work {
+            chronicle,
             config,
             holder,
             prober,
@@ -203,7 +249,7 @@ impl Director {
             naming: BTreeSet::new(),
         };
         tasks.spawn(work.run(written));
-        Ok(Self { dns, picture: picture_told, notices, leave, tasks })
+        Ok(Self { dns, status, picture: picture_told, notices, leave, tasks })
     }
 
     /// Stops, and gives the lead up for another to take at once. Nodes go on.
@@ -226,6 +272,12 @@ impl Director {
         self.dns.address()
     }
 
+    /// Where the status page is.
+    #[must_use]
+    pub fn status_address(&self) -> Option<SocketAddr> {
+        self.status.as_ref().map(StatusServer::address)
+    }
+
     /// What the status page shows; told at each change.
     #[must_use]
     pub fn picture(&self) -> watch::Receiver<Picture> {
@@ -241,6 +293,7 @@ impl Director {
 
 struct Work {
     config: DirectorConfig,
+    chronicle: Chronicle,
     /// As whom it asks for the lead.
     holder: String,
     prober: Prober,
@@ -280,6 +333,8 @@ impl Work {
             for command in self.array.tick(now) {
                 self.perform(command, &events, &mut running);
             }
+            let writes = self.chronicle.tick(now, wall(), &self.array, self.catalog);
+            self.write_all(writes);
             self.show(now);
         }
     }
@@ -297,7 +352,10 @@ impl Work {
                 self.array.lead(now, shared.leading && now < shared.until);
                 self.array.facts(now, &shared.nodes);
                 self.array.maintenance(wall(), &shared.maintenance);
+                let writes = self.chronicle.board(now, wall(), shared.chronicle, &self.array);
+                self.write_all(writes);
             }
+            Event::Told(notices) => self.tell(notices),
             Event::Opened(spec) => {
                 self.naming.remove(&spec.name);
                 let fact = NodeFact { spec: spec.clone(), phase: Phase::Starting };
@@ -352,11 +410,13 @@ impl Work {
                 });
             }
             Command::Tell(notices) => {
-                for notice in &notices {
-                    tracing::warn!(key = notice.key, what = ?notice.what, "{}", notice.text);
+                // The board knows what another director has told before this one began to.
+                let notices = self.chronicle.news(notices);
+                let writes = self.chronicle.told(&notices);
+                self.write_all(writes);
+                if !notices.is_empty() {
+                    self.tell(notices);
                 }
-                self.alerts.tell(&notices);
-                self.tell.send_replace(notices);
             }
             Command::Open(count) => {
                 for _ in 0..count {
@@ -375,6 +435,20 @@ impl Work {
             }
             Command::Write(fact) => self.write(Write::Put(fact, self.term)),
             Command::Forget(name) => self.write(Write::Drop(name, self.term)),
+        }
+    }
+
+    fn tell(&self, notices: Vec<Notice>) {
+        for notice in &notices {
+            tracing::warn!(key = notice.key, what = ?notice.what, "{}", notice.text);
+        }
+        self.alerts.tell(&notices);
+        self.tell.send_replace(notices);
+    }
+
+    fn write_all(&self, writes: Vec<chronicle::Write>) {
+        for write in writes {
+            self.write(Write::Chronicle(write, self.term));
         }
     }
 
@@ -403,7 +477,7 @@ impl Work {
         });
     }
 
-    fn show(&self, now: Instant) {
+    fn show(&mut self, now: Instant) {
         let answers = self.array.answers(now);
         let failing_open = answers.failing_open();
         self.answers.send_if_modified(|known| {
@@ -413,14 +487,28 @@ impl Work {
             }
             changed
         });
+        let (at, nodes) = (wall(), self.array.members(now));
+        let directors = self.chronicle.directors(now, self.catalog);
+        let mut since = BTreeMap::new();
+        let known = nodes.iter().map(|node| (chronicle::node_member(&node.name), node.since_s));
+        let of_directors = directors.iter().map(|one| (chronicle::director_member(&one.name), one.since_s));
+        for (member, since_s) in known.chain(of_directors) {
+            let moment = self.chronicle.since(&member, at, since_s);
+            since.insert(member, moment);
+        }
         self.picture.send_replace(Picture {
             leading: self.array.is_leading(),
             failing_open,
-            nodes: self.array.members(now),
+            nodes,
             troubles: self.array.troubles().map(|(_, _, text)| text.to_owned()).collect(),
             catalog: self.catalog,
             node_hours: self.array.node_hours(),
             alerts_lost: self.alerts.lost(),
+            storage: self.array.storage_view(),
+            directors,
+            incidents: self.chronicle.incidents(),
+            since,
+            at,
         });
     }
 }
@@ -433,6 +521,7 @@ async fn follow(
     mut writes: mpsc::Receiver<Write>,
 ) {
     let mut board: Option<Arc<dyn Board>> = None;
+    let mut keeper = Keeper::new(config.name.clone(), wall());
     let interval = config.rules.health.interval;
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -455,12 +544,22 @@ async fn follow(
         }
         let Some(board) = &board else { continue };
         match write {
+            Some(Write::Chronicle(write, term)) => match keeper.write(board.as_ref(), write, term).await {
+                Ok(notices) if notices.is_empty() => {}
+                Ok(notices) => {
+                    let _ = events.send(Event::Told(notices)).await;
+                }
+                Err(error) => tracing::warn!(%error, "incidents or history could not be written down"),
+            },
             Some(write) => put(board.as_ref(), write).await,
             None => {
                 let patience = interval * LEAD_INTERVALS;
                 // A server that hangs is one that does not answer.
-                let read =
-                    tokio::time::timeout(patience, read_board(board.as_ref(), &holder, patience)).await;
+                let read = tokio::time::timeout(
+                    patience,
+                    read_board(board.as_ref(), &holder, patience, &mut keeper),
+                )
+                .await;
                 let read =
                     read.unwrap_or_else(|_| Err(CatalogError::Unavailable("no answer in time".into())));
                 if events.send(Event::Board(read)).await.is_err() {
@@ -479,6 +578,8 @@ async fn put(board: &dyn Board, write: Write) {
             board.put_fact(FactKind::Node, Fact { name, at: wall(), record }, term).await
         }
         Write::Drop(name, term) => board.drop_fact(FactKind::Node, name, term).await,
+        // Written by its keeper.
+        Write::Chronicle(..) => Ok(true),
     };
     match written {
         Ok(true) => {}
@@ -487,12 +588,18 @@ async fn put(board: &dyn Board, write: Write) {
     }
 }
 
-async fn read_board(board: &dyn Board, name: &str, time: Duration) -> Result<Shared, CatalogError> {
+async fn read_board(
+    board: &dyn Board,
+    name: &str,
+    time: Duration,
+    keeper: &mut Keeper,
+) -> Result<Shared, CatalogError> {
     // Before the call: however long the answer takes, the lead is not believed for longer than it was given.
     let until = Instant::now() + time;
     let lead = board.lead(ROLE.into(), name.to_owned(), time).await?;
     let nodes = board.facts(FactKind::Node).await?;
     let marks = board.facts(FactKind::Maintenance).await?;
+    let chronicle = keeper.read(board, wall(), lead.held).await?;
     let read = |fact: &Fact| serde_json::from_slice(&fact.record).ok();
     Ok(Shared {
         leading: lead.held,
@@ -500,6 +607,7 @@ async fn read_board(board: &dyn Board, name: &str, time: Duration) -> Result<Sha
         until,
         nodes: nodes.iter().filter_map(|fact| serde_json::from_slice(&fact.record).ok()).collect(),
         maintenance: marks.iter().filter_map(|fact| Some((fact.name.clone(), read(fact)?))).collect(),
+        chronicle,
     })
 }
 

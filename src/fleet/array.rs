@@ -14,10 +14,14 @@ use serde::{Deserialize, Serialize};
 use super::alarms::{Alarm, AlarmRules, Alarms, listed};
 use super::answers::{Answers, Member as DnsMember};
 use super::costs::{Costs, NodeHours};
-use super::health::{Dot, HealthRules, NodeHealth, Probe, Turn};
+use super::health::{HealthRules, NodeHealth, Probe, Turn};
 use super::notices::{Notice, NoticeRules, Notices, Severity};
 use super::report::{Capacity, NodeReport};
 use super::scaling::{Action, NodeView, Phase, Reason, Scaling, ScalingRules};
+
+mod picture;
+
+pub use picture::{MemberView, StorageView};
 
 /// What is fixed about a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +99,9 @@ struct Node {
     /// What it says of its store and its catalog; `None` while it says nothing.
     behind: Option<(bool, bool)>,
     load: f64,
+    /// Requests in a second, and the share of reads with an asset, between the last two reports.
+    rate: f64,
+    hits: Option<f64>,
     maintenance: Option<Maintenance>,
     /// Connections refused in a row.
     refused: u8,
@@ -118,6 +125,8 @@ impl Node {
             reported_at: None,
             behind: None,
             load: 0.0,
+            rate: 0.0,
+            hits: None,
             maintenance: None,
             refused: 0,
             deaf: false,
@@ -154,31 +163,6 @@ impl Node {
             ours: !self.is_listed(),
         }
     }
-}
-
-/// One member for the status page.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct MemberView {
-    /// Its name.
-    pub name: String,
-    /// Its colour.
-    pub dot: Dot,
-    /// Where it stands.
-    pub phase: Phase,
-    /// Seconds since it became as it is.
-    pub since_s: u64,
-    /// Seconds since its process started.
-    pub uptime_s: Option<u64>,
-    /// How loaded it is.
-    pub load: f64,
-    /// Requests in a second.
-    pub requests_per_s: u64,
-    /// How long the last probe took, in milliseconds.
-    pub latency_ms: Option<u64>,
-    /// Whether store and catalog work, as it says.
-    pub storage: bool,
-    /// Planned absence.
-    pub maintenance: Option<Maintenance>,
 }
 
 /// The array.
@@ -337,7 +321,9 @@ impl Array {
         node.behind = report.as_ref().map(|report| (report.store.canary, report.catalog.primary));
         if let Some(report) = report {
             self.alarms.report(now, name, &report);
-            node.load = report.load(capacity, rate(node, &report, now));
+            node.rate = rate(node, &report, now);
+            node.hits = picture::hits(node.report.as_ref(), &report);
+            node.load = report.load(capacity, node.rate);
             (node.report, node.reported_at) = (Some(report), Some(now));
         }
         let turn = node.health.observe(began, now, probe);
@@ -531,24 +517,6 @@ impl Array {
             wanted: node.maintenance.is_none() && node.phase == Phase::Serving,
         };
         Answers::of(&self.nodes.values().map(member).collect::<Vec<_>>())
-    }
-
-    /// The members for the status page.
-    #[must_use]
-    pub fn members(&self, now: Instant) -> Vec<MemberView> {
-        let view = |node: &Node| MemberView {
-            name: node.spec.name.clone(),
-            dot: node.health.dot(),
-            phase: node.phase,
-            since_s: now.duration_since(node.health.since()).as_secs(),
-            uptime_s: node.report.as_ref().filter(|_| node.health.is_healthy()).map(|report| report.uptime_s),
-            load: (node.load * 1000.0).round() / 1000.0,
-            requests_per_s: node.report.as_ref().map_or(0, |report| report.requests_per_s),
-            latency_ms: node.health.latency().and_then(|latency| u64::try_from(latency.as_millis()).ok()),
-            storage: node.health.storage_works(),
-            maintenance: node.maintenance.clone(),
-        };
-        self.nodes.values().map(view).collect()
     }
 
     /// What the array has cost since this director started.

@@ -5,7 +5,7 @@
 //! there, so that no second counts twice; what nobody saw is unknown. A day never holds more seconds than have passed
 //! of it, whatever the clocks do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -98,6 +98,59 @@ impl Day {
     }
 }
 
+/// How members were lately, as one director has seen it. Whoever begins to lead knows from this how things were since
+/// the last leader, or this one while the catalog was away, wrote the last word.
+#[derive(Clone, Debug, Default)]
+pub struct Lately {
+    members: BTreeMap<String, Stretch>,
+}
+
+#[derive(Clone, Debug)]
+struct Stretch {
+    /// When each state began.
+    changes: VecDeque<(u64, State)>,
+    until: u64,
+}
+
+/// Changes of one member that are remembered.
+const MAX_CHANGES: usize = 64;
+
+impl Lately {
+    /// The member is like this at this time.
+    pub fn note(&mut self, wall: u64, member: &str, state: State) {
+        if let Some(stretch) = self.members.get_mut(member) {
+            let goes_on = wall >= stretch.until && wall - stretch.until <= MAX_GAP;
+            if !goes_on {
+                stretch.changes.clear();
+            }
+            stretch.until = wall;
+            if stretch.changes.back().is_none_or(|(_, known)| *known != state) {
+                stretch.changes.push_back((wall, state));
+            }
+            if stretch.changes.len() > MAX_CHANGES {
+                stretch.changes.pop_front();
+            }
+            return;
+        }
+        if self.members.len() >= MAX_FOLLOWED {
+            self.members.retain(|_, stretch| stretch.until.saturating_add(MAX_GAP) > wall);
+        }
+        if self.members.len() < MAX_FOLLOWED {
+            let changes = VecDeque::from([(wall, state)]);
+            self.members.insert(member.to_owned(), Stretch { changes, until: wall });
+        }
+    }
+
+    /// How it was, as the ends of stretches and their states; and when the first one began.
+    fn of(&self, member: &str) -> (u64, Vec<(u64, State)>) {
+        let Some(stretch) = self.members.get(member) else { return (u64::MAX, Vec::new()) };
+        let begins = stretch.changes.iter().map(|(from, _)| *from);
+        let ends = begins.clone().skip(1).chain([stretch.until]);
+        let states = stretch.changes.iter().map(|(_, state)| *state);
+        (begins.clone().next().unwrap_or(u64::MAX), ends.zip(states).collect())
+    }
+}
+
 /// A day of a member, as it is written: `MEMBER/DAY` and the seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
@@ -150,8 +203,25 @@ impl History {
             today.until = wall;
             return;
         }
+        let state = if wall.saturating_sub(last) > MAX_GAP { State::Unknown } else { state };
+        Self::count(days, last, wall, state);
+    }
+
+    /// The same from what was seen lately, after a time in which this was not told.
+    pub fn catch_up(&mut self, member: &str, lately: &Lately) {
+        let (began, stretches) = lately.of(member);
+        let Some(days) = self.days_of(member) else { return };
+        let Some(last) = days.last_key_value().map(|(_, day)| day.until) else { return };
+        if last >= began {
+            for (until, state) in stretches {
+                let last = days.last_key_value().map_or(until, |(_, day)| day.until);
+                Self::count(days, last, until, state);
+            }
+        }
+    }
+
+    fn count(days: &mut BTreeMap<u64, Day>, last: u64, wall: u64, state: State) {
         let mut from = last.max((wall / DAY).saturating_sub(DAYS) * DAY);
-        let state = if wall.saturating_sub(from) > MAX_GAP { State::Unknown } else { state };
         while from < wall {
             let until = wall.min((from / DAY + 1) * DAY);
             let day = days.entry(from / DAY).or_default();
@@ -281,6 +351,31 @@ mod tests {
         }
         let counted = day(&second, 20_000);
         assert_eq!((counted.healthy, counted.lost, counted.seconds()), (600, 100, 700));
+    }
+
+    #[test]
+    fn who_leads_again_knows_what_it_has_seen_meanwhile() {
+        let (mut history, mut lately) = (History::default(), Lately::default());
+        history.observe(MIDNIGHT + 100, "otter", State::Healthy);
+        for wall in MIDNIGHT + 90..=MIDNIGHT + 1000 {
+            let lost = (300..400).contains(&(wall - MIDNIGHT));
+            lately.note(wall, "otter", if lost { State::Lost } else { State::Healthy });
+        }
+        history.catch_up("otter", &lately);
+        history.catch_up("otter", &lately);
+        let counted = day(&history, 20_000);
+        assert_eq!((counted.healthy, counted.lost, counted.unknown), (800, 100, 0));
+        // What it has not seen from its beginning is unknown.
+        let mut later = History::default();
+        later.observe(MIDNIGHT + 10, "otter", State::Healthy);
+        later.catch_up("otter", &lately);
+        later.observe(MIDNIGHT + 1000, "otter", State::Healthy);
+        assert_eq!((day(&later, 20_000).unknown, day(&later, 20_000).healthy), (990, 0));
+        for n in 0..5000 {
+            lately.note(MIDNIGHT + n, &format!("node {}", n % 2000), State::Lost);
+            lately.note(MIDNIGHT + n, "lynx", if n % 2 == 0 { State::Lost } else { State::Amber });
+        }
+        assert!(lately.members.len() <= MAX_FOLLOWED && lately.members["lynx"].changes.len() <= MAX_CHANGES);
     }
 
     #[test]

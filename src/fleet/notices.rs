@@ -208,6 +208,14 @@ impl Notices {
         known.map(|(key, trouble)| (key.as_str(), trouble.severity, trouble.text.as_str()))
     }
 
+    /// Whether nothing more will be said of this trouble: it is not there, and nobody is left believing that it is.
+    #[must_use]
+    pub fn is_over(&self, key: &str) -> bool {
+        self.troubles
+            .get(key)
+            .is_none_or(|trouble| !trouble.raised && matches!(trouble.told, None | Some(What::Cleared)))
+    }
+
     /// Troubles that found no room.
     #[must_use]
     pub const fn overflow(&self) -> u64 {

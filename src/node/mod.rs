@@ -32,7 +32,6 @@ pub mod household;
 mod http;
 mod leaving;
 mod line;
-mod patient;
 mod places;
 mod quic;
 mod refusal;

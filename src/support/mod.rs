@@ -8,6 +8,8 @@ pub mod interfaces;
 pub mod json_file;
 pub mod mdns;
 pub mod metrics;
+pub(crate) mod page_text;
+pub(crate) mod patient;
 pub mod pin;
 pub mod private_file;
 pub mod process;

@@ -81,6 +81,8 @@ impl Stage {
             ca_file: None,
             token: None,
             alerts: AlertConfig::default(),
+            status_listen: None,
+            monitoring_public: false,
         };
         Director::start(config, None).await.unwrap()
     }

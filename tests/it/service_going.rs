@@ -202,6 +202,8 @@ async fn a_director_waits_for_who_reads_from_a_node_that_leaves_and_then_closes_
         ca_file: None,
         token: None,
         alerts: AlertConfig::default(),
+        status_listen: None,
+        monitoring_public: false,
     };
     let director = Director::start(config, Some(closing.clone())).await.unwrap();
     until_connections(leaves.at, (1, true)).await;

@@ -1,5 +1,6 @@
 //! `rezcache director`: directs an array of nodes.
 
+mod incident;
 mod maintain;
 
 use std::path::{Path, PathBuf};
@@ -46,6 +47,8 @@ pub(super) enum Command {
     Maintain(maintain::Arguments),
     /// Send a message to everybody whom alerts go to, and say what comes of it
     AlertTest,
+    /// Tell the public what is going on
+    Incident(incident::Arguments),
 }
 
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Outcome> {
@@ -53,6 +56,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         None => direct(settings).await,
         Some(Command::Maintain(arguments)) => maintain::run(arguments, &settings).await,
         Some(Command::AlertTest) => test_alerts(&settings.director).await,
+        Some(Command::Incident(arguments)) => incident::run(arguments, &settings).await,
     }
 }
 
@@ -102,11 +106,19 @@ async fn direct(settings: Settings) -> anyhow::Result<Outcome> {
         LogFormat::Json => {
             let ready = serde_json::json!({
                 "name": name, "zone": zone, "dns": director.dns_address().to_string(),
+                "status": director.status_address().map(|at| at.to_string()),
             });
             format!("{ready}\n")
         }
         LogFormat::Text => {
-            format!("director {name} answers DNS for {zone} on {} (UDP and TCP)\n", director.dns_address())
+            let mut text = format!(
+                "director {name} answers DNS for {zone} on {} (UDP and TCP)\n",
+                director.dns_address()
+            );
+            if let Some(at) = director.status_address() {
+                text.push_str(&format!("its status page is http://{at}/\n"));
+            }
+            text
         }
     });
     stop.given().await;
@@ -186,6 +198,8 @@ fn config(settings: DirectorSettings, name: String, catalog: Place) -> anyhow::R
         ca_file: settings.ca_file,
         token: settings.token,
         alerts: settings.alerts,
+        status_listen: settings.status_listen,
+        monitoring_public: settings.monitoring_public,
     })
 }
 

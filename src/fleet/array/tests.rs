@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use super::super::health::Dot;
 use super::super::notices::What;
 use super::*;
 

@@ -11,10 +11,10 @@ mod home;
 mod plot;
 mod sections;
 mod store;
-mod text;
 mod verdict;
 pub(super) mod view;
 
+use crate::support::page_text as text;
 #[cfg(test)]
 pub(super) use text::uptime;
 use text::{escape, moment};

@@ -21,7 +21,7 @@ const LINGER_ALL: Duration = Duration::from_secs(60);
 const LEAST_RATE: u64 = 8 << 10;
 
 /// The connection; writing fails once the peer has taken too little for too long.
-pub(super) struct Patient<S> {
+pub(crate) struct Patient<S> {
     stream: S,
     /// What is left of [`STALL`].
     left: Duration,
@@ -38,7 +38,7 @@ struct Ending {
 }
 
 impl<S> Patient<S> {
-    pub(super) const fn new(stream: S) -> Self {
+    pub(crate) const fn new(stream: S) -> Self {
         Self { stream, left: STALL, waiting: None, limit: None, ending: None }
     }
 

@@ -1,7 +1,7 @@
 //! Numbers, times and texts as the page writes them. Times are of UTC, as the history's days are.
 
 /// Text that may stand between tags and in quoted attributes.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -17,7 +17,7 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 /// `1,203,004`.
-pub(super) fn number(value: u64) -> String {
+pub(crate) fn number(value: u64) -> String {
     let digits = value.to_string();
     let mut out = String::with_capacity(digits.len() * 4 / 3);
     for (i, digit) in digits.chars().enumerate() {
@@ -30,13 +30,13 @@ pub(super) fn number(value: u64) -> String {
 }
 
 /// `1 asset`, `1,203 assets`.
-pub(super) fn counted(value: u64, one: &str) -> String {
+pub(crate) fn counted(value: u64, one: &str) -> String {
     let plural = if value == 1 { "" } else { "s" };
     format!("{} {one}{plural}", number(value))
 }
 
 /// `3 d 4 h`, `4 h 5 min`, `5 min 6 s`: the two largest units.
-pub(in crate::proxy) fn uptime(seconds: u64) -> String {
+pub(crate) fn uptime(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
@@ -47,7 +47,7 @@ pub(in crate::proxy) fn uptime(seconds: u64) -> String {
 }
 
 /// The same from milliseconds, with a tenth where it is short.
-pub(super) fn duration(ms: u64) -> String {
+pub(crate) fn duration(ms: u64) -> String {
     // Rounded first, so that 59,960 ms are a minute and not 60.0 s.
     match (ms + 50) / 100 {
         tenths @ 0..600 => format!("{}.{} s", tenths / 10, tenths % 10),
@@ -73,19 +73,19 @@ const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// `26 Nov 2026`.
-pub(super) fn date(unix: u64) -> String {
+pub(crate) fn date(unix: u64) -> String {
     let (year, month, day) = civil(unix);
     let index = usize::try_from(month.saturating_sub(1)).unwrap_or(0);
     format!("{day} {} {year}", MONTHS.get(index).unwrap_or(&"?"))
 }
 
 /// `14:05`.
-pub(super) fn clock(unix: u64) -> String {
+pub(crate) fn clock(unix: u64) -> String {
     format!("{:02}:{:02}", unix / 3600 % 24, unix / 60 % 60)
 }
 
 /// When that was, as it reads best at `now`: `14:05`, or with its day.
-pub(super) fn moment(unix: u64, now: u64) -> String {
+pub(crate) fn moment(unix: u64, now: u64) -> String {
     if unix / 86_400 == now / 86_400 {
         format!("{} UTC", clock(unix))
     } else {
