@@ -38,6 +38,12 @@ const IDLE: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_secs(1);
 /// An answer over QUIC so recently says that UDP is not blocked here.
 const FRESH: Duration = Duration::from_secs(10);
+/// How long a node that answers over HTTP alone is not asked over QUIC.
+const QUIC_AWAY: Duration = Duration::from_secs(60);
+/// Nodes that answer over HTTP alone, with none that answers over QUIC, before that is said of the network.
+const BLOCKED_NODES: usize = 2;
+/// Nodes by which it is found out whether QUIC works again.
+const RETRIED_NODES: usize = 3;
 
 /// A link to one node.
 pub(super) struct NodeLink {
@@ -53,6 +59,8 @@ struct LinkState {
     used: Instant,
     /// When it answered last over QUIC.
     heard: Option<Instant>,
+    /// When it answered last over HTTP because QUIC had failed.
+    http_alone: Option<Instant>,
 }
 
 /// See the module's documentation.
@@ -159,7 +167,7 @@ impl Nodes {
         let now = Instant::now();
         let mut state = self.0.state();
         let mut order = state.routing.order(now, route).into_iter();
-        let at = order.find(|at| !tried.contains(at) && !(well && state.routing.is_away(now, *at)))?;
+        let at = order.find(|at| !(tried.contains(at) || well && state.routing.is_away(now, *at)))?;
         let link = self.0.link(&mut state, at)?;
         link.state().used = now;
         state.routing.begun(at);
@@ -196,12 +204,28 @@ impl Nodes {
         self.0.state().links.values().map(Arc::clone).collect()
     }
 
-    /// A link to find out by whether QUIC works.
-    pub(super) fn any(&self) -> Option<Arc<NodeLink>> {
+    /// Links to find out by whether QUIC works.
+    pub(super) fn some(&self) -> Vec<Arc<NodeLink>> {
         let mut state = self.0.state();
-        let routes = RouteKey::of(&crate::grid::GridId::new("probe"), None, &[], false);
-        let at = *state.routing.order(Instant::now(), &routes).first()?;
-        self.0.link(&mut state, at)
+        let route = RouteKey::of(&crate::grid::GridId::new("probe"), None, &[], false);
+        let order = state.routing.order(Instant::now(), &route);
+        order.into_iter().take(RETRIED_NODES).filter_map(|at| self.0.link(&mut state, at)).collect()
+    }
+
+    /// A node has answered over HTTP because QUIC had failed. Whether that is to be said of the network: others are
+    /// no better.
+    pub(super) fn heard_http_alone(&self, link: &NodeLink) -> bool {
+        link.state().http_alone = Some(Instant::now());
+        let state = self.0.state();
+        let alone = state.links.values().filter(|link| !link.may_quic()).count();
+        alone >= BLOCKED_NODES.min(state.routing.len())
+    }
+
+    /// QUIC works again, as far as it is known.
+    pub(super) fn forget_http_alone(&self) {
+        for link in self.links() {
+            link.state().http_alone = None;
+        }
     }
 
     /// How many nodes there are, and how many of them are not known to fail.
@@ -239,7 +263,7 @@ impl Inner {
             quic,
             http: HttpLink::new(&self.address, self.tls.clone(), Some(at)),
             gone: Notify::new(),
-            state: Mutex::new(LinkState { used: Instant::now(), heard: None }),
+            state: Mutex::new(LinkState { used: Instant::now(), heard: None, http_alone: None }),
         });
         state.links.insert(at, Arc::clone(&link));
         Some(link)
@@ -327,7 +351,13 @@ impl NodeLink {
 
     /// It has answered over QUIC.
     pub(super) fn heard_quic(&self) {
-        self.state().heard = Some(Instant::now());
+        let mut state = self.state();
+        (state.heard, state.http_alone) = (Some(Instant::now()), None);
+    }
+
+    /// Whether it is worth asking over QUIC.
+    pub(super) fn may_quic(&self) -> bool {
+        self.state().http_alone.is_none_or(|at| at.elapsed() >= QUIC_AWAY)
     }
 }
 
@@ -357,13 +387,19 @@ impl Running {
         if std::mem::replace(&mut self.told, true) {
             return;
         }
-        self.stalled();
+        self.missed(self.asked);
     }
 
     /// The same of a body that does not go on.
     pub(super) fn stalled(&mut self) {
+        let now = Instant::now();
+        self.missed(now.checked_sub(self.patience).unwrap_or(now));
+    }
+
+    /// Nothing has come from the node since then.
+    fn missed(&mut self, since: Instant) {
         let mut state = self.nodes.state();
-        if state.routing.has_choice() && state.routing.late(Instant::now(), self.at) {
+        if state.routing.has_choice() && state.routing.late(Instant::now(), self.at, since) {
             self.given_up(&mut state);
         }
     }
@@ -390,5 +426,81 @@ impl Drop for Running {
             self.late();
         }
         self.nodes.state().routing.ended(self.at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::client::resolve::{Resolve, Resolver, Resolving};
+    use crate::grid::GridId;
+
+    #[derive(Debug)]
+    struct Three;
+
+    impl Resolve for Three {
+        fn resolve(&self, _: &str) -> Resolving {
+            let addresses = (1..=3).map(|n| IpAddr::from([192, 0, 2, n])).collect();
+            Box::pin(async move { Ok(Resolved { addresses, ttl: Some(Duration::from_secs(600)) }) })
+        }
+    }
+
+    fn nodes(url: &str) -> Nodes {
+        let resolver = Resolver::Other(Arc::new(Three));
+        Nodes::new(ServerAddress { resolver, ..url.parse().unwrap() }).unwrap()
+    }
+
+    fn use_all(nodes: &Nodes) {
+        let route = RouteKey::of(&GridId::new("grid.example"), None, &[], false);
+        let mut tried = Vec::new();
+        while let Some((link, _)) = nodes.begin(&route, &tried, false, Duration::from_secs(1)) {
+            tried.push(link.at);
+        }
+    }
+
+    #[tokio::test]
+    async fn links_that_are_not_used_end_and_the_name_is_left_in_peace() {
+        let several = nodes("http://cache.example.org");
+        several.known().await.unwrap();
+        use_all(&several);
+        assert_eq!((several.links().len(), several.count(), several.failovers()), (3, (3, 3), 2));
+        let now = Instant::now();
+        assert!(several.0.care(now + IDLE / 2));
+        assert_eq!(several.links().len(), 3);
+        assert!(!several.0.care(now + IDLE * 2), "nothing was asked for so long");
+        assert_eq!(several.links().len(), 0);
+        several.known().await.unwrap();
+        assert!(several.0.state().cared_for, "it is used again");
+
+        // One node alone keeps its connection, as there is nothing to be saved.
+        let one = nodes("http://10.0.0.9:8443");
+        one.known().await.unwrap();
+        use_all(&one);
+        one.0.care(now + IDLE * 2);
+        assert_eq!((one.links().len(), one.have_choice()), (1, false));
+        assert_eq!(one.0.state().resolve_at, None, "an address is no name");
+    }
+
+    #[tokio::test]
+    async fn a_node_whose_answer_nobody_waits_for_any_more_is_late_only_if_it_had_its_time() {
+        let nodes = nodes("http://cache.example.org");
+        nodes.known().await.unwrap();
+        let route = RouteKey::of(&GridId::new("grid.example"), None, &[], false);
+        for _ in 0..10 {
+            drop(nodes.begin(&route, &[], false, Duration::from_secs(60)));
+        }
+        assert_eq!(nodes.count(), (3, 3));
+        for _ in 0..2 {
+            let begun = nodes.begin(&route, &[], false, Duration::from_millis(30));
+            tokio::time::sleep(Duration::from_millis(35)).await;
+            drop(begun);
+        }
+        assert_eq!(nodes.count(), (3, 2));
+        for _ in 0..2 {
+            let (_, mut running) = nodes.begin(&route, &[], false, Duration::ZERO).unwrap();
+            running.answered();
+        }
+        assert_eq!(nodes.count(), (3, 2), "who has answered is not late");
     }
 }
