@@ -28,6 +28,8 @@ const RETRY_ABOVE: usize = 200;
 const MAX_STREAMS: u32 = 256;
 /// A handshake that is not through by then.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
+/// The same of one whose sender may be forged. Left alone it ends without a word, which its victim does not get.
+const FORGED_PATIENCE: Duration = Duration::from_secs(100);
 /// What a connection may send before anybody has looked at it, and all of them.
 const EARLY_BYTES: u64 = 64 << 10;
 const EARLY_BYTES_ALL: u64 = 16 << 20;
@@ -177,7 +179,8 @@ async fn connection(incoming: Incoming, service: &Arc<Service>, place: Place) {
     let (done, early) = watch::channel(Handshake::Pending);
     let connected = &connection;
     let watched = async move {
-        if tokio::time::timeout(HANDSHAKE_PATIENCE, established).await.is_err() {
+        let patience = if proven { HANDSHAKE_PATIENCE } else { FORGED_PATIENCE };
+        if tokio::time::timeout(patience, established).await.is_err() {
             service.counters.count(Count::HandshakesSlow);
             done.send_replace(Handshake::Lost);
             connected.close(SLOW, b"the handshake took too long");
