@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::alerts::{AlertConfig, AlertError, Alerts};
-use super::dns::{DnsServer, Zone, ZoneError};
+use super::dns::{DnsCounts, DnsServer, Zone, ZoneError};
 use super::probe::{NodeAddress, Prober, resolve};
 use super::provision::Provisioner;
 use crate::catalog::{Board, CatalogError, Fact, FactKind, Place};
@@ -197,6 +197,12 @@ impl Director {
     #[must_use]
     pub const fn dns_address(&self) -> SocketAddr {
         self.dns.address()
+    }
+
+    /// What the name server has done.
+    #[must_use]
+    pub fn dns_counts(&self) -> Arc<DnsCounts> {
+        self.dns.counts()
     }
 
     /// What the status page shows; told at each change.

@@ -110,7 +110,9 @@ async fn requests_of_nobody_have_their_pace_and_tokens_do_not_share_it() {
     let folder = tempfile::tempdir().unwrap();
     let operator = Operator::new(folder.path());
     let protection = Protection { requests_per_address_s: Some(3), ..Protection::default() };
-    let node = Node::start(NodeConfig { protection, ..operator.config(folder.path()) }).await.unwrap();
+    let trusted_tenants = vec!["school".to_owned()];
+    let config = NodeConfig { protection, trusted_tenants, ..operator.config(folder.path()) };
+    let node = Node::start(config).await.unwrap();
     let at = node.address();
     let reader = operator::client(&node, Some(operator.token("reader", "school", "read,write")));
     let (bytes, name) = (texture(1, 5000), key(AssetKind::Texture, 1));
