@@ -275,6 +275,7 @@ async fn stream(
     let Some(_running) = service.begin() else {
         return answer(
             &mut send,
+            service,
             Answer::from(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "draining", 1)),
         )
         .await;
@@ -311,7 +312,7 @@ async fn stream(
         },
         _ => service.perform(&caller, &request.call).await,
     };
-    answer(&mut send, answered).await
+    answer(&mut send, service, answered).await
 }
 
 /// Refuses a request of nobody in particular, of which each address may send so many.
@@ -322,9 +323,9 @@ async fn to_stranger(
     refusal: Refusal,
 ) -> Result<(), Gone> {
     match service.stranger(from) {
-        Ok(()) => answer(send, refusal.into()).await,
+        Ok(()) => answer(send, service, refusal.into()).await,
         Err(limited) => {
-            answer(send, limited.into()).await?;
+            answer(send, service, limited.into()).await?;
             Err(Gone::Unwelcome)
         }
     }
@@ -352,7 +353,7 @@ async fn body(receive: &mut RecvStream, receiving: &mut Receiving) -> Result<boo
 }
 
 /// Sends an answer, and waits until the peer has all of it: the connection holds it so long.
-async fn answer(send: &mut SendStream, answer: Answer) -> Result<(), Gone> {
+async fn answer(send: &mut SendStream, service: &Service, answer: Answer) -> Result<(), Gone> {
     let length = match &answer.reply {
         Reply::Found(found) => found.length,
         _ => 0,
@@ -361,6 +362,7 @@ async fn answer(send: &mut SendStream, answer: Answer) -> Result<(), Gone> {
         Ok(delivered) => delivered,
         Err(_) => {
             // Whoever takes nothing must not keep others from being served.
+            service.counters.count(Count::ReadersSlow);
             send.reset(SLOW)?;
             Ok(())
         }

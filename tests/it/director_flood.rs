@@ -1,5 +1,6 @@
 //! A director under a flood of DNS: what it drops, what the forged senders get of it, and that health checks and other
 //! askers do not notice.
+#![allow(clippy::print_stdout)]
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -46,9 +47,11 @@ fn flood(network: u8, to: SocketAddr, sent: &Sent) {
         for _ in 0..BATCH {
             number += 1;
             let mut question = QUESTION.to_vec();
-            question[1] = (number & 0xff) as u8;
+            let [.., low] = number.to_be_bytes();
+            question[1] = low;
             match number % 8 {
-                0 => question[32] = (number >> 3) as u8,
+                // Another type of record, mostly none that there is.
+                0 => question[32] = low >> 3,
                 1 => question.truncate(20),
                 2 => question[13] = b'x',
                 _ => {}
@@ -80,11 +83,11 @@ async fn dig(at: SocketAddr, options: &[&str]) -> BTreeSet<String> {
 async fn a_flood_of_dns_disturbs_neither_health_checks_nor_other_askers() {
     let folder = tempfile::tempdir().unwrap();
     let (mut nodes, mut specs, mut pins) = (Vec::new(), Vec::new(), Vec::new());
-    for (n, name) in NAMES.iter().enumerate() {
-        let listen = SocketAddr::from(([127, 0, 0, 2 + n as u8], 0));
+    for (host, name) in (2..).zip(NAMES) {
+        let listen = SocketAddr::from(([127, 0, 0, host], 0));
         let node = Node::start(NodeConfig { listen, ..config(folder.path()) }).await.unwrap();
         let url = format!("https://{}", node.address());
-        specs.push(NodeSpec { name: (*name).into(), url, addresses: Vec::new(), handle: String::new() });
+        specs.push(NodeSpec { name: name.into(), url, addresses: Vec::new(), handle: String::new() });
         pins.push(node.pin().unwrap().to_owned());
         nodes.push(node);
     }

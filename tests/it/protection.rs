@@ -1,6 +1,7 @@
 //! A node under attack: addresses that take all they can, senders that are not where they say, and peers that ask
 //! and take it back. Others are served meanwhile, and what was refused is counted. Each attacker has an address of
 //! its own in 127.0.0.0/8; where that is this machine, the limits are set, since otherwise it has none.
+#![allow(clippy::print_stdout)]
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
