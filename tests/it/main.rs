@@ -13,7 +13,11 @@ mod decode_agreement;
 mod director;
 mod director_cli;
 mod director_dns;
+<<<<<<< HEAD
 mod directors;
+=======
+mod director_flood;
+>>>>>>> h-protect
 mod disk_trouble;
 mod doctor;
 mod documents;
@@ -33,6 +37,7 @@ mod no_quic;
 mod page;
 mod poisoning;
 mod postgres_away;
+mod protection;
 mod proxy_assets;
 mod proxy_faults;
 mod proxy_http;
