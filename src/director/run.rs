@@ -11,12 +11,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::alerts::{AlertConfig, AlertError, Alerts};
-<<<<<<< HEAD
 use super::chronicle::{self, Chronicle, DirectorView, Keeper};
-use super::dns::{DnsServer, Zone, ZoneError};
-=======
 use super::dns::{DnsCounts, DnsServer, Zone, ZoneError};
->>>>>>> h-protect
 use super::probe::{NodeAddress, Prober, resolve};
 use super::provision::Provisioner;
 use super::status::{StatusConfig, StatusServer};
@@ -276,17 +272,16 @@ impl Director {
         self.dns.address()
     }
 
-<<<<<<< HEAD
     /// Where the status page is.
     #[must_use]
     pub fn status_address(&self) -> Option<SocketAddr> {
         self.status.as_ref().map(StatusServer::address)
-=======
+    }
+
     /// What the name server has done.
     #[must_use]
     pub fn dns_counts(&self) -> Arc<DnsCounts> {
         self.dns.counts()
->>>>>>> h-protect
     }
 
     /// What the status page shows; told at each change.

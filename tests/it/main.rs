@@ -13,11 +13,8 @@ mod decode_agreement;
 mod director;
 mod director_cli;
 mod director_dns;
-<<<<<<< HEAD
-mod directors;
-=======
 mod director_flood;
->>>>>>> h-protect
+mod directors;
 mod disk_trouble;
 mod doctor;
 mod documents;
