@@ -1,14 +1,12 @@
 //! What every blob store must do: memory, a directory, and a real S3 server.
 
-use std::process::{Child, Command, Stdio};
-
 use futures_util::TryStreamExt;
 use rezcache::asset::Digest;
 use rezcache::store::blobs::{Blobs, Listed, StoreError};
 use rezcache::store::keys::KeyRing;
 use rezcache::store::sealed::{self, Hashed, Head, SealError};
 
-use crate::service::tools;
+use crate::support::moto::Moto;
 
 /// What every store must do.
 pub(crate) async fn contract(blobs: &Blobs) {
@@ -129,56 +127,12 @@ async fn of_many_who_start_at_once_all_have_the_same_keys() {
     }
 }
 
-/// PyPI's `moto`: S3 as others wrote it.
-struct Moto {
-    process: Child,
-    port: u16,
-}
-
-impl Moto {
-    async fn start() -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let process = Command::new(tools().join("moto_server"))
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        crate::support::within(async {
-            while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        })
-        .await;
-        Self { process, port }
-    }
-
-    /// Talks to it as a stranger's S3 client does; what it prints.
-    fn boto(&self, code: &str) -> String {
-        let program = format!(
-            "import boto3; s3 = boto3.client('s3', endpoint_url='http://127.0.0.1:{}', region_name='us-east-1', \
-             aws_access_key_id='a', aws_secret_access_key='b'); {code}",
-            self.port
-        );
-        let output = Command::new(tools().join("python")).args(["-c", &program]).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_s3_server_keeps_the_contract() {
     let moto = Moto::start().await;
     moto.boto("s3.create_bucket(Bucket='rez')");
     let variables = [
-        ("AWS_ENDPOINT", format!("http://127.0.0.1:{}", moto.port)),
+        ("AWS_ENDPOINT", moto.url()),
         ("AWS_ALLOW_HTTP", "true".to_owned()),
         ("AWS_REGION", "us-east-1".to_owned()),
         ("AWS_ACCESS_KEY_ID", "a".to_owned()),

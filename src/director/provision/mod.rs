@@ -9,7 +9,7 @@ use std::pin::Pin;
 
 use crate::fleet::array::NodeSpec;
 
-pub use aws::{AwsConfig, AwsProvisioner};
+pub use aws::{AwsConfig, AwsProvisioner, AwsTimes};
 pub use command::CommandProvisioner;
 pub use process::ProcessProvisioner;
 

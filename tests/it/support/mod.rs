@@ -13,6 +13,8 @@ use uuid::Uuid;
 pub(crate) mod captures;
 pub(crate) mod client;
 pub(crate) mod fake_grid;
+pub(crate) mod mail;
+pub(crate) mod moto;
 pub(crate) mod operator;
 pub(crate) mod postgres;
 pub(crate) mod process;
