@@ -97,6 +97,8 @@ async fn a_flood_of_dns_disturbs_neither_health_checks_nor_other_askers() {
         name_servers: vec!["ns1.example.org.".into()],
         ttl: Duration::from_secs(5),
         dns_listen: "127.0.0.1:0".parse().unwrap(),
+        status_listen: None,
+        monitoring_public: false,
         nodes: specs,
         rules: ArrayRules {
             health: HealthRules { slow_start: Duration::ZERO, ..HealthRules::every(Duration::from_secs(1)) },

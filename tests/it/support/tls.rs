@@ -48,6 +48,23 @@ impl Authority {
     }
 }
 
+impl Identity {
+    /// Writes certificate and key into one file, as many servers take them.
+    pub(crate) fn file(&self, folder: &Path) -> PathBuf {
+        use base64::Engine as _;
+        let block = |name: &str, der: &[u8]| {
+            let text = base64::engine::general_purpose::STANDARD.encode(der);
+            let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect::<Vec<_>>();
+            let text = lines.join("\n");
+            format!("-----BEGIN {name}-----\n{text}\n-----END {name}-----\n")
+        };
+        let path = folder.join("identity.pem");
+        let certificate = block("CERTIFICATE", &self.certificate);
+        std::fs::write(&path, certificate + &block("PRIVATE KEY", self.key.secret_der())).unwrap();
+        path
+    }
+}
+
 /// Takes TLS connections and hands what they carry to a plain server.
 pub(crate) struct TlsFront {
     pub(crate) at: SocketAddr,
