@@ -13,6 +13,7 @@ mod decode_agreement;
 mod director;
 mod director_cli;
 mod director_dns;
+mod director_status;
 mod directors;
 mod disk_trouble;
 mod doctor;

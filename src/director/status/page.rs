@@ -215,7 +215,11 @@ fn one(html: &mut String, group: &Group, member: &Member, now: u64) {
 }
 
 fn rate_of(rate: f64) -> String {
-    if rate >= 10.0 { format!("{rate:.0} requests/s") } else { format!("{rate:.1} requests/s") }
+    match rate {
+        rate if rate < 0.05 => "no requests now".into(),
+        rate if rate < 10.0 => format!("{rate:.1} requests/s"),
+        rate => format!("{rate:.0} requests/s"),
+    }
 }
 
 /// A span without seconds, which would change all the time.
