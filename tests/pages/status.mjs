@@ -78,6 +78,27 @@ const say = (file, ...words) =>
     encoding: 'utf8', env: { PATH: process.env.PATH, HOME: '/nonexistent' },
   });
 
+/** 90 days of a past that nobody waits for: good ones, a restart, an hour away, maintenance, and nothing known. */
+function past(catalog) {
+  const today = Math.floor(Date.now() / 86_400_000);
+  const rows = [];
+  for (const [n, member] of ['nodes/otter', 'nodes/lynx', 'directors/owl', 'storage/store'].entries()) {
+    for (let ago = 1; ago < 90 - 15 * n; ago += 1) {
+      const day = { healthy: 86_400, amber: 0, lost: 0, maintenance: 0, unknown: 0 };
+      const take = (what, seconds) => { day.healthy -= seconds; day[what] += seconds; };
+      if (member === 'nodes/lynx' && ago === 9) take('lost', 3720);
+      if (member === 'nodes/lynx' && ago === 33) take('lost', 40);
+      if (member === 'nodes/otter' && ago === 20) take('maintenance', 86_400);
+      if (member === 'nodes/otter' && ago > 60 && ago < 64) continue;
+      if (member === 'storage/store' && (ago === 9 || ago === 10)) take('amber', 7000);
+      rows.push([`${member}/${today - ago}`, (today - ago) * 86_400, JSON.stringify({ ...day, until: (today - ago + 1) * 86_400 })]);
+    }
+  }
+  const script = 'import json,sqlite3,sys\nc=sqlite3.connect(sys.argv[1],timeout=20)\n'
+    + 'c.executemany("insert into fact (kind,name,at,term,record) values (3,?,?,0,?)",[(n,a,r.encode()) for n,a,r in json.load(sys.stdin)])\nc.commit()';
+  execFileSync('python3', ['-c', script, catalog], { input: JSON.stringify(rows) });
+}
+
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
   args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
@@ -141,6 +162,7 @@ async function pictures(stage, address, wanted) {
 
 async function run() {
   const nodes = [['otter', await node('otter', '127.0.0.2:0')], ['lynx', await node('lynx', '127.0.0.3:0')]];
+  past(path.join(own, 'store', 'catalog.sqlite'));
   const first = await director('owl', nodes);
   const second = await director('fox', nodes);
 
@@ -149,6 +171,10 @@ async function run() {
   const looks = (name, words, where = page) => member(name, where).getByText(words, { exact: true }).waitFor();
   for (const name of ['otter', 'lynx', 'owl', 'fox', 'store', 'catalog']) await looks(name, 'Works');
   await page.getByText('All is well.', { exact: true }).waitFor();
+  // The same in words for those who do not see the bars.
+  await page.getByRole('img', { name: /^lynx, last 90 days: uptime 9\d\.\d+ %; 7\d days known, 2 days with trouble$/ }).waitFor();
+  await member('lynx').locator('summary').click();
+  await member('lynx').getByText(/did not answer 1 h 2 min$/).waitFor();
   await pictures('well', first.url, 'All is well.');
 
   // A mark in the page shows that it is never loaded again.
@@ -162,7 +188,8 @@ async function run() {
   await page.getByRole('heading', { name: 'lynx does not answer' }).waitFor();
   assert.match(await page.title(), /^Impaired/);
   // What is unfolded stays so, and whoever is there with the keyboard stays there.
-  await page.getByRole('link', { name: 'status as JSON' }).focus();
+  assert.equal(await member('lynx').locator('details').evaluate((it) => it.open), true);
+  assert.equal(await page.evaluate(() => document.activeElement.textContent), '3 days with trouble');
   await pictures('lost', first.url, 'lynx does not answer');
 
   await node('lynx', nodes[1][1].listening);

@@ -62,7 +62,7 @@ pub(super) fn render(view: &View) -> String {
     }
     let _ = write!(
         html,
-        "</div>\n<section aria-labelledby=\"about-past\"><h2 id=\"about-past\">Incidents of the last 14 days</h2><div \
+        "</div>\n<section aria-labelledby=\"about-past\"><h2 id=\"about-past\">Past incidents</h2><div \
          id=\"past\">{}</div></section>\n<section aria-labelledby=\"about-signs\"><h2 id=\"about-signs\">What the signs \
          mean</h2>{}</section>\n</main>\n<footer><p class=\"quiet\"><span id=\"updated\">{}</span>, as the director {} \
          sees it. <span id=\"line\" role=\"status\"></span></p><noscript><p class=\"quiet\">Without JavaScript this \
@@ -235,7 +235,11 @@ pub(super) fn spell(seconds: u64) -> String {
 fn incidents(view: &View, open: bool) -> String {
     let all: Vec<_> = view.incidents.iter().filter(|incident| incident.closed.is_none() == open).collect();
     if all.is_empty() {
-        return if open { String::new() } else { "<p class=\"quiet\">There was none.</p>".into() };
+        return if open {
+            String::new()
+        } else {
+            "<p class=\"quiet\">There was none in the last 14 days.</p>".into()
+        };
     }
     let mut html = String::new();
     if open {
