@@ -270,7 +270,9 @@ pub(super) fn resolve(
         connections: scaling.optional("node-connections", "connections", check, positive)?,
     };
     let rules = rules(&scaling, ttl, check);
+    let ca_file = source.file(flags.ca_file.as_ref(), "ca_file");
     let alerts = alerts(&Source { flags, table: &file.alerts, path }, check);
+    let alerts = alerts.map(|alerts| AlertConfig { ca_file: ca_file.clone(), ..alerts });
     Some(DirectorSettings {
         zone: zone?,
         name: name?,
@@ -284,7 +286,7 @@ pub(super) fn resolve(
         name_servers: name_servers?,
         server_name: server_name?,
         pins: pins?,
-        ca_file: source.file(flags.ca_file.as_ref(), "ca_file"),
+        ca_file,
         token: token?,
         probe_interval: probe_interval?,
         slow_start: slow_start?,
@@ -486,9 +488,11 @@ fn alerts(source: &Source<'_>, check: &mut Checker) -> Option<AlertConfig> {
         read.map(|_| Redacted::new(url.to_owned()))
     })?;
     let server = source.optional("mail-server", "mail_server", check, mail_server)?;
-    let Some((host, port)) = server else { return Some(AlertConfig { webhook, mail: None }) };
-    let usual = if port == 465 { "tls" } else { "starttls" };
-    let tls = source.or_default("mail-tls", "mail_tls", usual, check, |word| match word {
+    // The default tries, and whatever authorities the nodes are believed by.
+    let usual = AlertConfig { webhook, ..AlertConfig::default() };
+    let Some((host, port)) = server else { return Some(usual) };
+    let usual_tls = if port == 465 { "tls" } else { "starttls" };
+    let tls = source.or_default("mail-tls", "mail_tls", usual_tls, check, |word| match word {
         "starttls" => Ok(MailTls::StartTls),
         "tls" => Ok(MailTls::Wrapped),
         "none" => Ok(MailTls::None),
@@ -521,7 +525,7 @@ fn alerts(source: &Source<'_>, check: &mut Checker) -> Option<AlertConfig> {
         check.add(false, "alerts by mail need mail_from and mail_to".into());
         return None;
     };
-    Some(AlertConfig { webhook, mail: Some(MailConfig { host, port, tls, login, from, to }) })
+    Some(AlertConfig { mail: Some(MailConfig { host, port, tls, login, from, to }), ..usual })
 }
 
 fn listen_or_off(text: &str) -> Result<Option<SocketAddr>, String> {

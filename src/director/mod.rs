@@ -10,7 +10,7 @@ pub mod provision;
 mod run;
 mod status;
 
-pub use alerts::{AlertConfig, AlertError, Alerts, MailConfig, MailTls};
+pub use alerts::{AlertConfig, AlertError, Alerts, MailConfig, MailTls, Tested, Tries};
 pub use chronicle::DirectorView;
 pub use probe::{NodeAddress, Prober};
 pub use run::{Director, DirectorConfig, DirectorError, Picture};

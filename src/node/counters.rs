@@ -45,6 +45,8 @@ counts! {
     Publications = "publications",
     /// Attestations that contradict what is known.
     Conflicts = "conflicts",
+    /// Assets that became disputed: two contents have a quorum, and strangers are served neither.
+    Disputed = "disputed",
     /// Requests refused.
     Refused = "refused",
     /// Requests without a valid token.
@@ -67,6 +69,8 @@ counts! {
     BlobsMissing = "blobs_missing",
     /// Blobs that could not be opened.
     BlobsDamaged = "blobs_damaged",
+    /// Times that the store's marker did not open with this service's keys.
+    StoreMismatches = "store_mismatches",
     /// Records of the catalog that could not be read.
     RecordsUnreadable = "records_unreadable",
     /// Bytes of blobs fetched from the store.

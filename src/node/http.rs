@@ -52,8 +52,10 @@ pub(crate) const REZCACHE_VERIFY: HeaderName = HeaderName::from_static("rezcache
 
 /// A head that is not whole by then, or an idle connection.
 const HEAD_PATIENCE: Duration = Duration::from_secs(60);
-/// The same when the node goes: only the last of an answer is still on its way to the system.
-const GOING_PATIENCE: Duration = Duration::from_secs(10);
+/// The same when the node goes: only the last of an answer is still on its way.
+const GOING_PATIENCE: Duration = Duration::from_secs(60);
+/// And for who came when it was going.
+const LATE_PATIENCE: Duration = Duration::from_secs(10);
 /// A handshake that is not through by then.
 const TLS_PATIENCE: Duration = Duration::from_secs(10);
 /// A body of JSON that has not come by then.
@@ -144,7 +146,7 @@ pub(super) async fn converse(
     stop: watch::Receiver<bool>,
 ) {
     let line = Line::new();
-    let (late, node, known) = (open.is_late(), Arc::clone(&face.service), Arc::clone(&open));
+    let (node, known) = (Arc::clone(&face.service), Arc::clone(&open));
     let service = {
         let line = Arc::clone(&line);
         service_fn(move |request| {
@@ -176,16 +178,21 @@ pub(super) async fn converse(
         .keep_alive_interval(Duration::from_secs(30));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = stopped(stop) => {}
-        // Whoever comes later only hears that the node goes, and may ask that again.
-        () = node.leaving.said(), if !late => {}
-        () = known.unwelcome() => {}
-        end = line.ended(if late { GOING_PATIENCE } else { HEAD_PATIENCE }) => if end == End::Overdue {
-            node.counters.count(Count::ReadersSlow);
-            return;
-        },
+    let mut stopping = std::pin::pin!(stopped(stop));
+    loop {
+        let late = known.is_late();
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = stopping.as_mut() => {}
+            // Whoever has not asked anything yet hears that the node goes, and may ask that again.
+            () = node.leaving.said(), if !late => if known.comes_late() { continue },
+            () = known.unwelcome() => {}
+            end = line.ended(if late { LATE_PATIENCE } else { HEAD_PATIENCE }) => if end == End::Overdue {
+                node.counters.count(Count::ReadersSlow);
+                return;
+            },
+        }
+        break;
     }
     // What is being answered may end. Dropping the connection ends all of it.
     connection.as_mut().graceful_shutdown();
@@ -236,6 +243,7 @@ async fn answer(
         },
     };
     if face.service.is_draining() && !looks {
+        open.is_unwelcome();
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if head {

@@ -90,6 +90,15 @@ impl Connected {
         self.state.load(Ordering::Acquire) == LATE
     }
 
+    /// The node goes, and this one has not asked for anything yet: whether it is as if it came later.
+    pub(super) fn comes_late(&self) -> bool {
+        let late = self.state.compare_exchange(FRESH, LATE, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if late {
+            self.service.counters.disconnected();
+        }
+        late
+    }
+
     /// It has asked too much; it ends with what is being answered.
     pub(super) fn is_unwelcome(&self) {
         self.unwelcome.notify_one();

@@ -29,10 +29,10 @@ use super::refusal::Refusal;
 use super::sending::{STREAM_BYTES, Sending, charged};
 use super::uploads::Uploads;
 use crate::asset::{AssetKey, AssetKind, Digest};
-use crate::catalog::{Catalog, CatalogError, KeyHash, Row};
+use crate::catalog::{Catalog, CatalogError, Health, KeyHash, Row};
 use crate::grid::{GridId, Origin};
 use crate::publication::{self, Attestation, Policy, Reader, Record, Tag};
-use crate::store::blobs::{Abilities, Blobs};
+use crate::store::blobs::{Abilities, Blobs, StoreError};
 use crate::store::keys::KeyRing;
 use crate::store::records;
 use crate::store::tags::{self, Purpose};
@@ -56,6 +56,9 @@ const PROOFS: usize = 4;
 const MAX_WRITERS: usize = 20_000;
 /// How often the log says that the catalog is away.
 const CATALOG_WARNING: Duration = Duration::from_secs(10);
+/// A store or a catalog that takes longer for a look at it is told of as one that does not answer: a director waits
+/// for a second.
+const BEHIND_PATIENCE: Duration = Duration::from_millis(600);
 
 /// A reply with the body that follows it.
 pub(super) struct Answer {
@@ -467,11 +470,29 @@ impl Service {
         !self.is_draining()
     }
 
+    /// Whether the store's marker can be read and opened. A store that hangs does not hold up the report: it does not
+    /// answer, and who asks has little patience.
+    async fn canary(&self) -> bool {
+        let reading = self.contents.blobs.check_keys(&self.contents.ring);
+        match tokio::time::timeout(BEHIND_PATIENCE, reading).await {
+            Ok(Ok(())) => true,
+            Ok(Err(StoreError::Key { .. })) => {
+                self.counters.count(Count::StoreMismatches);
+                false
+            }
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+
     /// The load report.
     pub(super) async fn report(&self, caller: &Caller) -> Result<Value, Refusal> {
         caller.may_observe()?;
-        let catalog = self.catalog.health().await;
-        let canary = self.contents.blobs.check_keys(&self.contents.ring).await.is_ok();
+        let health = async {
+            let health = tokio::time::timeout(BEHIND_PATIENCE, self.catalog.health()).await;
+            let none = Health { engine: self.catalog.engine(), primary: false, standby: None, waiting: 0 };
+            health.unwrap_or(none)
+        };
+        let (catalog, canary) = tokio::join!(health, self.canary());
         let counters = &self.counters;
         Ok(json!({
             "uptime_s": self.started.elapsed().as_secs(),

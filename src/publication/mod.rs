@@ -239,6 +239,27 @@ pub fn answer(record: &Record, reader: Reader, policy: Policy, now: u64) -> Opti
     Some(Served { digest, size: content.size, verify: differs || record.conflicts > 0 })
 }
 
+/// Whether two contents have a quorum for the same readers, so that strangers are served neither: somebody with as
+/// many voices lies.
+#[must_use]
+pub fn is_disputed(record: &Record, policy: Policy, now: u64) -> bool {
+    if record.taken_down || !policy.publish {
+        return false;
+    }
+    let among = |counted: &dyn Fn(&Attestation) -> bool, scope: &dyn Fn(&Said) -> bool| {
+        matches!(choose(record, policy, now, counted, scope), Some(Choice::Disputed))
+    };
+    let through = |origin: Tag| {
+        among(&|attestation| attestation.origin == Some(origin) || attestation.vouch, &|_| true)
+    };
+    let origins: HashSet<Tag> = words(record)
+        .iter()
+        .filter_map(|attestation| attestation.origin)
+        .filter(|_| !policy.central)
+        .collect();
+    among(&|_| true, &|said| is_grid_wide(said, policy)) || origins.into_iter().any(through)
+}
+
 /// Strikes out attestations; what loses its quorum by that is served no longer. Whether any was there.
 pub fn distrust(record: &mut Record, liar: &dyn Fn(&Attestation) -> bool) -> bool {
     let mut any = false;

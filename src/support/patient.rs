@@ -1,4 +1,6 @@
-//! A TCP connection whose peer must take what it has asked for.
+//! A TCP connection whose peer must take what it has asked for, and can: it is closed only when the peer has had the
+//! time to. Closed at once, with something of the peer's unread or still to come, it would be reset, and the last
+//! of an answer that is on its way would be thrown away with it.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -12,6 +14,9 @@ use tokio::time::{Instant, Sleep};
 /// So long a peer may take nothing, all together, before the connection is given up. What it takes gives it
 /// time back.
 const STALL: Duration = Duration::from_secs(60);
+/// So long a peer may send nothing more before a connection that has ended is closed, and all in all.
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_ALL: Duration = Duration::from_secs(60);
 /// Bytes that give back a second.
 const LEAST_RATE: u64 = 8 << 10;
 
@@ -23,11 +28,18 @@ pub(crate) struct Patient<S> {
     /// Since when something waits to be taken.
     waiting: Option<Instant>,
     limit: Option<Pin<Box<Sleep>>>,
+    ending: Option<Ending>,
+}
+
+/// Everything is sent, and the peer has yet to say that it has it.
+struct Ending {
+    until: Instant,
+    quiet: Pin<Box<Sleep>>,
 }
 
 impl<S> Patient<S> {
     pub(crate) const fn new(stream: S) -> Self {
-        Self { stream, left: STALL, waiting: None, limit: None }
+        Self { stream, left: STALL, waiting: None, limit: None, ending: None }
     }
 
     fn watched(
@@ -54,6 +66,33 @@ impl<S> Patient<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Patient<S> {
+    /// Reads and forgets what the peer still sends, until it ends too or has been silent for long enough.
+    fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let ending = self.ending.get_or_insert_with(|| Ending {
+            until: Instant::now() + LINGER_ALL,
+            quiet: Box::pin(tokio::time::sleep(LINGER)),
+        });
+        let mut forgotten = [std::mem::MaybeUninit::uninit(); 4096];
+        // Whoever sends without end is not listened to for longer than this either.
+        for _ in 0..64 {
+            let mut buffer = ReadBuf::uninit(&mut forgotten);
+            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    ending.quiet.as_mut().reset((Instant::now() + LINGER).min(ending.until));
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return ending.quiet.as_mut().poll(context),
+            }
+        }
+        if Instant::now() >= ending.until {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -64,7 +103,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -92,7 +131,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        if self.ending.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+        }
+        self.poll_ended(context).map(Ok)
     }
 }
 

@@ -14,7 +14,7 @@ use super::{Outcome, print};
 use crate::catalog::Place;
 use crate::config::{BoardFlags, DirectorFlags, DirectorSettings, LogFormat, ProvisionerSettings, Settings};
 use crate::director::provision::{AwsProvisioner, CommandProvisioner, ProcessProvisioner, Provisioner};
-use crate::director::{Director, DirectorConfig};
+use crate::director::{Alerts, Director, DirectorConfig, Tested};
 use crate::fleet::array::ArrayRules;
 use crate::fleet::health::HealthRules;
 use crate::fleet::names;
@@ -45,6 +45,8 @@ pub(super) struct Arguments {
 pub(super) enum Command {
     /// Take a node out of DNS by plan, without alarm; or show and end such plans
     Maintain(maintain::Arguments),
+    /// Send a message to everybody whom alerts go to, and say what comes of it
+    AlertTest,
     /// Tell the public what is going on
     Incident(incident::Arguments),
 }
@@ -53,8 +55,28 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     match arguments.command {
         None => direct(settings).await,
         Some(Command::Maintain(arguments)) => maintain::run(arguments, &settings).await,
+        Some(Command::AlertTest) => test_alerts(&settings.director).await,
         Some(Command::Incident(arguments)) => incident::run(arguments, &settings).await,
     }
+}
+
+async fn test_alerts(director: &DirectorSettings) -> anyhow::Result<Outcome> {
+    let sender = director.zone.as_deref().unwrap_or("rezcache");
+    let tested = Alerts::test(&director.alerts, sender).await?;
+    if tested.is_empty() {
+        bail!("nobody is to be told: write a webhook or a mail server under [alerts]");
+    }
+    let mut outcome = Outcome::Done;
+    for Tested { way, result } in tested {
+        match result {
+            Ok(()) => print(&format!("{way}: sent\n"))?,
+            Err(why) => {
+                outcome = Outcome::Failed;
+                print(&format!("{way}: {why}\n"))?;
+            }
+        }
+    }
+    Ok(outcome)
 }
 
 /// The catalog that the directors share.

@@ -336,7 +336,8 @@ impl Service {
     ) -> Result<Verdict, Refusal> {
         let (policy, now, ring) = (self.policy(&key.grid), now(), self.contents.ring.clone());
         let verdict = Arc::new(Mutex::new(None));
-        let told = Arc::clone(&verdict);
+        let disputed = Arc::new(AtomicBool::new(false));
+        let (told, turned) = (Arc::clone(&verdict), Arc::clone(&disputed));
         let decide = Box::new(move |old: Option<&[u8]>| {
             let mut record = match old.map(|old| records::read(&ring, &hash, old)) {
                 // What somebody with the right keys has written must not be lost.
@@ -349,12 +350,17 @@ impl Service {
             if record == before {
                 return Change::default();
             }
+            let is_disputed = |record| publication::is_disputed(record, policy, now);
+            turned.store(is_disputed(&record) && !is_disputed(&before), Ordering::Relaxed);
             let stored = record.contents.iter().filter(|content| content.stored);
             let blobs = stored.map(|content| ring.blob_name(content.digest).0).collect();
             Change { record: records::write(&ring, &hash, &record), blobs }
         });
         self.catalog.update(hash, day(now), decide).await.map_err(|error| self.catalog_fails(&error))?;
         let before = self.contents.hot.forget(&hash);
+        if disputed.load(Ordering::Relaxed) {
+            self.counters.count(Count::Disputed);
+        }
         let verdict = *verdict.lock().unwrap_or_else(PoisonError::into_inner);
         if verdict == Some(Verdict::TakenDown) {
             let taken_down = Record { taken_down: true, ..Record::default() };
