@@ -51,10 +51,10 @@ pub(super) fn render(view: &View) -> String {
         part("incidents"),
     );
     for group in &view.groups {
-        let _ = write!(
+        let _ = writeln!(
             html,
             "<section class=\"group\" aria-labelledby=\"about-{0}\"><h2 id=\"about-{0}\">{1}</h2><div \
-             id=\"group-{0}\">{2}</div></section>\n",
+             id=\"group-{0}\">{2}</div></section>",
             group.id,
             group.title,
             part(&format!("group-{}", group.id))
