@@ -42,6 +42,7 @@ fn help_of_every_subcommand() {
         "token list",
         "token revoke",
         "director maintain",
+        "director incident",
     ]) {
         let mut arguments: Vec<&str> = name.split_whitespace().collect();
         arguments.push("--help");

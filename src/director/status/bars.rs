@@ -118,7 +118,7 @@ fn told(day: &Day) -> String {
 /// Never rounded up to all.
 fn share(worked: f64) -> String {
     let hundredths = (worked * 10_000.0).floor() / 100.0;
-    if worked >= 1.0 { "worked all the time".into() } else { format!("worked {hundredths:.2} % of the time") }
+    if worked >= 1.0 { "uptime 100 %".into() } else { format!("uptime {hundredths:.2} %") }
 }
 
 /// Ids have no spaces, and names may.

@@ -58,10 +58,10 @@ pub(super) fn render(service: &str, books: &Books, range: Range, now: u64) -> St
     html.push_str("</ul></nav>\n");
     let parts = parts(books, range, now);
     for (id, title) in [("plots", "Plots"), ("table", "Now, as numbers")] {
-        let _ = write!(
+        let _ = writeln!(
             html,
             "<section aria-labelledby=\"about-{id}\"><h2 id=\"about-{id}\">{title}</h2><div \
-             id=\"{id}\">{}</div></section>\n",
+             id=\"{id}\">{}</div></section>",
             parts.get(id).map_or("", String::as_str)
         );
     }

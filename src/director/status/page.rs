@@ -51,10 +51,10 @@ pub(super) fn render(view: &View) -> String {
         part("incidents"),
     );
     for group in &view.groups {
-        let _ = write!(
+        let _ = writeln!(
             html,
             "<section class=\"group\" aria-labelledby=\"about-{0}\"><h2 id=\"about-{0}\">{1}</h2><div \
-             id=\"group-{0}\">{2}</div></section>\n",
+             id=\"group-{0}\">{2}</div></section>",
             group.id,
             group.title,
             part(&format!("group-{}", group.id))
@@ -62,7 +62,7 @@ pub(super) fn render(view: &View) -> String {
     }
     let _ = write!(
         html,
-        "</div>\n<section aria-labelledby=\"about-past\"><h2 id=\"about-past\">Incidents of the last 14 days</h2><div \
+        "</div>\n<section aria-labelledby=\"about-past\"><h2 id=\"about-past\">Past incidents</h2><div \
          id=\"past\">{}</div></section>\n<section aria-labelledby=\"about-signs\"><h2 id=\"about-signs\">What the signs \
          mean</h2>{}</section>\n</main>\n<footer><p class=\"quiet\"><span id=\"updated\">{}</span>, as the director {} \
          sees it. <span id=\"line\" role=\"status\"></span></p><noscript><p class=\"quiet\">Without JavaScript this \
@@ -215,7 +215,11 @@ fn one(html: &mut String, group: &Group, member: &Member, now: u64) {
 }
 
 fn rate_of(rate: f64) -> String {
-    if rate >= 10.0 { format!("{rate:.0} requests/s") } else { format!("{rate:.1} requests/s") }
+    match rate {
+        rate if rate < 0.05 => "no requests now".into(),
+        rate if rate < 10.0 => format!("{rate:.1} requests/s"),
+        rate => format!("{rate:.0} requests/s"),
+    }
 }
 
 /// A span without seconds, which would change all the time.
@@ -231,7 +235,11 @@ pub(super) fn spell(seconds: u64) -> String {
 fn incidents(view: &View, open: bool) -> String {
     let all: Vec<_> = view.incidents.iter().filter(|incident| incident.closed.is_none() == open).collect();
     if all.is_empty() {
-        return if open { String::new() } else { "<p class=\"quiet\">There was none.</p>".into() };
+        return if open {
+            String::new()
+        } else {
+            "<p class=\"quiet\">There was none in the last 14 days.</p>".into()
+        };
     }
     let mut html = String::new();
     if open {

@@ -10,10 +10,19 @@
     line.textContent = text;
     line.className = bad ? 'lost' : '';
   }
+  /* Where the keyboard is: the nearest thing with an id, and what of it. What comes before may come and go. */
   function place(node, part) {
-    var all = part.getElementsByTagName('*'), i;
-    for (i = 0; i < all.length; i += 1) { if (all[i] === node) { return i; } }
-    return -1;
+    var at = node;
+    while (at !== part && !at.id) { at = at.parentNode; }
+    return at === part ? null : { id: at.id, name: node.nodeName };
+  }
+  function back(at) {
+    var all, node = document.getElementById(at.id);
+    if (node && node.nodeName !== at.name) {
+      all = node.getElementsByTagName(at.name);
+      node = all[0];
+    }
+    if (node && node.focus) { node.focus(); }
   }
   /* What is unfolded stays so, and whoever is somewhere with the keyboard stays there. */
   function put(id, html) {
@@ -29,14 +38,11 @@
     all = part.getElementsByTagName('details');
     for (i = 0; i < all.length; i += 1) { open[all[i].id] = all[i].open; }
     focused = part.contains(document.activeElement) ? document.activeElement : null;
-    at = focused ? place(focused, part) : -1;
+    at = focused && focused !== part ? place(focused, part) : null;
     part.innerHTML = html;
     all = part.getElementsByTagName('details');
     for (i = 0; i < all.length; i += 1) { if (all[i].id in open) { all[i].open = open[all[i].id]; } }
-    if (at >= 0) {
-      all = part.getElementsByTagName('*');
-      if (all[at] && all[at].nodeName === focused.nodeName && all[at].focus) { all[at].focus(); }
-    }
+    if (at) { back(at); }
   }
   function putAll(text) {
     var parts = JSON.parse(text), id;

@@ -216,7 +216,7 @@ async fn bars_say_in_words_what_they_show() {
     let mut html = String::new();
     bars::render(&mut html, "nodes", &one, now);
     assert!(
-        html.contains("otter, last 90 days: worked 97.51 % of the time; 4 days known, 2 days with trouble"),
+        html.contains("otter, last 90 days: uptime 97.51 %; 4 days known, 2 days with trouble"),
         "{html}"
     );
     assert!(html.contains("<li>13 Jan 2027: did not answer 1 h 46 min</li>"), "{html}");
@@ -233,7 +233,7 @@ async fn bars_say_in_words_what_they_show() {
     one.days = vec![day(0, good)];
     html.clear();
     bars::render(&mut html, "nodes", &one, now);
-    assert!(html.contains("worked all the time") && !html.contains("<details"), "{html}");
+    assert!(html.contains("uptime 100 %") && !html.contains("<details"), "{html}");
     drop(site);
 }
 

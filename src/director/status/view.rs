@@ -224,7 +224,7 @@ impl View {
 
     /// What a picture tells.
     pub(super) fn of(service: &str, director: &str, picture: &Picture, books: &Books) -> Self {
-        let groups = vec![directors(picture, books), nodes(picture, books), storage(picture, books)];
+        let groups = vec![nodes(picture, books), directors(picture, books), storage(picture, books)];
         let incidents = incidents(picture);
         let (level, sentence) = verdict::judge(&groups, &incidents, picture.at);
         Self {
