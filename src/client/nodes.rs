@@ -6,7 +6,7 @@
 //! this is done for a service that has one.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ const FIRST_AGAIN: Duration = Duration::from_secs(1);
 /// A node that nothing was asked of for so long loses its connection, where there are several; and when nothing
 /// was asked of any, the name is not resolved any more.
 const IDLE: Duration = Duration::from_secs(120);
+/// Addresses of a family by which it is found out whether there is a way to it.
+const ROUTES_TRIED: usize = 4;
 /// How often it is looked for what is idle.
 const LOOK: Duration = Duration::from_secs(1);
 /// An answer over QUIC so recently says that UDP is not blocked here.
@@ -311,7 +313,8 @@ impl Inner {
         state.resolve_at = Some(now + pause);
         if let Some(found) = found {
             let port = self.address.port;
-            let addresses: Vec<_> = found.addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+            let mut addresses: Vec<_> = found.addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+            keep_routable(&mut addresses);
             state.routing.resolved(now, &addresses);
         }
         state.forget_unnamed();
@@ -333,6 +336,25 @@ impl Inner {
             self.refresh();
         }
         in_use
+    }
+}
+
+/// Leaves a family out to which this machine knows no way, as long as there is another: many have no IPv6, and are
+/// told of IPv6 addresses all the same. Nothing is sent for that.
+fn keep_routable(addresses: &mut Vec<SocketAddr>) {
+    let has_way = |toward: &SocketAddr| {
+        let local: IpAddr =
+            if toward.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        UdpSocket::bind((local, 0)).and_then(|socket| socket.connect(toward)).is_ok()
+    };
+    let usable = |six: bool| {
+        let family = addresses.iter().filter(|address| address.is_ipv6() == six);
+        family.take(ROUTES_TRIED).any(has_way)
+    };
+    match (usable(false), usable(true)) {
+        (true, false) => addresses.retain(SocketAddr::is_ipv4),
+        (false, true) => addresses.retain(SocketAddr::is_ipv6),
+        _ => {}
     }
 }
 
@@ -430,77 +452,4 @@ impl Drop for Running {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::client::resolve::{Resolve, Resolver, Resolving};
-    use crate::grid::GridId;
-
-    #[derive(Debug)]
-    struct Three;
-
-    impl Resolve for Three {
-        fn resolve(&self, _: &str) -> Resolving {
-            let addresses = (1..=3).map(|n| IpAddr::from([192, 0, 2, n])).collect();
-            Box::pin(async move { Ok(Resolved { addresses, ttl: Some(Duration::from_secs(600)) }) })
-        }
-    }
-
-    fn nodes(url: &str) -> Nodes {
-        let resolver = Resolver::Other(Arc::new(Three));
-        Nodes::new(ServerAddress { resolver, ..url.parse().unwrap() }).unwrap()
-    }
-
-    fn use_all(nodes: &Nodes) {
-        let route = RouteKey::of(&GridId::new("grid.example"), None, &[], false);
-        let mut tried = Vec::new();
-        while let Some((link, _)) = nodes.begin(&route, &tried, false, Duration::from_secs(1)) {
-            tried.push(link.at);
-        }
-    }
-
-    #[tokio::test]
-    async fn links_that_are_not_used_end_and_the_name_is_left_in_peace() {
-        let several = nodes("http://cache.example.org");
-        several.known().await.unwrap();
-        use_all(&several);
-        assert_eq!((several.links().len(), several.count(), several.failovers()), (3, (3, 3), 2));
-        let now = Instant::now();
-        assert!(several.0.care(now + IDLE / 2));
-        assert_eq!(several.links().len(), 3);
-        assert!(!several.0.care(now + IDLE * 2), "nothing was asked for so long");
-        assert_eq!(several.links().len(), 0);
-        several.known().await.unwrap();
-        assert!(several.0.state().cared_for, "it is used again");
-
-        // One node alone keeps its connection, as there is nothing to be saved.
-        let one = nodes("http://10.0.0.9:8443");
-        one.known().await.unwrap();
-        use_all(&one);
-        one.0.care(now + IDLE * 2);
-        assert_eq!((one.links().len(), one.have_choice()), (1, false));
-        assert_eq!(one.0.state().resolve_at, None, "an address is no name");
-    }
-
-    #[tokio::test]
-    async fn a_node_whose_answer_nobody_waits_for_any_more_is_late_only_if_it_had_its_time() {
-        let nodes = nodes("http://cache.example.org");
-        nodes.known().await.unwrap();
-        let route = RouteKey::of(&GridId::new("grid.example"), None, &[], false);
-        for _ in 0..10 {
-            drop(nodes.begin(&route, &[], false, Duration::from_secs(60)));
-        }
-        assert_eq!(nodes.count(), (3, 3));
-        for _ in 0..2 {
-            let begun = nodes.begin(&route, &[], false, Duration::from_millis(30));
-            tokio::time::sleep(Duration::from_millis(35)).await;
-            drop(begun);
-        }
-        assert_eq!(nodes.count(), (3, 2));
-        for _ in 0..2 {
-            let (_, mut running) = nodes.begin(&route, &[], false, Duration::ZERO).unwrap();
-            running.answered();
-        }
-        assert_eq!(nodes.count(), (3, 2), "who has answered is not late");
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use base64::Engine as _;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
@@ -48,20 +49,27 @@ impl Authority {
     }
 }
 
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect::<Vec<_>>();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+}
+
 impl Identity {
     /// Writes certificate and key into one file, as many servers take them.
     pub(crate) fn file(&self, folder: &Path) -> PathBuf {
-        use base64::Engine as _;
-        let block = |name: &str, der: &[u8]| {
-            let text = base64::engine::general_purpose::STANDARD.encode(der);
-            let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect::<Vec<_>>();
-            let text = lines.join("\n");
-            format!("-----BEGIN {name}-----\n{text}\n-----END {name}-----\n")
-        };
         let path = folder.join("identity.pem");
-        let certificate = block("CERTIFICATE", &self.certificate);
-        std::fs::write(&path, certificate + &block("PRIVATE KEY", self.key.secret_der())).unwrap();
+        let key = pem("PRIVATE KEY", self.key.secret_der());
+        std::fs::write(&path, pem("CERTIFICATE", &self.certificate) + &key).unwrap();
         path
+    }
+
+    /// Writes the files that a node is given.
+    pub(crate) fn files(&self, folder: &Path) -> (PathBuf, PathBuf) {
+        let (certificate, key) = (folder.join("certificate.pem"), folder.join("certificate-key.pem"));
+        std::fs::write(&certificate, pem("CERTIFICATE", &self.certificate)).unwrap();
+        std::fs::write(&key, pem("PRIVATE KEY", self.key.secret_der())).unwrap();
+        (certificate, key)
     }
 }
 
