@@ -192,7 +192,8 @@ async fn connection(incoming: Incoming, service: &Arc<Service>, place: Place) {
         let _place = if proven {
             place
         } else if let Some(own) = service.places.take(from) {
-            // By now it has shown that it is there.
+            // By now it has shown that it is there, and makes room for who has not.
+            drop(place);
             own
         } else {
             service.counters.count(Count::ConnectionsRefused);
