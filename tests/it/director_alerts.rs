@@ -244,6 +244,42 @@ async fn what_nodes_say_of_store_catalog_and_poisoning_is_told() {
     assert!(director.picture().borrow().troubles.contains(&text));
 }
 
+/// A real node whose store somebody exchanges under its hands: the marker is another service's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_with_anothers_marker_is_a_poisoning_alarm() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let store = |n: usize| format!("file://{}", folders[n].path().join("store").display());
+    let start = |n: usize| NodeProcess::start_with(folders[n].path(), &["--store", &store(n)], &[]);
+    let (node, other) = (start(0), start(1));
+    let marker = |n: usize| find(&folders[n].path().join("store"), "marker").expect("a store has its marker");
+    let hook = accepting().await;
+    let spec = NodeSpec {
+        name: "otter".into(),
+        url: format!("https://{}", node.at),
+        addresses: Vec::new(),
+        handle: String::new(),
+    };
+    let config =
+        DirectorConfig { pins: vec![node.pin.clone()], ..config(vec![spec], Place::Memory, webhook(&hook)) };
+    let director = Director::start(config, None).await.unwrap();
+    until_green(&director, 1).await;
+    let own = std::fs::read(marker(0)).unwrap();
+    std::fs::copy(marker(1), marker(0)).unwrap();
+    until_told(&hook, "poisoning", "raised").await;
+    until_told(&hook, "store", "raised").await;
+    std::fs::write(marker(0), own).unwrap();
+    until_told(&hook, "store", "cleared").await;
+    assert!(!told(&hook).concat().contains(&("poisoning".into(), "cleared".into())), "not as soon as that");
+    drop(other);
+}
+
+fn find(folder: &Path, name: &str) -> Option<std::path::PathBuf> {
+    std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find_map(|path| if path.is_dir() { find(&path, name) } else { path.ends_with(name).then_some(path) })
+}
+
 /// One that comes and goes is told of as that, and then no more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_flaps_is_told_once_and_what_comes_together_is_one_message() {
