@@ -159,7 +159,7 @@ impl Nodes {
         let now = Instant::now();
         let mut state = self.0.state();
         let mut order = state.routing.order(now, route).into_iter();
-        let at = order.find(|at| !tried.contains(at) && !(well && state.routing.is_away(now, *at)))?;
+        let at = order.find(|at| !(tried.contains(at) || well && state.routing.is_away(now, *at)))?;
         let link = self.0.link(&mut state, at)?;
         link.state().used = now;
         state.routing.begun(at);

@@ -205,7 +205,7 @@ impl Routing {
     /// Whether a node is to be asked only after others.
     #[must_use]
     pub fn is_away(&self, now: Instant, node: SocketAddr) -> bool {
-        self.nodes.get(&node).is_some_and(|node| node.away_until.is_some_and(|until| now < until))
+        self.nodes.get(&node).is_some_and(|node| node.is_away(now))
     }
 
     /// The nodes in the order to try them. Those that have failed come last, the one that may be back first

@@ -36,6 +36,7 @@ mod proxy_faults;
 mod proxy_http;
 mod proxy_udp;
 mod replay_service;
+mod routing;
 mod run;
 mod secrets_in_logs;
 mod service;

@@ -21,8 +21,6 @@ const TRIES: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Largest answer over UDP. Source: DNS Flag Day 2020.
 const UDP_BYTES: u16 = 1232;
-/// The same over TCP: more than [`MAX_ADDRESSES`] take.
-const TCP_BYTES: usize = 16 << 10;
 /// Packets that are no answer to our question, before no more are read.
 const STRANGERS: usize = 64;
 /// Names that lead to other names.
@@ -105,9 +103,6 @@ async fn over_tcp(server: SocketAddr, question: &[u8], id: u16, query: &Query) -
     let length = u16::try_from(question.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     stream.write_all(&[&length.to_be_bytes(), question].concat()).await?;
     let length = usize::from(stream.read_u16().await?);
-    if length > TCP_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the name server's answer is too long"));
-    }
     let mut bytes = vec![0; length];
     stream.read_exact(&mut bytes).await?;
     answers(&bytes, id, query)

@@ -127,17 +127,166 @@ fn a_node_that_fails_comes_last_for_longer_each_time_and_is_forgiven() {
     assert_eq!(routing.order(now + FIRST_PAUSE, &key(1)), order, "one answer, and all is forgiven");
 }
 
+fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
 #[test]
-fn one_family_is_used_and_a_name_server_is_not_believed_without_end() {
-    let six: SocketAddr = "[2001:db8::1]:8443".parse().unwrap();
+fn one_family_is_used() {
+    let now = Instant::now();
+    let six = addresses(&["[2001:db8::1]:8443"]);
     let mut both = nodes(1..=1);
-    both.push(six);
-    assert_eq!(routing(&both).order(Instant::now(), &key(1)), [six]);
+    both.extend(&six);
+    assert_eq!(routing(&both).order(now, &key(1)), six);
     both.extend(nodes(2..=3));
     assert_eq!(routing(&both).len(), 3);
-    let many: Vec<_> = (0..1000_u16).map(|n| SocketAddr::from(([10, 0, 0, 1], n + 1))).collect();
-    assert_eq!(routing(&many).len(), MAX_NODES);
-    assert!(routing(&[]).is_empty());
+    // An IPv4 address is one, however it is written.
+    assert_eq!(
+        routing(&addresses(&["[::ffff:192.0.2.1]:8443", "192.0.2.1:8443"])).order(now, &key(1)),
+        nodes(1..=1)
+    );
+}
+
+#[test]
+fn the_other_family_is_used_where_the_first_gives_no_connection() {
+    let now = Instant::now();
+    let six = addresses(&["[2001:db8::1]:8443", "[2001:db8::2]:8443"]);
+    let four = nodes(1..=2);
+    let mut routing = routing(&[six.clone(), four.clone()].concat());
+    let used = |routing: &Routing, now| {
+        let mut used = routing.order(now, &key(1));
+        used.sort_unstable();
+        used
+    };
+    assert_eq!(used(&routing, now), six);
+    routing.failed(now, six[0]);
+    assert_eq!(used(&routing, now), six, "one has not failed");
+    routing.answered(six[1]);
+    routing.failed(now, six[1]);
+    assert_eq!(used(&routing, now), four);
+    // Another answer of the name server changes nothing of that, until it is time to try again.
+    let all = [six.clone(), four.clone()].concat();
+    routing.resolved(now + Duration::from_secs(59), &all);
+    assert_eq!(used(&routing, now), four);
+    let later = now + FAMILY_PAUSE[0];
+    routing.resolved(later, &all);
+    assert_eq!(used(&routing, later), six);
+    for node in &six {
+        routing.failed(later, *node);
+    }
+    assert_eq!(used(&routing, later), four);
+    routing.resolved(later + FAMILY_PAUSE[0], &all);
+    assert_eq!(used(&routing, later), four, "longer the second time");
+    // When nothing works in either, somebody is asked all the same.
+    for node in &four {
+        routing.failed(later, *node);
+    }
+    assert_eq!(used(&routing, later).len(), 2);
+    let mut one = super::tests::routing(&four);
+    for node in &four {
+        one.failed(now, *node);
+    }
+    assert_eq!(used(&one, now), four, "there is no other family");
+}
+
+#[test]
+fn a_name_server_is_not_believed_everything() {
+    let now = Instant::now();
+    let many: Vec<_> = (0..5000_u16).map(|n| SocketAddr::from(([10, 0, 0, 1], n + 1))).collect();
+    let mut routing = routing(&many);
+    assert_eq!(routing.len(), MAX_NODES);
+    let believed = routing.order(now, &key(1));
+    let mut turned = many;
+    turned.rotate_left(1234);
+    routing.resolved(now, &turned);
+    assert_eq!(routing.order(now, &key(1)), believed, "the same ones, in whatever order they come");
+    for nonsense in [
+        vec![],
+        addresses(&["0.0.0.0:8443", "[::]:8443", "224.0.0.1:8443", "255.255.255.255:8443", "[ff02::1]:8443"]),
+        addresses(&["[::ffff:0.0.0.0]:8443", "192.0.2.1:0"]),
+    ] {
+        routing.resolved(now, &nonsense);
+        assert_eq!(routing.order(now, &key(1)), believed, "what is known stays");
+        assert!(super::tests::routing(&nonsense).is_empty());
+    }
+    routing.resolved(now, &[nodes(1..=1), addresses(&["0.0.0.0:8443"])].concat());
+    assert_eq!(routing.order(now, &key(1)), nodes(1..=1));
+}
+
+#[test]
+fn a_node_is_gone_when_it_is_late_twice_without_an_answer() {
+    let now = Instant::now();
+    let mut routing = routing(&nodes(1..=3));
+    let order = routing.order(now, &key(1));
+    assert!(!routing.late(now, order[0]));
+    routing.answered(order[0]);
+    assert!(!routing.late(now, order[0]), "it has answered meanwhile");
+    assert!(routing.late(now, order[0]));
+    assert_eq!(routing.order(now, &key(1))[2], order[0]);
+    assert!(routing.is_failing_over(now) && !routing.is_failing_over(now + FIRST_PAUSE));
+    assert_eq!(routing.well(now), 2);
+}
+
+#[test]
+fn one_request_finds_out_whether_a_node_is_back() {
+    let now = Instant::now();
+    let mut routing = routing(&nodes(1..=3));
+    let order = routing.order(now, &key(1));
+    routing.failed(now, order[0]);
+    let later = now + FIRST_PAUSE;
+    assert_eq!(routing.order(later, &key(1)), order);
+    routing.begun(order[0]);
+    assert_eq!(routing.order(later, &key(1))[2], order[0], "others do not wait for it");
+    routing.answered(order[0]);
+    routing.begun(order[1]);
+    assert_eq!(routing.order(later, &key(1)), order);
+}
+
+#[test]
+fn a_node_that_has_no_time_is_let_alone_and_is_no_failure() {
+    let now = Instant::now();
+    let mut routing = routing(&nodes(1..=2));
+    let order = routing.order(now, &key(1));
+    routing.busy(now, order[0], Duration::from_secs(10));
+    assert_eq!(routing.order(now, &key(1)), [order[1], order[0]]);
+    assert!(!routing.is_silent() && !routing.is_failing_over(now));
+    assert_eq!(routing.order(now + Duration::from_secs(10), &key(1)), order);
+    routing.busy(now, order[0], Duration::from_secs(100_000));
+    assert_eq!(routing.order(now + LONGEST_PAUSE, &key(1)), order);
+}
+
+#[test]
+fn one_node_that_misses_is_not_the_service() {
+    let now = Instant::now();
+    let mut routing = routing(&nodes(1..=5));
+    for _ in 0..100 {
+        routing.late(now, nodes(1..=1)[0]);
+        routing.failed(now, nodes(2..=2)[0]);
+    }
+    assert!(!routing.is_silent());
+    routing.late(now, nodes(3..=3)[0]);
+    assert!(routing.is_silent(), "three of five, and no answer in between");
+    routing.answered(nodes(4..=4)[0]);
+    assert!(!routing.is_silent());
+    // All there are is enough; one alone is the service.
+    routing.resolved(now, &nodes(1..=2));
+    routing.failed(now, nodes(1..=1)[0]);
+    assert!(!routing.is_silent());
+    routing.failed(now, nodes(2..=2)[0]);
+    assert!(routing.is_silent());
+    assert!(super::tests::routing(&nodes(1..=1)).is_silent());
+    assert!(!super::tests::routing(&nodes(1..=1)).has_choice());
+}
+
+#[test]
+fn second_nodes_are_asked_of_one_request_in_ten_at_most() {
+    let mut routing = routing(&nodes(1..=3));
+    let mut hedged = 0;
+    for _ in 0..1000 {
+        routing.begun(nodes(1..=1)[0]);
+        hedged += u32::from(routing.may_hedge());
+    }
+    assert!((95..=110).contains(&hedged), "{hedged}");
 }
 
 #[test]
