@@ -253,12 +253,15 @@ impl ServiceClient {
     /// Tries QUIC again after it has failed. No other call ever waits for that: whoever needs an answer
     /// goes on over HTTP meanwhile.
     pub async fn retry_quic(&self) {
-        let Some(link) = self.0.nodes.any() else { return };
-        let Some(quic) = &link.quic else { return };
-        match quic.connect_anew().await {
-            Ok(()) => self.0.quic_works(),
-            Err(_) => self.0.quic_failed(true),
+        for link in self.0.nodes.some() {
+            if let Some(quic) = &link.quic
+                && quic.connect_anew().await.is_ok()
+            {
+                self.0.nodes.forget_http_alone();
+                return self.0.quic_works();
+            }
         }
+        self.0.quic_failed(true);
     }
 
     /// QUIC has not answered in time, as where UDP is blocked or the network has changed: its connections

@@ -38,6 +38,12 @@ const IDLE: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_secs(1);
 /// An answer over QUIC so recently says that UDP is not blocked here.
 const FRESH: Duration = Duration::from_secs(10);
+/// How long a node that answers over HTTP alone is not asked over QUIC.
+const QUIC_AWAY: Duration = Duration::from_secs(60);
+/// Nodes that answer over HTTP alone, with none that answers over QUIC, before that is said of the network.
+const BLOCKED_NODES: usize = 2;
+/// Nodes by which it is found out whether QUIC works again.
+const RETRIED_NODES: usize = 3;
 
 /// A link to one node.
 pub(super) struct NodeLink {
@@ -53,6 +59,8 @@ struct LinkState {
     used: Instant,
     /// When it answered last over QUIC.
     heard: Option<Instant>,
+    /// When it answered last over HTTP because QUIC had failed.
+    http_alone: Option<Instant>,
 }
 
 /// See the module's documentation.
@@ -196,12 +204,28 @@ impl Nodes {
         self.0.state().links.values().map(Arc::clone).collect()
     }
 
-    /// A link to find out by whether QUIC works.
-    pub(super) fn any(&self) -> Option<Arc<NodeLink>> {
+    /// Links to find out by whether QUIC works.
+    pub(super) fn some(&self) -> Vec<Arc<NodeLink>> {
         let mut state = self.0.state();
-        let routes = RouteKey::of(&crate::grid::GridId::new("probe"), None, &[], false);
-        let at = *state.routing.order(Instant::now(), &routes).first()?;
-        self.0.link(&mut state, at)
+        let route = RouteKey::of(&crate::grid::GridId::new("probe"), None, &[], false);
+        let order = state.routing.order(Instant::now(), &route);
+        order.into_iter().take(RETRIED_NODES).filter_map(|at| self.0.link(&mut state, at)).collect()
+    }
+
+    /// A node has answered over HTTP because QUIC had failed. Whether that is to be said of the network: others are
+    /// no better.
+    pub(super) fn heard_http_alone(&self, link: &NodeLink) -> bool {
+        link.state().http_alone = Some(Instant::now());
+        let state = self.0.state();
+        let alone = state.links.values().filter(|link| !link.may_quic()).count();
+        alone >= BLOCKED_NODES.min(state.routing.len())
+    }
+
+    /// QUIC works again, as far as it is known.
+    pub(super) fn forget_http_alone(&self) {
+        for link in self.links() {
+            link.state().http_alone = None;
+        }
     }
 
     /// How many nodes there are, and how many of them are not known to fail.
@@ -239,7 +263,7 @@ impl Inner {
             quic,
             http: HttpLink::new(&self.address, self.tls.clone(), Some(at)),
             gone: Notify::new(),
-            state: Mutex::new(LinkState { used: Instant::now(), heard: None }),
+            state: Mutex::new(LinkState { used: Instant::now(), heard: None, http_alone: None }),
         });
         state.links.insert(at, Arc::clone(&link));
         Some(link)
@@ -327,7 +351,13 @@ impl NodeLink {
 
     /// It has answered over QUIC.
     pub(super) fn heard_quic(&self) {
-        self.state().heard = Some(Instant::now());
+        let mut state = self.state();
+        (state.heard, state.http_alone) = (Some(Instant::now()), None);
+    }
+
+    /// Whether it is worth asking over QUIC.
+    pub(super) fn may_quic(&self) -> bool {
+        self.state().http_alone.is_none_or(|at| at.elapsed() >= QUIC_AWAY)
     }
 }
 

@@ -72,9 +72,11 @@ pub const MAX_NODES: usize = 64;
 const LATE: u32 = 2;
 /// Nodes that have missed in a row, without an answer of any, before it is the service's fault.
 const SILENT_NODES: usize = 3;
-/// What a request brings toward asking a second node because the first is slow, what that costs, and the most
-/// that is saved up: one in ten, and ten at once.
-const CREDIT: (u32, u32, u32) = (1, 10, 100);
+/// What asking a second node because the first is slow costs, what each request pays back of that, and the most
+/// that may be owed: one in ten, and ten at once.
+const HEDGE: u32 = 10;
+const PAID_BACK: u32 = 1;
+const MOST_OWED: u32 = 100;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Node {
@@ -112,7 +114,7 @@ pub struct Routing {
     nodes: HashMap<SocketAddr, Node>,
     /// Those that have missed since any has answered.
     silent: HashSet<SocketAddr>,
-    credit: u32,
+    owed: u32,
     /// When a node was last found to be gone.
     failed_at: Option<Instant>,
 }
@@ -226,7 +228,7 @@ impl Routing {
 
     /// A request to this node begins.
     pub fn begun(&mut self, node: SocketAddr) {
-        self.credit = (self.credit + CREDIT.0).min(CREDIT.2);
+        self.owed = self.owed.saturating_sub(PAID_BACK);
         if let Some(node) = self.nodes.get_mut(&node) {
             node.running = node.running.saturating_add(1);
         }
@@ -294,11 +296,11 @@ impl Routing {
 
     /// Whether a second node may be asked because the first is slow.
     pub const fn may_hedge(&mut self) -> bool {
-        let enough = self.credit >= CREDIT.1;
-        if enough {
-            self.credit -= CREDIT.1;
+        let may = self.owed + HEDGE <= MOST_OWED;
+        if may {
+            self.owed += HEDGE;
         }
-        enough
+        may
     }
 
     /// Whether requests are just moving away from a node that is gone.

@@ -26,7 +26,8 @@ use serde_json::Value;
 use crate::service::{GRID, config, key, texture};
 use crate::support::within;
 
-const NAME: &str = "cache.example.org";
+/// A name at home: what comes from a grid on this machine is not shown to anybody outside.
+const NAME: &str = "cache.home.arpa";
 /// How long a name's answer holds here.
 const TTL: Duration = Duration::from_millis(100);
 
