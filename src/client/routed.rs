@@ -120,7 +120,13 @@ impl Inner {
             let Some(mut running) = asked.get_mut(number).and_then(Option::take) else { continue };
             match answer {
                 Ok((reply @ Reply::Busy { retry_after_ms }, body)) => {
-                    running.busy(Duration::from_millis(retry_after_ms.into()));
+                    match call {
+                        Call::Read { .. } | Call::Lookup { .. } => {
+                            running.busy(Duration::from_millis(retry_after_ms.into()));
+                        }
+                        // Who has no time for uploads may still have it for readers.
+                        Call::Attest { .. } | Call::Put { .. } => running.answered(),
+                    }
                     outcome = Ok(Answer { reply, body, link, running });
                 }
                 Ok((reply, body)) => {

@@ -68,8 +68,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const FAMILY_PAUSE: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(960)];
 /// The most nodes that a name may resolve to; a name server that says more is not believed.
 pub const MAX_NODES: usize = 64;
-/// Answers in a row that were late without any other from the node: then it is taken for gone.
+/// Answers in a row that were late without any other from the node, and how long nothing has come from it: then it
+/// is taken for gone. Where answers usually take no time at all, a short pause of a busy machine is not that.
 const LATE: u32 = 2;
+const SILENCE: Duration = Duration::from_millis(20);
 /// Nodes that have missed in a row, without an answer of any, before it is the service's fault.
 const SILENT_NODES: usize = 3;
 /// What asking a second node because the first is slow costs, what each request pays back of that, and the most
@@ -84,6 +86,8 @@ struct Node {
     /// Since its last answer.
     failures: u32,
     late: u32,
+    /// When the first of those was asked.
+    late_since: Option<Instant>,
     away_until: Option<Instant>,
 }
 
@@ -245,18 +249,21 @@ impl Routing {
     pub fn answered(&mut self, node: SocketAddr) {
         self.silent.clear();
         if let Some(node) = self.nodes.get_mut(&node) {
-            (node.failures, node.late, node.away_until) = (0, 0, None);
+            *node = Node { running: node.running, ..Node::default() };
             // What has answered is no family without a connection.
             self.families[usize::from(self.six)] = Family::default();
         }
     }
 
-    /// The node has not answered when others would have; whether it is taken for gone now.
-    pub fn late(&mut self, now: Instant, node: SocketAddr) -> bool {
+    /// The node has not answered what it was asked at `asked` when others would have; whether it is taken for gone
+    /// now.
+    pub fn late(&mut self, now: Instant, node: SocketAddr, asked: Instant) -> bool {
         let Some(known) = self.nodes.get_mut(&node) else { return false };
         known.late = known.late.saturating_add(1);
+        let since = known.late_since.map_or(asked, |since| since.min(asked));
+        known.late_since = Some(since);
         self.silent.insert(node);
-        let gone = known.late >= LATE;
+        let gone = known.late >= LATE && now.saturating_duration_since(since) >= SILENCE;
         if gone {
             self.failed(now, node);
         }
@@ -267,7 +274,7 @@ impl Routing {
     pub fn failed(&mut self, now: Instant, node: SocketAddr) {
         let Some(known) = self.nodes.get_mut(&node) else { return };
         self.silent.insert(node);
-        known.late = 0;
+        (known.late, known.late_since) = (0, None);
         // Several requests that were under way at one failure are one failure.
         if known.away_until.is_none_or(|until| until <= now) {
             let pause = FIRST_PAUSE * 2_u32.saturating_pow(known.failures.min(8));
@@ -289,8 +296,8 @@ impl Routing {
         self.silent.clear();
         if let Some(node) = self.nodes.get_mut(&node) {
             // It is there: that is no failure.
-            (node.failures, node.late) = (0, 0);
-            node.away_until = Some(now + pause.clamp(FIRST_PAUSE, LONGEST_PAUSE));
+            let away_until = Some(now + pause.clamp(FIRST_PAUSE, LONGEST_PAUSE));
+            *node = Node { running: node.running, away_until, ..Node::default() };
         }
     }
 
