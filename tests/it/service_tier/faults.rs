@@ -56,16 +56,21 @@ impl World {
 
     /// Somebody else's proxy has brought an asset to the node.
     pub(crate) async fn share(&self, n: usize, client: &ServiceClient) {
-        let (kind, id) = self.assets[n].query.trim_start_matches("/?").split_once("_id=").unwrap();
-        let kind = AssetKind::ALL.into_iter().find(|known| known.name() == kind).unwrap();
-        let grid = GridId::new(&self.setup.grid.at.to_string());
-        let origin = Some(OriginHash::of(&grid, &Origin::new("127.0.0.1")));
-        let key = AssetKey { grid, kind, id: AssetId(id.parse().unwrap()) };
+        let key = self.key(n);
+        let origin = Some(OriginHash::of(&key.grid, &Origin::new("127.0.0.1")));
         let bytes = Bytes::from(self.assets[n].bytes.to_vec());
         let digest = Digest::of(&bytes);
         let verdict = client.attest(&key, origin, digest, &bytes).await.unwrap();
         assert_eq!(verdict, Verdict::Waiting { want_body: true });
         assert_eq!(client.put(&key, origin, digest, Codec::Raw, bytes).await.unwrap(), Verdict::Published);
+    }
+
+    /// What an asset is called.
+    pub(crate) fn key(&self, n: usize) -> AssetKey {
+        let (kind, id) = self.assets[n].query.trim_start_matches("/?").split_once("_id=").unwrap();
+        let kind = AssetKind::ALL.into_iter().find(|known| known.name() == kind).unwrap();
+        let grid = GridId::new(&self.setup.grid.at.to_string());
+        AssetKey { grid, kind, id: AssetId(id.parse().unwrap()) }
     }
 
     pub(crate) fn path(&self, n: usize) -> String {
