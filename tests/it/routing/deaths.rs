@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rezcache::asset::AssetKind;
+use rezcache::asset::{AssetKey, AssetKind};
 use rezcache::client::{Face, ServiceClient};
 use rezcache::fetch::routing::{RouteKey, Routing};
 use rezcache::proxy::Proxy;
 use rezcache::support::metrics::Counter;
+use rezcache::wire::frame::Codec;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -18,6 +20,7 @@ use crate::service::{key, texture};
 use crate::service_tier::faults::{ASSETS, World};
 use crate::service_tier::faulty_node::{FaultyNode, Mood};
 use crate::support::process::NodeProcess;
+use crate::support::synthetic::Draw;
 use crate::support::within;
 
 /// Nodes as processes, with one port and one store.
@@ -137,6 +140,35 @@ async fn a_burst_meets_a_dead_node_and_the_breaker_stays_closed() {
     assert_eq!(standing(&world.setup.proxy), "working");
 }
 
+/// With the deadlines that users have: nobody waits for a dead node for longer than for a slow service.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::print_stdout, reason = "how many the grid had to serve is what a run of this is for")]
+async fn at_usual_deadlines_a_dead_node_keeps_nobody_waiting() {
+    let mut array = Processes::start();
+    let names = Names::of(&ALL);
+    let world = world(9140, &array, &names, Duration::ZERO).await;
+    for n in 0..6 {
+        world.get(n, None).await;
+    }
+    let victim = array.node_of(&world, 6);
+    array.kill(victim);
+    let (mut hits, mut longest) = (0, Duration::ZERO);
+    for n in 6..ASSETS {
+        let (tier, took) = world.get(n, None).await;
+        hits += usize::from(tier == "hit; tier=service");
+        longest = longest.max(took);
+    }
+    println!(
+        "one of three dead: {hits} of {} from the service, the longest {longest:?}, {} failovers, {} hedges, {} not asked",
+        ASSETS - 6,
+        world.count(Counter::ServiceFailovers),
+        world.count(Counter::ServiceHedges),
+        world.count(Counter::ServiceAway),
+    );
+    assert!(longest < Duration::from_millis(1500), "{longest:?}");
+    assert!(hits > 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_all_are_dead_the_grid_serves_and_one_that_returns_is_enough() {
     let mut array = Processes::start();
@@ -161,6 +193,79 @@ async fn when_all_are_dead_the_grid_serves_and_one_that_returns_is_enough() {
         }
     })
     .await;
+}
+
+/// Many readers while one node after another is killed or stopped, at whatever moment that is, and comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::print_stdout, reason = "how many were read and moved on is what a run of this is for")]
+async fn of_many_reads_none_fails_while_nodes_come_and_go() {
+    let mut array = Processes::start();
+    let names = Names::of(&ALL);
+    let client = ServiceClient::new(names.service(array.at, &array.pin), None).unwrap();
+    let mut shared = share(&client, 30).await;
+    // Some are long enough to be cut off on their way.
+    for number in 25..30 {
+        let (name, bytes) = (key(AssetKind::Texture, 700 + number as u128), texture(number, 3_000_000));
+        let digest = rezcache::asset::Digest::of(&bytes);
+        client.attest(&name, region(number), digest, &bytes).await.unwrap();
+        client.put(&name, region(number), digest, Codec::Raw, bytes.clone()).await.unwrap();
+        shared[number] = (name, bytes.to_vec());
+    }
+    let shared = Arc::new(shared);
+    let over = Arc::new(AtomicBool::new(false));
+    let mut reading = tokio::task::JoinSet::new();
+    for reader in 0..4_u64 {
+        let (client, shared, over) = (client.clone(), Arc::clone(&shared), Arc::clone(&over));
+        reading.spawn(async move {
+            let (mut draw, mut reads, mut longest) = (Draw(reader), 0, Duration::ZERO);
+            while !over.load(Ordering::Relaxed) {
+                let begun = Instant::now();
+                read_whole(&client, &shared, draw.below(30)).await;
+                longest = longest.max(begun.elapsed());
+                reads += 1;
+            }
+            (reads, longest)
+        });
+    }
+    for round in 0..6 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let node = round % 3;
+        if round < 3 {
+            array.kill(node);
+        } else {
+            array.signal(node, "-STOP");
+        }
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        if round < 3 {
+            array.start_again(node);
+        } else {
+            array.signal(node, "-CONT");
+        }
+        // The others are known to be well by then.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+    }
+    over.store(true, Ordering::Relaxed);
+    let (mut reads, mut longest) = (0, Duration::ZERO);
+    while let Some(done) = reading.join_next().await {
+        let (number, took) = done.unwrap();
+        reads += number;
+        longest = longest.max(took);
+    }
+    println!("{reads} reads, {} moved on, the longest took {longest:?}", client.failovers());
+    assert!(client.failovers() > 0 && reads > 100);
+    // Nobody waits for a dead connection to run out.
+    assert!(longest < Duration::from_secs(10), "{longest:?}");
+    assert_eq!(client.face(), Face::Quic);
+}
+
+async fn read_whole(client: &ServiceClient, shared: &[(AssetKey, Vec<u8>)], number: usize) {
+    let (key, bytes) = &shared[number];
+    let mut body = within(client.read(key, region(number), None)).await.unwrap().expect("it is there");
+    let mut got = Vec::new();
+    while let Some(part) = within(body.next()).await.unwrap() {
+        got.extend_from_slice(&part);
+    }
+    assert!(got == *bytes, "wrong bytes");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -269,6 +374,6 @@ async fn blocked_udp_is_told_from_a_node_that_is_dead() {
     let (name, bytes) = (key(AssetKind::Texture, 500), texture(500, 2_000_000));
     let digest = rezcache::asset::Digest::of(&bytes);
     client.attest(&name, region(3), digest, &bytes).await.unwrap();
-    client.put(&name, region(3), digest, rezcache::wire::frame::Codec::Raw, bytes).await.unwrap();
+    client.put(&name, region(3), digest, Codec::Raw, bytes).await.unwrap();
     array.stop().await;
 }
