@@ -6,7 +6,7 @@
 //! this is done for a service that has one.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ const FIRST_AGAIN: Duration = Duration::from_secs(1);
 /// A node that nothing was asked of for so long loses its connection, where there are several; and when nothing
 /// was asked of any, the name is not resolved any more.
 const IDLE: Duration = Duration::from_secs(120);
+/// Addresses of a family by which it is found out whether there is a way to it.
+const ROUTES_TRIED: usize = 4;
 /// How often it is looked for what is idle.
 const LOOK: Duration = Duration::from_secs(1);
 /// An answer over QUIC so recently says that UDP is not blocked here.
@@ -311,7 +313,8 @@ impl Inner {
         state.resolve_at = Some(now + pause);
         if let Some(found) = found {
             let port = self.address.port;
-            let addresses: Vec<_> = found.addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+            let mut addresses: Vec<_> = found.addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+            keep_routable(&mut addresses);
             state.routing.resolved(now, &addresses);
         }
         state.forget_unnamed();
@@ -333,6 +336,25 @@ impl Inner {
             self.refresh();
         }
         in_use
+    }
+}
+
+/// Leaves a family out to which this machine knows no way, as long as there is another: many have no IPv6, and are
+/// told of IPv6 addresses all the same. Nothing is sent for that.
+fn keep_routable(addresses: &mut Vec<SocketAddr>) {
+    let has_way = |toward: &SocketAddr| {
+        let local: IpAddr =
+            if toward.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        UdpSocket::bind((local, 0)).and_then(|socket| socket.connect(toward)).is_ok()
+    };
+    let usable = |six: bool| {
+        let family = addresses.iter().filter(|address| address.is_ipv6() == six);
+        family.take(ROUTES_TRIED).any(has_way)
+    };
+    match (usable(false), usable(true)) {
+        (true, false) => addresses.retain(SocketAddr::is_ipv4),
+        (false, true) => addresses.retain(SocketAddr::is_ipv6),
+        _ => {}
     }
 }
 

@@ -99,13 +99,17 @@ struct Array {
 
 impl Array {
     async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(change: impl Fn(&mut NodeConfig)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         'port: loop {
-            let first = start(folder.path(), ALL[0], 0).await.unwrap();
+            let first = start(folder.path(), ALL[0], 0, &change).await.unwrap();
             let (at, pin) = (first.address(), first.pin().unwrap().to_owned());
             let mut nodes = vec![Some(first)];
             for ip in &ALL[1..] {
-                match start(folder.path(), ip, at.port()).await {
+                match start(folder.path(), ip, at.port(), &change).await {
                     Some(node) => nodes.push(Some(node)),
                     None => continue 'port,
                 }
@@ -147,10 +151,10 @@ impl Array {
     }
 }
 
-async fn start(folder: &Path, ip: &str, port: u16) -> Option<Node> {
-    let listen = SocketAddr::new(ip.parse().unwrap(), port);
-    // One address makes more requests here than any does outside.
-    Node::start(NodeConfig { listen, ..config(folder) }).await.ok()
+async fn start(folder: &Path, ip: &str, port: u16, change: impl Fn(&mut NodeConfig)) -> Option<Node> {
+    let mut config = NodeConfig { listen: SocketAddr::new(ip.parse().unwrap(), port), ..config(folder) };
+    change(&mut config);
+    Node::start(config).await.ok()
 }
 
 fn proxy_service(address: ServerAddress, least_deadline: Duration) -> ServiceConfig {

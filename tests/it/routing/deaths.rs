@@ -285,7 +285,7 @@ async fn a_node_that_goes_is_left_without_a_failure() {
     within(going).await.unwrap();
     assert_eq!(client.face(), Face::Quic, "one node is not the network");
     // It returns, and has its regions again.
-    array.nodes[0] = super::start(array.folder.path(), ALL[0], array.at.port()).await;
+    array.nodes[0] = super::start(array.folder.path(), ALL[0], array.at.port(), |_| {}).await;
     within(async {
         while array.report(0, "/counters/reads").await == 0 {
             for number in 0..24 {

@@ -16,6 +16,7 @@ use crate::service::{key, texture};
 use crate::support::fake_grid::FakeGrid;
 use crate::support::process::ProxyProcess;
 use crate::support::synthetic::Synthetic;
+use crate::support::tls::Authority;
 use crate::support::{asset_reply, client::get, within};
 
 /// The regions whose node is this one.
@@ -171,8 +172,26 @@ fn members(ips: &[&str]) -> Arc<Answers> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_program_follows_a_directors_name_server() {
+async fn a_family_without_a_way_to_it_is_not_waited_for() {
     let array = Array::start().await;
+    // Documentation's addresses: where there is no IPv6 there is no way to them, and elsewhere nobody answers.
+    let names = Names::of(&[ALL[0], "2001:db8::1", "2001:db8::2"]);
+    let client = array.client(&names);
+    within(async { while client.lookup(&GridId::new("probe"), None, Vec::new()).await.is_err() {} }).await;
+    assert_eq!(client.nodes(), (1, 1));
+    let way = std::net::UdpSocket::bind("[::]:0").and_then(|socket| socket.connect("[2001:db8::1]:9"));
+    assert!(way.is_ok() || client.failovers() == 0);
+    array.stop().await;
+}
+
+/// The program, a director's name server, and certificates of an authority that the system trusts: each node has one
+/// for the service's name, and that is what it is asked for, at whatever address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_program_follows_a_directors_name_server() {
+    let files = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let certificate = authority.sign(&[NAME], |_| {}).files(files.path());
+    let array = Array::start_with(|config| config.certificate = Some(certificate.clone())).await;
     let (tell, told) = watch::channel(members(&ALL));
     let zone = Zone::new(&format!("{NAME}."), &["ns1.example.org.".to_owned()], 1, 1).unwrap();
     let dns = DnsServer::start("127.0.0.1:0".parse().unwrap(), zone, told).await.unwrap();
@@ -183,17 +202,18 @@ async fn the_program_follows_a_directors_name_server() {
 
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
-    let service = format!("REZCACHE_CACHE_SERVER=https://{NAME}:{}#pin={}", array.at.port(), array.pin);
+    let trust = format!("SSL_CERT_FILE={}", authority.file(files.path()).display());
     let resolver = format!("REZCACHE_RESOLVER={}", dns.address());
-    let wrapper = ["env", &service, &resolver];
-    let proxy = ProxyProcess::start(&wrapper, &data_dir, &grid.url("/"));
-    within(proxy.until("/service/nodes", 3)).await;
+    let service = |name: &str| format!("REZCACHE_CACHE_SERVER=https://{name}:{}", array.at.port());
+    let proxy = ProxyProcess::start(&["env", &trust, &service(NAME), &resolver], &data_dir, &grid.url("/"));
     within(async {
         while proxy.status().await["service"]["state"] != "working" {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     })
     .await;
+    let status = proxy.status().await;
+    assert_eq!((&status["service"]["nodes"], &status["service"]["quic"]), (&3.into(), &true.into()));
     let answer = get(proxy.at, &format!("{}{}", proxy.assets, asset.query), &[]).await;
     asset.check(&answer);
 
@@ -215,5 +235,30 @@ async fn the_program_follows_a_directors_name_server() {
     let client = ServiceClient::new(address, None).unwrap();
     share(&client, 1).await;
     assert_eq!(client.nodes(), (1, 1));
+    array.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_for_another_name_is_not_believed() {
+    let files = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let certificate = authority.sign(&["other.home.arpa", ALL[0]], |_| {}).files(files.path());
+    let array = Array::start_with(|config| config.certificate = Some(certificate.clone())).await;
+    let (_tell, told) = watch::channel(members(&ALL));
+    let zone = Zone::new(&format!("{NAME}."), &["ns1.example.org.".to_owned()], 1, 1).unwrap();
+    let dns = DnsServer::start("127.0.0.1:0".parse().unwrap(), zone, told).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let trust = format!("SSL_CERT_FILE={}", authority.file(files.path()).display());
+    let resolver = format!("REZCACHE_RESOLVER={}", dns.address());
+    let service = format!("REZCACHE_CACHE_SERVER=https://{NAME}:{}", array.at.port());
+    let wrapper = ["env", &trust, &service, &resolver];
+    let proxy = ProxyProcess::start(&wrapper, &folder.path().join("data"), "http://127.0.0.1:9/");
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let status = proxy.status().await;
+    assert_eq!(status["service"]["state"], "away", "{}", status["service"]);
+    for n in 0..ALL.len() {
+        assert_eq!(array.report(n, "/counters/lookups").await, 0, "nothing was asked of a stranger");
+    }
+    drop(proxy);
     array.stop().await;
 }
