@@ -204,12 +204,12 @@ async fn of_many_reads_none_fails_while_nodes_come_and_go() {
     let client = ServiceClient::new(names.service(array.at, &array.pin), None).unwrap();
     let mut shared = share(&client, 30).await;
     // Some are long enough to be cut off on their way.
-    for number in 25..30 {
+    for (number, shared) in shared.iter_mut().enumerate().skip(25) {
         let (name, bytes) = (key(AssetKind::Texture, 700 + number as u128), texture(number, 3_000_000));
         let digest = rezcache::asset::Digest::of(&bytes);
         client.attest(&name, region(number), digest, &bytes).await.unwrap();
         client.put(&name, region(number), digest, Codec::Raw, bytes.clone()).await.unwrap();
-        shared[number] = (name, bytes.to_vec());
+        *shared = (name, bytes.to_vec());
     }
     let shared = Arc::new(shared);
     let over = Arc::new(AtomicBool::new(false));
