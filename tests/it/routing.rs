@@ -224,6 +224,40 @@ async fn regions_spread_over_all_nodes_and_each_stays_at_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_said_of_a_region_is_said_to_its_node() {
+    let array = Array::start().await;
+    let client = array.client(&Names::of(&ALL));
+    let counters = ["/counters/attestations", "/counters/bodies", "/counters/lookups", "/counters/reads"];
+    for number in 0..8 {
+        let (key, bytes) = (key(AssetKind::Texture, number as u128 + 1), texture(number, 3000));
+        let digest = rezcache::asset::Digest::of(&bytes);
+        let mut before = Vec::new();
+        for n in 0..ALL.len() {
+            for counter in counters {
+                before.push(array.report(n, counter).await);
+            }
+        }
+        client.attest(&key, region(number), digest, &bytes).await.unwrap();
+        client.put(&key, region(number), digest, Codec::Raw, bytes.clone()).await.unwrap();
+        let sizes = client.lookup(&key.grid, region(number), vec![(key.kind, key.id)]).await.unwrap();
+        assert_eq!(sizes, [Some((bytes.len() as u64, digest))]);
+        read(&client, &vec![(key, bytes.to_vec()); number + 1], number).await;
+        let mut more = Vec::new();
+        for n in 0..ALL.len() {
+            for (at, counter) in counters.iter().enumerate() {
+                more.push(array.report(n, counter).await - before[n * counters.len() + at]);
+            }
+        }
+        // A body is also said to be attested.
+        let each: Vec<bool> =
+            more.chunks(counters.len()).map(|one| one.iter().all(|count| *count > 0)).collect();
+        let idle = more.chunks(counters.len()).filter(|one| one.iter().all(|count| *count == 0)).count();
+        assert_eq!((each.iter().filter(|all| **all).count(), idle), (1, 2), "{more:?}");
+    }
+    array.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_knows_an_address_asks_nobody_for_a_name() {
     let array = Array::start().await;
     let names = Names::default();

@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use rezcache::checks::Outcome::{Failed, Ok, Skipped, Warning};
 use rezcache::client::joined;
+use rezcache::director::dns::{DnsServer, Zone};
+use rezcache::fleet::answers::{Answers, Member};
 use rezcache::node::Node;
 use rezcache::token;
 use rezcache::token::join::JoinLine;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::watch;
 
 use super::{Desk, Found, everything, unused};
 use crate::lan::Home;
@@ -104,6 +107,23 @@ async fn a_clock_that_differs_from_the_grids() {
 
 async fn with_service(desk: &Desk, service: &str, more: &[&str]) -> Found {
     desk.doctor(&[], &[&["--cache-server", service], more].concat()).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_server_of_the_users_choice_is_asked() {
+    let desk = Desk::new().await;
+    let node = Node::start(config(desk.folder.path())).await.unwrap();
+    let member = Member { addresses: vec![node.address().ip()], share: 1000, wanted: true };
+    let (_tell, told) = watch::channel(Arc::new(Answers::of(&[member])));
+    let zone = Zone::new("cache.home.arpa.", &["ns1.home.arpa.".to_owned()], 5, 1).unwrap();
+    let dns = DnsServer::start("127.0.0.1:0".parse().unwrap(), zone, told).await.unwrap();
+    let url = format!("https://cache.home.arpa:{}#pin={}", node.address().port(), node.pin().unwrap());
+    let found = with_service(&desk, &url, &["--resolver", &dns.address().to_string()]).await;
+    assert_eq!((found.check("service_name").outcome, found.check("service_quic").outcome), (Ok, Ok));
+    let other = url.replace("cache.home.arpa", "other.home.arpa");
+    let found = with_service(&desk, &other, &["--resolver", &dns.address().to_string()]).await;
+    found.blames("service_name", Failed, "leads nowhere", "--cache-server");
+    node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

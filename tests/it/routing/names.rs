@@ -166,6 +166,20 @@ async fn the_family_that_gives_no_connection_makes_way_for_the_other() {
     array.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn this_systems_names_are_names_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = rezcache::node::Node::start(crate::service::config(folder.path())).await.unwrap();
+    // Where that is two addresses, one of them is nobody's.
+    let url = format!("https://localhost:{}#pin={}", node.address().port(), node.pin().unwrap());
+    let client = ServiceClient::new(url.parse().unwrap(), None).unwrap();
+    within(async { while client.lookup(&GridId::new("probe"), None, Vec::new()).await.is_err() {} }).await;
+    let shared = share(&client, 2).await;
+    read(&client, &shared, 1).await;
+    assert_eq!(client.nodes(), (1, 1));
+    node.stop().await;
+}
+
 fn members(ips: &[&str]) -> Arc<Answers> {
     let member = |ip: &&str| Member { addresses: vec![ip.parse().unwrap()], share: 1000, wanted: true };
     Arc::new(Answers::of(&ips.iter().map(member).collect::<Vec<_>>()))
