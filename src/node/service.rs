@@ -525,6 +525,7 @@ impl Service {
         caller.may_observe()?;
         let usage = self.meter.usage();
         Ok(self.counters.prometheus(&[
+            ("draining", u64::from(self.is_draining())),
             ("hot_bytes", self.contents.hot.bytes()),
             ("hot_records", self.contents.hot.records() as u64),
             ("hot_records_bytes", self.contents.hot.record_bytes()),

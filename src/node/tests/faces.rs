@@ -227,6 +227,26 @@ async fn a_node_that_goes_ends_what_runs_and_takes_nobody_else() {
 }
 
 #[tokio::test]
+async fn who_stays_on_a_draining_node_keeps_it_for_ten_minutes_and_no_longer() {
+    let (world, _) = world().await;
+    let service = &world.service;
+    let (stays, looks) = (service.connected(), service.connected());
+    looks.looks();
+    assert_eq!(service.counters.connections(), 1, "whoever only looks is not waited for");
+    tokio::time::pause();
+    service.close();
+    let late = service.connected();
+    late.uses();
+    assert_eq!((late.is_late(), service.counters.connections()), (true, 1));
+    let began = tokio::time::Instant::now();
+    timeout(LONG, service.drained()).await.unwrap();
+    assert!((600..610).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert!(service.leaving.left() < Duration::from_secs(10), "what is left then has little time");
+    drop((stays, looks, late));
+    assert_eq!(service.counters.connections(), 0);
+}
+
+#[tokio::test]
 async fn parts_are_for_get_and_for_who_has_the_rest_of_the_same_bytes() {
     let (world, bytes) = world().await;
     let (far, _served, _stop) = connect(&world);
