@@ -5,13 +5,15 @@
 //! Sans-I/O. Feed an event, then ask [`Array::tick`] about every 200 ms what is to be done, and do it. Answers for DNS
 //! are [`Array::answers`] after every change.
 
+mod troubles;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::alarms::{Alarm, AlarmRules, Alarms, listed};
+use super::alarms::{Alarm, AlarmRules, Alarms};
 use super::answers::{Answers, Member as DnsMember};
 use super::costs::{Costs, NodeHours};
 use super::health::{HealthRules, NodeHealth, Probe, Turn};
@@ -183,12 +185,6 @@ pub struct Array {
 
 /// Keys of troubles that each director tells of itself, whoever leads.
 const OWN: &str = "director ";
-/// A healthy node that has not said how it is for so long is blind to the scaling, in probe intervals.
-const MUTE_INTERVALS: u32 = 30;
-/// A certificate that is good for less is told of.
-const CERTIFICATE_WARNING: Duration = Duration::from_secs(14 * 86_400);
-/// And for less than this told of as urgent.
-const CERTIFICATE_CRITICAL: Duration = Duration::from_secs(3 * 86_400);
 /// Who begins to tell repeats what has changed within this: longer than a lead lasts without its holder.
 const TAKE_OVER: Duration = Duration::from_secs(120);
 
@@ -357,67 +353,6 @@ impl Array {
                 self.notices.clear(now, "poisoning", "no sign of poisoning was counted for a while");
             }
             None => {}
-        }
-    }
-
-    /// A certificate that ends soon: without a pin, clients and directors refuse the node then.
-    fn certificate(&mut self, now: Instant, name: &str) {
-        let report = self.nodes.get(name).and_then(|node| node.report.as_ref());
-        let Some(left) = report.and_then(|report| report.certificate_left) else { return };
-        let key = format!("certificate {name}");
-        if left > CERTIFICATE_WARNING {
-            self.notices.clear(now, &key, &format!("{name} has a new certificate"));
-            return;
-        }
-        let severity = if left > CERTIFICATE_CRITICAL { Severity::Warning } else { Severity::Critical };
-        let days = left.as_secs() / 86_400;
-        self.notices.raise(now, &key, severity, &format!("the certificate of {name} ends in {days} days"));
-    }
-
-    /// A node that answers and does not say how it is: its load is not seen, nor its store.
-    fn mute(&mut self, now: Instant, name: &str) {
-        let Some(node) = self.nodes.get(name) else { return };
-        let key = format!("report {name}");
-        let patience = self.rules.health.interval.saturating_mul(MUTE_INTERVALS);
-        let heard = node.reported_at.unwrap_or(node.since).max(node.health.since());
-        if node.behind.is_some() {
-            self.notices.clear(now, &key, &format!("{name} says again how it is"));
-        } else if node.health.is_healthy() && now.duration_since(heard) >= patience {
-            let text = format!(
-                "{name} answers, but does not say how it is: its load and its store are not seen; \
-                 may the director's token observe?"
-            );
-            self.notices.raise(now, &key, Severity::Warning, &text);
-        }
-    }
-
-    /// Store and catalog are one for all: what some nodes say is their own trouble, what all say is everybody's.
-    fn storage(&mut self, now: Instant) {
-        let saying: Vec<_> = self
-            .nodes
-            .values()
-            .filter(|node| node.health.is_healthy() && node.maintenance.is_none())
-            .filter_map(|node| Some((node.spec.name.clone(), node.behind?)))
-            .collect();
-        if saying.is_empty() {
-            return;
-        }
-        let parts: [(&str, fn((bool, bool)) -> bool, &str); 2] = [
-            ("store", |(store, _)| store, "what nodes have in memory is still served"),
-            ("catalog", |(_, catalog)| catalog, "what nodes know is still served, nothing new is learned"),
-        ];
-        for (part, works, what) in parts {
-            let sick: Vec<_> =
-                saying.iter().filter(|(_, behind)| !works(*behind)).map(|(name, _)| name.clone()).collect();
-            if sick.is_empty() {
-                self.notices.clear(now, part, &format!("the {part} answers again"));
-            } else if sick.len() == saying.len() {
-                let text = format!("the {part} does not answer; {what}");
-                self.notices.raise(now, part, Severity::Critical, &text);
-            } else {
-                let text = format!("the {part} does not answer {}; the others reach it", listed(sick));
-                self.notices.raise(now, part, Severity::Warning, &text);
-            }
         }
     }
 

@@ -325,15 +325,15 @@ fn a_quorum_of_liars_is_corrected_by_honest_readers_or_the_operator() {
     assert_eq!(served(&record, at(1)), Some(9), "two principals of two networks");
     say(&mut record, 1, word(10, 1), PUBLIC);
     assert!(answer(&record, at(1), PUBLIC, NOW).unwrap().verify);
-    assert!(!is_disputed(&record, PUBLIC, NOW));
+    assert!(!super::is_disputed(&record, PUBLIC, NOW));
     say(&mut record, 1, word(11, 1), PUBLIC);
     assert_eq!(served(&record, at(1)), None, "disputed");
-    assert!(is_disputed(&record, PUBLIC, NOW));
+    assert!(super::is_disputed(&record, PUBLIC, NOW));
     for honest in 12..=14 {
         say(&mut record, 1, word(honest, 1), PUBLIC);
     }
     assert_eq!(served(&record, at(1)), Some(1), "five against two");
-    assert!(!is_disputed(&record, PUBLIC, NOW));
+    assert!(!super::is_disputed(&record, PUBLIC, NOW));
 
     let mut record = Record::default();
     for liar in 1..=2 {

@@ -211,11 +211,11 @@ async fn what_nodes_say_of_store_catalog_and_poisoning_is_told() {
     until_green(&director, 2).await;
     let last = |key: &str| -> Value {
         let messages = hook.asked(SECRET_PATH);
-        let notices = messages.iter().flat_map(|asked| {
+        let mut notices = messages.iter().flat_map(|asked| {
             let message: Value = serde_json::from_slice(&asked.body).unwrap();
             message["notices"].as_array().unwrap().clone()
         });
-        notices.filter(|notice| notice["key"] == key).last().unwrap()
+        notices.rfind(|notice| notice["key"] == key).unwrap()
     };
 
     otter.say("/store/canary", false);

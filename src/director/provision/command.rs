@@ -74,8 +74,10 @@ impl CommandProvisioner {
     /// One program that is told `open` or `close` after its first arguments.
     #[must_use]
     pub fn new(words: Vec<String>) -> Self {
-        let with = |word: &str| words.iter().cloned().chain([word.to_owned()]).collect();
-        Self::with(CommandConfig { open: with("open"), close: with("close"), patience: PATIENCE })
+        let (mut open, mut close) = (words.clone(), words);
+        open.push("open".into());
+        close.push("close".into());
+        Self::with(CommandConfig { open, close, patience: PATIENCE })
     }
 
     /// A program for each.

@@ -252,8 +252,7 @@ fn disturb(dice: &mut Dice, world: &mut World, demand: &mut f64) {
         4 => world.broken = !world.broken,
         5 => {
             let any = dice.roll(8);
-            let chosen = world.nodes.iter_mut().nth(usize::try_from(any).unwrap());
-            if let Some(node) = chosen {
+            if let Some(node) = world.nodes.get_mut(usize::try_from(any).unwrap()) {
                 node.maintenance = !node.maintenance;
             }
         }
