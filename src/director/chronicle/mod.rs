@@ -205,8 +205,9 @@ impl Chronicle {
             match notice.what {
                 What::Raised | What::Flapping => {
                     self.told.insert(notice.key.clone());
-                    let text = match notice.what {
-                        What::Flapping => format!("{}; it comes and goes", notice.text),
+                    let text = match (notice.what, notice.key.strip_prefix("node ")) {
+                        (What::Flapping, Some(name)) => format!("{name} comes and goes"),
+                        (What::Flapping, None) => format!("{}; it comes and goes", notice.text),
                         _ => notice.text.clone(),
                     };
                     let report = report(&notice.key, notice.severity, &text);
