@@ -88,7 +88,7 @@ const GAP: f64 = 50.0;
 /// One panel for each scene: the demand as an area, nodes that serve as steps.
 fn plot(scenes: &[(Scene, Outcome, Outcome)]) -> String {
     let panels = seconds(scenes.len() as u64);
-    let (width, height) = (LEFT + WIDTH + 20.0, panels * (HEIGHT + GAP) + 40.0);
+    let (width, height) = (LEFT + WIDTH + 20.0, panels * (HEIGHT + GAP) + 60.0);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\" \
          font-family=\"sans-serif\" font-size=\"12\"><title>Nodes of the array over a day</title>\
@@ -100,7 +100,7 @@ fn plot(scenes: &[(Scene, Outcome, Outcome)]) -> String {
          <text x=\"450\" y=\"11\">threshold rule</text></g>"
     );
     for (number, (scene, ours, theirs)) in (0_u32..).zip(scenes) {
-        let top = 40.0 + f64::from(number) * (HEIGHT + GAP);
+        let top = 60.0 + f64::from(number) * (HEIGHT + GAP);
         panel(&mut svg, top, *scene, ours, theirs);
     }
     svg.push_str("</svg>\n");
@@ -110,7 +110,7 @@ fn plot(scenes: &[(Scene, Outcome, Outcome)]) -> String {
 fn panel(svg: &mut String, top: f64, scene: Scene, ours: &Outcome, theirs: &Outcome) {
     let all = ours.course.iter().chain(&theirs.course);
     let most = all.fold(1.0_f64, |most, (demand, serving, _)| most.max(*demand).max(*serving));
-    let most = (most / 5.0).ceil() * 5.0;
+    let most = (most / 8.0).ceil() * 8.0;
     let x = |index: usize, count: usize| {
         LEFT + WIDTH * seconds(index as u64) / seconds(count.saturating_sub(1).max(1) as u64)
     };

@@ -154,17 +154,20 @@ impl FoundBody {
     /// # Errors
     /// When the body breaks off and nobody else goes on with it, or its bytes are not those of the digest.
     pub async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
-        let mut next = self.step().await;
-        // Each time at another node; how long all of it may take is the caller's to say.
-        if next == Err(CallError::Unreachable)
+        let mut next = self.step_in_time().await;
+        // Once for each body; how long all of it may take is the caller's to say.
+        if matches!(next, None | Some(Err(CallError::Unreachable)))
             && let Some(again) = self.again.take()
         {
-            if let Some(mut running) = self.running.take() {
-                running.failed();
+            match (self.running.take(), next) {
+                (Some(mut running), None) => running.stalled(),
+                (Some(mut running), Some(_)) => running.failed(),
+                (None, _) => {}
             }
             self.go_on(again).await?;
-            next = self.step().await;
+            next = Some(self.step().await);
         }
+        let next = next.unwrap_or(Err(CallError::Unreachable));
         match &next {
             Err(CallError::Unreachable) => {
                 if let Some(mut running) = self.running.take() {
@@ -175,6 +178,29 @@ impl FoundBody {
             _ => self.running = None,
         }
         next
+    }
+
+    /// `None`: nothing has come for so long that another node may be sooner, if there is one.
+    async fn step_in_time(&mut self) -> Option<Result<Option<Bytes>, CallError>> {
+        let Some(patience) = self.again.as_ref().map(|again| again.way.patience) else {
+            return Some(self.step().await);
+        };
+        let receipt = self.receipt();
+        let mut last = Instant::now();
+        let mut step = std::pin::pin!(self.step());
+        loop {
+            tokio::select! {
+                biased;
+                next = &mut step => return Some(next),
+                () = tokio::time::sleep_until((last + patience).into()) => {
+                    let came = receipt.lock().unwrap_or_else(PoisonError::into_inner).at;
+                    if came <= last {
+                        return None;
+                    }
+                    last = came;
+                }
+            }
+        }
     }
 
     /// Asks for what is still missing once more. It has to be of the same content.
@@ -252,22 +278,20 @@ impl FoundBody {
     }
 
     async fn group(&mut self) -> Result<Option<Bytes>, CallError> {
-        let Progress::Groups { next, mut rest } = std::mem::replace(&mut self.state, Progress::Done) else {
-            return Ok(None);
-        };
+        let Progress::Groups { next, rest } = &mut self.state else { return Ok(None) };
+        // Where this ends before the group is whole, another node goes on at its beginning.
+        let (next, mut rest) = (*next, std::mem::take(rest));
         let end = self.found.first + self.found.length;
         let start = next * groups::GROUP_BYTES as u64;
         if start >= end {
+            self.state = Progress::Done;
             return Ok(None);
         }
         let length = usize::try_from((end - start).min(groups::GROUP_BYTES as u64)).unwrap_or(0);
-        if let Err(error) = self.fill(&mut rest, length).await {
-            // Somebody else may go on here.
-            self.state = Progress::Groups { next, rest: BytesMut::new() };
-            return Err(error);
-        }
+        self.fill(&mut rest, length).await?;
         let group = rest.split_to(length).freeze();
         if !self.groups.as_ref().is_some_and(|groups| groups.check(next, &group)) {
+            self.state = Progress::Done;
             return Err(CallError::WrongBytes);
         }
         self.state = Progress::Groups { next: next + 1, rest };

@@ -1,5 +1,6 @@
 //! The proxy's side of the shared cache service: reads, lookups, attestations and uploads over QUIC,
-//! or over HTTPS where UDP is blocked. Decides nothing about when to ask; that is `fetch`.
+//! or over HTTPS where UDP is blocked, at whichever of its nodes is best for them. Decides nothing about when to
+//! ask, nor whom; that is `fetch`.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -253,11 +254,17 @@ impl ServiceClient {
     /// Tries QUIC again after it has failed. No other call ever waits for that: whoever needs an answer
     /// goes on over HTTP meanwhile.
     pub async fn retry_quic(&self) {
-        let Some(link) = self.0.nodes.any() else { return };
-        let Some(quic) = &link.quic else { return };
-        match quic.connect_anew().await {
-            Ok(()) => self.0.quic_works(),
-            Err(_) => self.0.quic_failed(true),
+        let tries = self.0.nodes.some().into_iter().map(|link| async move {
+            match &link.quic {
+                Some(quic) => quic.connect_anew().await.is_ok(),
+                None => false,
+            }
+        });
+        if futures_util::future::join_all(tries).await.contains(&true) {
+            self.0.nodes.forget_http_alone();
+            self.0.quic_works();
+        } else if self.address().tls {
+            self.0.quic_failed(true);
         }
     }
 

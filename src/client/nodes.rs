@@ -6,7 +6,7 @@
 //! this is done for a service that has one.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,10 +34,18 @@ const FIRST_AGAIN: Duration = Duration::from_secs(1);
 /// A node that nothing was asked of for so long loses its connection, where there are several; and when nothing
 /// was asked of any, the name is not resolved any more.
 const IDLE: Duration = Duration::from_secs(120);
+/// Addresses of a family by which it is found out whether there is a way to it.
+const ROUTES_TRIED: usize = 4;
 /// How often it is looked for what is idle.
 const LOOK: Duration = Duration::from_secs(1);
 /// An answer over QUIC so recently says that UDP is not blocked here.
 const FRESH: Duration = Duration::from_secs(10);
+/// How long a node that answers over HTTP alone is not asked over QUIC.
+const QUIC_AWAY: Duration = Duration::from_secs(60);
+/// Nodes that answer over HTTP alone, with none that answers over QUIC, before that is said of the network.
+const BLOCKED_NODES: usize = 2;
+/// Nodes by which it is found out whether QUIC works again.
+const RETRIED_NODES: usize = 3;
 
 /// A link to one node.
 pub(super) struct NodeLink {
@@ -53,6 +61,8 @@ struct LinkState {
     used: Instant,
     /// When it answered last over QUIC.
     heard: Option<Instant>,
+    /// When it answered last over HTTP because QUIC had failed.
+    http_alone: Option<Instant>,
 }
 
 /// See the module's documentation.
@@ -159,7 +169,7 @@ impl Nodes {
         let now = Instant::now();
         let mut state = self.0.state();
         let mut order = state.routing.order(now, route).into_iter();
-        let at = order.find(|at| !tried.contains(at) && !(well && state.routing.is_away(now, *at)))?;
+        let at = order.find(|at| !(tried.contains(at) || well && state.routing.is_away(now, *at)))?;
         let link = self.0.link(&mut state, at)?;
         link.state().used = now;
         state.routing.begun(at);
@@ -196,12 +206,28 @@ impl Nodes {
         self.0.state().links.values().map(Arc::clone).collect()
     }
 
-    /// A link to find out by whether QUIC works.
-    pub(super) fn any(&self) -> Option<Arc<NodeLink>> {
+    /// Links to find out by whether QUIC works.
+    pub(super) fn some(&self) -> Vec<Arc<NodeLink>> {
         let mut state = self.0.state();
-        let routes = RouteKey::of(&crate::grid::GridId::new("probe"), None, &[], false);
-        let at = *state.routing.order(Instant::now(), &routes).first()?;
-        self.0.link(&mut state, at)
+        let route = RouteKey::of(&crate::grid::GridId::new("probe"), None, &[], false);
+        let order = state.routing.order(Instant::now(), &route);
+        order.into_iter().take(RETRIED_NODES).filter_map(|at| self.0.link(&mut state, at)).collect()
+    }
+
+    /// A node has answered over HTTP because QUIC had failed. Whether that is to be said of the network: others are
+    /// no better.
+    pub(super) fn heard_http_alone(&self, link: &NodeLink) -> bool {
+        link.state().http_alone = Some(Instant::now());
+        let state = self.0.state();
+        let alone = state.links.values().filter(|link| !link.may_quic()).count();
+        alone >= BLOCKED_NODES.min(state.routing.len())
+    }
+
+    /// QUIC works again, as far as it is known.
+    pub(super) fn forget_http_alone(&self) {
+        for link in self.links() {
+            link.state().http_alone = None;
+        }
     }
 
     /// How many nodes there are, and how many of them are not known to fail.
@@ -239,7 +265,7 @@ impl Inner {
             quic,
             http: HttpLink::new(&self.address, self.tls.clone(), Some(at)),
             gone: Notify::new(),
-            state: Mutex::new(LinkState { used: Instant::now(), heard: None }),
+            state: Mutex::new(LinkState { used: Instant::now(), heard: None, http_alone: None }),
         });
         state.links.insert(at, Arc::clone(&link));
         Some(link)
@@ -287,7 +313,8 @@ impl Inner {
         state.resolve_at = Some(now + pause);
         if let Some(found) = found {
             let port = self.address.port;
-            let addresses: Vec<_> = found.addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+            let mut addresses: Vec<_> = found.addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+            keep_routable(&mut addresses);
             state.routing.resolved(now, &addresses);
         }
         state.forget_unnamed();
@@ -312,6 +339,25 @@ impl Inner {
     }
 }
 
+/// Leaves a family out to which this machine knows no way, as long as there is another: many have no IPv6, and are
+/// told of IPv6 addresses all the same. Nothing is sent for that.
+fn keep_routable(addresses: &mut Vec<SocketAddr>) {
+    let has_way = |toward: &SocketAddr| {
+        let local: IpAddr =
+            if toward.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        UdpSocket::bind((local, 0)).and_then(|socket| socket.connect(toward)).is_ok()
+    };
+    let usable = |six: bool| {
+        let family = addresses.iter().filter(|address| address.is_ipv6() == six);
+        family.take(ROUTES_TRIED).any(has_way)
+    };
+    match (usable(false), usable(true)) {
+        (true, false) => addresses.retain(SocketAddr::is_ipv4),
+        (false, true) => addresses.retain(SocketAddr::is_ipv6),
+        _ => {}
+    }
+}
+
 impl State {
     /// A link to what is no node any more takes no new requests; its connections end with what still runs on them.
     fn forget_unnamed(&mut self) {
@@ -327,7 +373,13 @@ impl NodeLink {
 
     /// It has answered over QUIC.
     pub(super) fn heard_quic(&self) {
-        self.state().heard = Some(Instant::now());
+        let mut state = self.state();
+        (state.heard, state.http_alone) = (Some(Instant::now()), None);
+    }
+
+    /// Whether it is worth asking over QUIC.
+    pub(super) fn may_quic(&self) -> bool {
+        self.state().http_alone.is_none_or(|at| at.elapsed() >= QUIC_AWAY)
     }
 }
 
@@ -357,13 +409,19 @@ impl Running {
         if std::mem::replace(&mut self.told, true) {
             return;
         }
-        self.stalled();
+        self.missed(self.asked);
     }
 
     /// The same of a body that does not go on.
     pub(super) fn stalled(&mut self) {
+        let now = Instant::now();
+        self.missed(now.checked_sub(self.patience).unwrap_or(now));
+    }
+
+    /// Nothing has come from the node since then.
+    fn missed(&mut self, since: Instant) {
         let mut state = self.nodes.state();
-        if state.routing.has_choice() && state.routing.late(Instant::now(), self.at) {
+        if state.routing.has_choice() && state.routing.late(Instant::now(), self.at, since) {
             self.given_up(&mut state);
         }
     }
@@ -392,3 +450,6 @@ impl Drop for Running {
         self.nodes.state().routing.ended(self.at);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,7 +120,13 @@ impl Inner {
             let Some(mut running) = asked.get_mut(number).and_then(Option::take) else { continue };
             match answer {
                 Ok((reply @ Reply::Busy { retry_after_ms }, body)) => {
-                    running.busy(Duration::from_millis(retry_after_ms.into()));
+                    match call {
+                        Call::Read { .. } | Call::Lookup { .. } => {
+                            running.busy(Duration::from_millis(retry_after_ms.into()));
+                        }
+                        // Who has no time for uploads may still have it for readers.
+                        Call::Attest { .. } | Call::Put { .. } => running.answered(),
+                    }
                     outcome = Ok(Answer { reply, body, link, running });
                 }
                 Ok((reply, body)) => {
@@ -153,8 +159,10 @@ impl Inner {
     ) -> Result<(Reply, Body), CallError> {
         // Made anew for another try, which needs all of it again.
         let body = || body.clone().map(|(bytes, pace)| PacedBody::new(bytes, pace));
-        let mut blocked = false;
-        if let (Face::Quic, Some(quic)) = (self.face(), &link.quic) {
+        let mut failed = None;
+        if let (Face::Quic, Some(quic)) = (self.face(), &link.quic)
+            && link.may_quic()
+        {
             match quic.call(token, call.clone(), body).await {
                 Ok((reply, stream)) => {
                     link.heard_quic();
@@ -165,19 +173,18 @@ impl Inner {
                 Err(CallError::Unreachable) if self.nodes.hear_quic_beside(link.at) => {
                     return Err(CallError::Unreachable);
                 }
-                Err(CallError::Unreachable | CallError::NoEndpoint) => {
-                    // Either UDP is blocked here, or the node is gone: its other face tells. Where there is no other
-                    // node, nothing else remains in either case.
-                    blocked = true;
-                    if !self.nodes.have_choice() {
-                        self.quic_failed(false);
-                    }
-                }
+                Err(error @ (CallError::Unreachable | CallError::NoEndpoint)) => failed = Some(error),
                 Err(other) => return Err(other),
             }
         }
+        // Where there is no other node nothing else remains, whatever the reason.
+        if failed.is_some() && (!self.nodes.have_choice() || failed == Some(CallError::NoEndpoint)) {
+            self.quic_failed(false);
+        }
         let (reply, body) = link.http.call(token, call.clone(), body()).await?;
-        if blocked {
+        // Either UDP is blocked here, or the node is gone, or there is something about the node: its other face tells
+        // the first two apart, and another node the others.
+        if failed.is_some() && self.nodes.heard_http_alone(link) {
             self.quic_failed(false);
         }
         Ok((reply, Body::Http(body)))

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::director_flags::{BoardFlags, DirectorFlags};
 use super::value::{self, Checker, Given, Value};
 use crate::catalog::Place;
-use crate::director::provision::AwsConfig;
+use crate::director::provision::{AwsConfig, AwsTimes};
 use crate::director::{AlertConfig, MailConfig, MailTls, NodeAddress};
 use crate::fleet::array::NodeSpec;
 use crate::fleet::report::Capacity;
@@ -421,6 +421,7 @@ fn provisioner(source: &Source<'_>, check: &mut Checker) -> Option<ProvisionerSe
                     value::web_address(url).map(|uri| uri.to_string().trim_end_matches('/').to_owned())
                 })?,
                 metadata: None,
+                times: AwsTimes::default(),
             }))
         }
         _ => Some(ProvisionerSettings::Static),

@@ -330,3 +330,44 @@ fn a_director_is_told_of_every_mistake_and_has_sensible_defaults() {
         assert!(!wrong.contains("SECRET"), "{wrong}");
     }
 }
+
+#[test]
+fn a_name_server_is_an_address_and_needs_a_name_to_be_asked_for() {
+    use crate::client::resolve::Resolver;
+    let server = |text: &str| super::value::name_server(text).map(|server| server.to_string());
+    for (text, read) in [
+        ("192.0.2.53", Some("192.0.2.53:53")),
+        ("192.0.2.53:5353", Some("192.0.2.53:5353")),
+        ("2001:db8::53", Some("[2001:db8::53]:53")),
+        ("[2001:db8::53]", Some("[2001:db8::53]:53")),
+        ("[2001:db8::53]:5353", Some("[2001:db8::53]:5353")),
+        ("ns1.example.org", None),
+        ("192.0.2.53:0", None),
+        ("0.0.0.0", None),
+        ("", None),
+    ] {
+        assert_eq!(server(text).ok().as_deref(), read, "{text}");
+    }
+    let folder = Folder::new();
+    let file = "[proxy]\ncache_server = \"https://cache.example.org\"\nresolver = \"192.0.2.53\"\n";
+    let resolver = |flags: &Flags| Settings::load(flags).unwrap().proxy.service.unwrap().address.resolver;
+    let mut flags = folder.flags(file);
+    assert_eq!(resolver(&flags), Resolver::Server("192.0.2.53:53".parse().unwrap()));
+    flags.proxy.service.resolver = Some("127.0.0.1:5353".into());
+    assert_eq!(resolver(&flags), Resolver::Server("127.0.0.1:5353".parse().unwrap()));
+    flags.replay_service.cache_server = Some("https://cache.example.org".into());
+    flags.replay_service.resolver = Some("127.0.0.1:5354".into());
+    let replay = Settings::load(&flags).unwrap().replay.service.unwrap();
+    assert_eq!(replay.address.resolver, Resolver::Server("127.0.0.1:5354".parse().unwrap()));
+    let mut flags = folder.flags("");
+    flags.proxy.service.resolver = Some("127.0.0.1:5353".into());
+    assert!(lines(&flags)[0].contains("--cache-server"));
+    flags.proxy.service.cache_server = Some("auto".into());
+    assert!(lines(&flags)[0].contains("at home"));
+    let wrong = folder.flags("[proxy]\ncache_server = \"https://cache.example.org\"\nresolver = \"ns1\"\n");
+    assert!(
+        lines(&wrong)[0].contains("3: ") && lines(&wrong)[0].contains("name server"),
+        "{:?}",
+        lines(&wrong)
+    );
+}

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use lettre::message::Mailbox;
-use lettre::message::header::ContentType;
+use lettre::message::header::{ContentType, MIME_VERSION_1_0};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
@@ -18,13 +18,15 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::fleet::notices::{Notice, Severity, What};
+use crate::fleet::notices::{Notice, Severity, What, one_line};
 use crate::redact::Redacted;
 
 /// Messages that wait for one way.
 const QUEUE: usize = 64;
 /// Notices of one message: what waits behind a way that is away goes along with the next try.
 const MOST_TOGETHER: usize = 256;
+/// Characters of a text in a subject.
+const MAX_SUBJECT: usize = 160;
 /// The longest pause between two tries, whatever the other side asks for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
@@ -387,6 +389,7 @@ impl Post {
             .from(self.from.clone())
             .subject(subject(&self.sender, notices))
             .message_id(None)
+            .header(MIME_VERSION_1_0)
             .header(ContentType::TEXT_PLAIN);
         for to in &self.to {
             message = message.to(to.clone());
@@ -421,7 +424,8 @@ fn said(error: &lettre::transport::smtp::Error) -> String {
 
 /// One line that says the most important.
 fn subject(sender: &str, notices: &[Notice]) -> String {
-    let worst = notices.iter().filter(|n| n.what != What::Cleared).max_by_key(|n| n.severity);
+    // Of several as bad the first.
+    let worst = notices.iter().rev().filter(|n| n.what != What::Cleared).max_by_key(|n| n.severity);
     let first = worst.or_else(|| notices.first());
     let more = notices.len().saturating_sub(1);
     let mark = match worst.map(|notice| notice.severity) {
@@ -431,8 +435,10 @@ fn subject(sender: &str, notices: &[Notice]) -> String {
     };
     let text = first.map_or("", |notice| notice.text.as_str());
     let and = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+    let short: String = text.chars().take(MAX_SUBJECT).collect();
+    let cut = if short.len() < text.len() { "…" } else { "" };
     // No line breaks: a subject is one line.
-    format!("[{sender}] {mark}{text}{and}").replace(['\r', '\n'], " ")
+    one_line(&format!("[{sender}] {mark}{short}{cut}{and}"))
 }
 
 fn text(notices: &[Notice]) -> String {
@@ -443,7 +449,7 @@ fn text(notices: &[Notice]) -> String {
             What::Cleared => "OVER",
             What::Flapping => "COMES AND GOES (nothing more is said until it is steady)",
         };
-        format!("{what}: {}\n", notice.text)
+        format!("{what}: {}\n", one_line(&notice.text))
     };
     notices.iter().map(line).collect()
 }

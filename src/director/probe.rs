@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST, HeaderValue};
@@ -15,6 +15,8 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
 
 use crate::fleet::health::Probe;
 use crate::fleet::report::NodeReport;
@@ -77,7 +79,17 @@ impl NodeAddress {
 /// Nobody is there, or somebody else.
 struct Refused;
 
-type Sender = SendRequest<Empty<Bytes>>;
+/// A connection, and until when the certificate that it came with is good; seconds since 1970.
+struct Line {
+    sender: SendRequest<Empty<Bytes>>,
+    certificate: Option<u64>,
+}
+
+/// Until when a certificate is good; seconds since 1970.
+fn not_after(certificate: &[u8]) -> Option<u64> {
+    let certificate = Certificate::from_der(certificate).ok()?;
+    Some(certificate.tbs_certificate.validity.not_after.to_unix_duration().as_secs())
+}
 
 impl Prober {
     /// Asks by this TLS, under this name, with this token.
@@ -91,14 +103,14 @@ impl Prober {
         let began = Instant::now();
         let ready = tokio::time::timeout(patience, self.ready(node)).await;
         let latency = began.elapsed();
-        let (mut sender, able) = match ready {
+        let (mut line, able) = match ready {
             Err(_) => return (Probe::TimedOut, None),
             Ok(Err(Refused)) => return (Probe::Refused, None),
             Ok(Ok(answer)) => answer,
         };
         // A node that is ready and slow to report is ready; one that leaves says who is still with it.
         let left = patience.saturating_sub(latency);
-        let report = tokio::time::timeout(left, self.report(&mut sender, node)).await.ok().flatten();
+        let report = tokio::time::timeout(left, self.report(&mut line, node)).await.ok().flatten();
         if !able || report.as_ref().is_some_and(|report| report.draining) {
             return (Probe::NotReady, report);
         }
@@ -109,35 +121,38 @@ impl Prober {
     /// Tells a node to drain: it refuses what is new and finishes what runs.
     pub async fn drain(&self, node: &NodeAddress, patience: Duration) -> bool {
         let asked = async {
-            let mut sender = self.connect(node).await.ok()?;
+            let mut line = self.connect(node).await.ok()?;
             let request = self.request(Method::POST, "/v1/node/drain", node)?;
-            Some(sender.send_request(request).await.ok()?.status().is_success())
+            Some(line.sender.send_request(request).await.ok()?.status().is_success())
         };
         tokio::time::timeout(patience, asked).await.ok().flatten().unwrap_or(false)
     }
 
-    async fn ready(&self, node: &NodeAddress) -> Result<(Sender, bool), Refused> {
-        let mut sender = self.connect(node).await?;
+    async fn ready(&self, node: &NodeAddress) -> Result<(Line, bool), Refused> {
+        let mut line = self.connect(node).await?;
         let request = self.request(Method::GET, "/readyz", node).ok_or(Refused)?;
-        let response = sender.send_request(request).await.map_err(|_| Refused)?;
+        let response = line.sender.send_request(request).await.map_err(|_| Refused)?;
         let status = response.status();
         // The next answer comes after this one's body.
         let _ = Limited::new(response.into_body(), MAX_REPORT).collect().await;
         match status {
-            StatusCode::OK => Ok((sender, true)),
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Ok((sender, false)),
+            StatusCode::OK => Ok((line, true)),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Ok((line, false)),
             _ => Err(Refused),
         }
     }
 
-    async fn report(&self, sender: &mut Sender, node: &NodeAddress) -> Option<NodeReport> {
-        sender.ready().await.ok()?;
-        let response = sender.send_request(self.request(Method::GET, "/v1/node", node)?).await.ok()?;
+    async fn report(&self, line: &mut Line, node: &NodeAddress) -> Option<NodeReport> {
+        line.sender.ready().await.ok()?;
+        let response = line.sender.send_request(self.request(Method::GET, "/v1/node", node)?).await.ok()?;
         if response.status() != StatusCode::OK {
             return None;
         }
         let body = Limited::new(response.into_body(), MAX_REPORT).collect().await.ok()?.to_bytes();
-        NodeReport::parse(&body)
+        let mut report = NodeReport::parse(&body)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        report.certificate_left = line.certificate.map(|end| Duration::from_secs(end.saturating_sub(now)));
+        Some(report)
     }
 
     fn request(&self, method: Method, path: &str, node: &NodeAddress) -> Option<Request<Empty<Bytes>>> {
@@ -156,21 +171,23 @@ impl Prober {
         Some(request)
     }
 
-    async fn connect(&self, node: &NodeAddress) -> Result<Sender, Refused> {
+    async fn connect(&self, node: &NodeAddress) -> Result<Line, Refused> {
         let stream = TcpStream::connect((node.host.as_str(), node.port)).await.map_err(|_| Refused)?;
         let _ = stream.set_nodelay(true);
         if !node.tls {
-            return speak(TokioIo::new(stream)).await;
+            return Ok(Line { sender: speak(TokioIo::new(stream)).await?, certificate: None });
         }
         let name = self.server_name.clone().unwrap_or_else(|| node.host.clone());
         let name = ServerName::try_from(name).map_err(|_| Refused)?;
         let stream =
             TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await.map_err(|_| Refused)?;
-        speak(TokioIo::new(stream)).await
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let certificate = shown.and_then(|certificate| not_after(certificate));
+        Ok(Line { sender: speak(TokioIo::new(stream)).await?, certificate })
     }
 }
 
-async fn speak<S>(stream: TokioIo<S>) -> Result<Sender, Refused>
+async fn speak<S>(stream: TokioIo<S>) -> Result<SendRequest<Empty<Bytes>>, Refused>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
@@ -190,4 +207,23 @@ pub(super) async fn resolve(node: &NodeAddress) -> Vec<std::net::IpAddr> {
     addresses.sort_unstable();
     addresses.dedup();
     addresses
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_certificate_is_read() {
+        for (year, seconds) in [(2030, 1_893_456_000), (2077, 3_376_684_800)] {
+            let mut params = rcgen::CertificateParams::new(["cache.example.org".to_owned()]).unwrap();
+            params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+            assert_eq!(not_after(certificate.der()), Some(seconds));
+            assert_eq!(not_after(&certificate.der()[..200]), None);
+        }
+        assert_eq!(not_after(b""), None);
+    }
 }

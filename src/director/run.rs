@@ -1,7 +1,7 @@
 //! The director at work: events in, commands out, and the hands that carry them out. One task owns the array; probes,
 //! provisioners and the catalog are asked in tasks of their own, so that none of them delays an answer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use tokio::task::JoinSet;
 
 use super::alerts::{AlertConfig, AlertError, Alerts};
 use super::chronicle::{self, Chronicle, DirectorView, Keeper};
-use super::dns::{DnsServer, Zone, ZoneError};
+use super::dns::{DnsCounts, DnsServer, Zone, ZoneError};
+use super::incidents::IncidentError;
 use super::probe::{NodeAddress, Prober, resolve};
 use super::provision::Provisioner;
 use super::status::{StatusConfig, StatusServer};
@@ -25,7 +26,7 @@ use crate::fleet::costs::NodeHours;
 use crate::fleet::health::Probe;
 use crate::fleet::incidents::Incident;
 use crate::fleet::names;
-use crate::fleet::notices::Notice;
+use crate::fleet::notices::{Notice, Severity};
 use crate::fleet::report::NodeReport;
 use crate::fleet::scaling::Phase;
 use crate::redact::Redacted;
@@ -139,11 +140,24 @@ pub struct Picture {
 }
 
 enum Event {
-    Probed { name: String, began: Instant, probe: Probe, report: Option<NodeReport> },
+    Probed {
+        name: String,
+        began: Instant,
+        probe: Probe,
+        report: Option<NodeReport>,
+    },
     Board(Result<Shared, CatalogError>),
     Told(Vec<Notice>),
     Opened(NodeSpec),
-    NotOpened { name: String, why: String },
+    NotOpened {
+        name: String,
+        why: String,
+    },
+    /// A node that was to be closed is, or why it is not yet.
+    Closed {
+        name: String,
+        why: Option<String>,
+    },
 }
 
 /// What is to be written on the board, under a term.
@@ -155,6 +169,11 @@ enum Write {
 
 /// Writes that wait; a node's next step is written again when one was lost.
 const MAX_WRITES: usize = 1024;
+
+/// How often it is tried to close a node.
+const CLOSINGS: u32 = 10;
+/// From one try to the next.
+const CLOSING_PAUSE: Duration = Duration::from_secs(60);
 
 /// What was read from the board.
 struct Shared {
@@ -278,6 +297,12 @@ impl Director {
         self.status.as_ref().map(StatusServer::address)
     }
 
+    /// What the name server has done.
+    #[must_use]
+    pub fn dns_counts(&self) -> Arc<DnsCounts> {
+        self.dns.counts()
+    }
+
     /// What the status page shows; told at each change.
     #[must_use]
     pub fn picture(&self) -> watch::Receiver<Picture> {
@@ -374,6 +399,13 @@ impl Work {
                 self.naming.remove(&name);
                 self.array.not_opened(now, &why);
             }
+            Event::Closed { name, why } => {
+                let key = format!("closing {name}");
+                match why {
+                    Some(why) => self.array.raise(now, &key, Severity::Critical, &why),
+                    None => self.array.clear(now, &key, &format!("{name} is closed")),
+                }
+            }
             // What is known goes on; only what must be done once waits.
             Event::Board(Err(error)) => {
                 if self.catalog {
@@ -425,13 +457,7 @@ impl Work {
             }
             Command::Close(spec, reason) => {
                 tracing::info!(node = spec.name, ?reason, "a node is closed");
-                let Some(provisioner) = self.provisioner.clone() else { return };
-                running.spawn(async move {
-                    let name = spec.name.clone();
-                    if let Err(error) = provisioner.close(spec).await {
-                        tracing::error!(node = name, %error, "a node could not be closed; look for it");
-                    }
-                });
+                self.close(spec, events, running);
             }
             Command::Write(fact) => self.write(Write::Put(fact, self.term)),
             Command::Forget(name) => self.write(Write::Drop(name, self.term)),
@@ -474,6 +500,29 @@ impl Work {
                 None => Event::NotOpened { name, why: "no provisioner is configured".into() },
             };
             let _ = events.send(event).await;
+        });
+    }
+
+    /// Closes a node, and does not leave it at one try: one that is forgotten goes on to cost.
+    fn close(&self, spec: NodeSpec, events: &mpsc::Sender<Event>, running: &mut JoinSet<()>) {
+        let (Some(provisioner), events) = (self.provisioner.clone(), events.clone()) else { return };
+        running.spawn(async move {
+            let (name, handle) = (spec.name.clone(), spec.handle.clone());
+            for attempt in 1..=CLOSINGS {
+                let why = match provisioner.close(spec.clone()).await {
+                    Ok(()) => None,
+                    Err(error) => Some(format!("{name} ({handle}) could not be closed: {error}")),
+                };
+                let done = why.is_none();
+                if attempt > 1 || !done {
+                    let _ = events.send(Event::Closed { name: name.clone(), why }).await;
+                }
+                if done {
+                    return;
+                }
+                tokio::time::sleep(CLOSING_PAUSE).await;
+            }
+            tracing::error!(node = name, handle, "a node could not be closed and is given up; look for it");
         });
     }
 
@@ -522,6 +571,9 @@ async fn follow(
 ) {
     let mut board: Option<Arc<dyn Board>> = None;
     let mut keeper = Keeper::new(config.name.clone(), wall());
+    // What could not be written is written when the catalog is back, in its order: a node that nobody has written of
+    // is known to nobody after a change of the lead.
+    let mut waiting: VecDeque<Write> = VecDeque::new();
     let interval = config.rules.health.interval;
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -533,6 +585,10 @@ async fn follow(
                 None => return,
             },
         };
+        let is_tick = write.is_none();
+        if waiting.len() < MAX_WRITES {
+            waiting.extend(write);
+        }
         if board.is_none() {
             match config.catalog.open_board().await {
                 Ok(opened) => board = Some(opened),
@@ -543,48 +599,77 @@ async fn follow(
             }
         }
         let Some(board) = &board else { continue };
-        match write {
-            Some(Write::Chronicle(write, term)) => match keeper.write(board.as_ref(), write, term).await {
-                Ok(notices) if notices.is_empty() => {}
-                Ok(notices) => {
-                    let _ = events.send(Event::Told(notices)).await;
+        // A server that hangs is one that does not answer.
+        let patience = interval * LEAD_INTERVALS;
+        while let Some(write) = waiting.front() {
+            let done = async {
+                match write {
+                    Write::Chronicle(write, term) => {
+                        keep(board.as_ref(), &keeper, write.clone(), *term, &events).await
+                    }
+                    write => put(board.as_ref(), write).await,
                 }
-                Err(error) => tracing::warn!(%error, "incidents or history could not be written down"),
-            },
-            Some(write) => put(board.as_ref(), write).await,
-            None => {
-                let patience = interval * LEAD_INTERVALS;
-                // A server that hangs is one that does not answer.
-                let read = tokio::time::timeout(
-                    patience,
-                    read_board(board.as_ref(), &holder, patience, &mut keeper),
-                )
-                .await;
-                let read =
-                    read.unwrap_or_else(|_| Err(CatalogError::Unavailable("no answer in time".into())));
-                if events.send(Event::Board(read)).await.is_err() {
-                    return;
-                }
+            };
+            if !tokio::time::timeout(patience, done).await.unwrap_or(false) {
+                break;
+            }
+            waiting.pop_front();
+        }
+        if is_tick {
+            let read = read_board(board.as_ref(), &holder, patience, &mut keeper);
+            let read = tokio::time::timeout(patience, read).await;
+            let read = read.unwrap_or_else(|_| Err(CatalogError::Unavailable("no answer in time".into())));
+            if events.send(Event::Board(read)).await.is_err() {
+                return;
             }
         }
     }
 }
 
-async fn put(board: &dyn Board, write: Write) {
+/// The same of incidents and history, which operators may have to be told of.
+async fn keep(
+    board: &dyn Board,
+    keeper: &Keeper,
+    write: chronicle::Write,
+    term: i64,
+    events: &mpsc::Sender<Event>,
+) -> bool {
+    match keeper.write(board, write, term).await {
+        Ok(notices) => {
+            if !notices.is_empty() {
+                let _ = events.send(Event::Told(notices)).await;
+            }
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "incidents or history could not be written down");
+            !matches!(error, IncidentError::Catalog(CatalogError::Unavailable(_)))
+        }
+    }
+}
+
+/// Whether there is nothing more to do about it.
+async fn put(board: &dyn Board, write: &Write) -> bool {
     let written = match write {
         Write::Put(fact, term) => {
             let name = fact.spec.name.clone();
-            let record = serde_json::to_vec(&fact).unwrap_or_default();
-            board.put_fact(FactKind::Node, Fact { name, at: wall(), record }, term).await
+            let record = serde_json::to_vec(fact).unwrap_or_default();
+            board.put_fact(FactKind::Node, Fact { name, at: wall(), record }, *term).await
         }
-        Write::Drop(name, term) => board.drop_fact(FactKind::Node, name, term).await,
+        Write::Drop(name, term) => board.drop_fact(FactKind::Node, name.clone(), *term).await,
         // Written by its keeper.
         Write::Chronicle(..) => Ok(true),
     };
     match written {
-        Ok(true) => {}
-        Ok(false) => tracing::warn!("another director leads, and has written otherwise"),
-        Err(error) => tracing::warn!(%error, "what became of a node could not be written down"),
+        Ok(true) => true,
+        Ok(false) => {
+            tracing::warn!("another director leads, and has written otherwise");
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "what became of a node could not be written down");
+            !matches!(error, CatalogError::Unavailable(_))
+        }
     }
 }
 

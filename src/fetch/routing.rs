@@ -68,13 +68,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const FAMILY_PAUSE: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(960)];
 /// The most nodes that a name may resolve to; a name server that says more is not believed.
 pub const MAX_NODES: usize = 64;
-/// Answers in a row that were late without any other from the node: then it is taken for gone.
+/// Answers in a row that were late without any other from the node, and how long nothing has come from it: then it
+/// is taken for gone. Where answers usually take no time at all, a short pause of a busy machine is not that.
 const LATE: u32 = 2;
+const SILENCE: Duration = Duration::from_millis(20);
 /// Nodes that have missed in a row, without an answer of any, before it is the service's fault.
 const SILENT_NODES: usize = 3;
-/// What a request brings toward asking a second node because the first is slow, what that costs, and the most
-/// that is saved up: one in ten, and ten at once.
-const CREDIT: (u32, u32, u32) = (1, 10, 100);
+/// What asking a second node because the first is slow costs, what each request pays back of that, and the most
+/// that may be owed: one in ten, and ten at once.
+const HEDGE: u32 = 10;
+const PAID_BACK: u32 = 1;
+const MOST_OWED: u32 = 100;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Node {
@@ -82,6 +86,8 @@ struct Node {
     /// Since its last answer.
     failures: u32,
     late: u32,
+    /// When the first of those was asked.
+    late_since: Option<Instant>,
     away_until: Option<Instant>,
 }
 
@@ -112,7 +118,7 @@ pub struct Routing {
     nodes: HashMap<SocketAddr, Node>,
     /// Those that have missed since any has answered.
     silent: HashSet<SocketAddr>,
-    credit: u32,
+    owed: u32,
     /// When a node was last found to be gone.
     failed_at: Option<Instant>,
 }
@@ -205,7 +211,7 @@ impl Routing {
     /// Whether a node is to be asked only after others.
     #[must_use]
     pub fn is_away(&self, now: Instant, node: SocketAddr) -> bool {
-        self.nodes.get(&node).is_some_and(|node| node.away_until.is_some_and(|until| now < until))
+        self.nodes.get(&node).is_some_and(|node| node.is_away(now))
     }
 
     /// The nodes in the order to try them. Those that have failed come last, the one that may be back first
@@ -226,7 +232,7 @@ impl Routing {
 
     /// A request to this node begins.
     pub fn begun(&mut self, node: SocketAddr) {
-        self.credit = (self.credit + CREDIT.0).min(CREDIT.2);
+        self.owed = self.owed.saturating_sub(PAID_BACK);
         if let Some(node) = self.nodes.get_mut(&node) {
             node.running = node.running.saturating_add(1);
         }
@@ -243,18 +249,21 @@ impl Routing {
     pub fn answered(&mut self, node: SocketAddr) {
         self.silent.clear();
         if let Some(node) = self.nodes.get_mut(&node) {
-            (node.failures, node.late, node.away_until) = (0, 0, None);
+            *node = Node { running: node.running, ..Node::default() };
             // What has answered is no family without a connection.
             self.families[usize::from(self.six)] = Family::default();
         }
     }
 
-    /// The node has not answered when others would have; whether it is taken for gone now.
-    pub fn late(&mut self, now: Instant, node: SocketAddr) -> bool {
+    /// The node has not answered what it was asked at `asked` when others would have; whether it is taken for gone
+    /// now.
+    pub fn late(&mut self, now: Instant, node: SocketAddr, asked: Instant) -> bool {
         let Some(known) = self.nodes.get_mut(&node) else { return false };
         known.late = known.late.saturating_add(1);
+        let since = known.late_since.map_or(asked, |since| since.min(asked));
+        known.late_since = Some(since);
         self.silent.insert(node);
-        let gone = known.late >= LATE;
+        let gone = known.late >= LATE && now.saturating_duration_since(since) >= SILENCE;
         if gone {
             self.failed(now, node);
         }
@@ -265,7 +274,7 @@ impl Routing {
     pub fn failed(&mut self, now: Instant, node: SocketAddr) {
         let Some(known) = self.nodes.get_mut(&node) else { return };
         self.silent.insert(node);
-        known.late = 0;
+        (known.late, known.late_since) = (0, None);
         // Several requests that were under way at one failure are one failure.
         if known.away_until.is_none_or(|until| until <= now) {
             let pause = FIRST_PAUSE * 2_u32.saturating_pow(known.failures.min(8));
@@ -287,18 +296,18 @@ impl Routing {
         self.silent.clear();
         if let Some(node) = self.nodes.get_mut(&node) {
             // It is there: that is no failure.
-            (node.failures, node.late) = (0, 0);
-            node.away_until = Some(now + pause.clamp(FIRST_PAUSE, LONGEST_PAUSE));
+            let away_until = Some(now + pause.clamp(FIRST_PAUSE, LONGEST_PAUSE));
+            *node = Node { running: node.running, away_until, ..Node::default() };
         }
     }
 
     /// Whether a second node may be asked because the first is slow.
     pub const fn may_hedge(&mut self) -> bool {
-        let enough = self.credit >= CREDIT.1;
-        if enough {
-            self.credit -= CREDIT.1;
+        let may = self.owed + HEDGE <= MOST_OWED;
+        if may {
+            self.owed += HEDGE;
         }
-        enough
+        may
     }
 
     /// Whether requests are just moving away from a node that is gone.

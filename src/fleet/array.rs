@@ -185,6 +185,10 @@ pub struct Array {
 const OWN: &str = "director ";
 /// A healthy node that has not said how it is for so long is blind to the scaling, in probe intervals.
 const MUTE_INTERVALS: u32 = 30;
+/// A certificate that is good for less is told of.
+const CERTIFICATE_WARNING: Duration = Duration::from_secs(14 * 86_400);
+/// And for less than this told of as urgent.
+const CERTIFICATE_CRITICAL: Duration = Duration::from_secs(3 * 86_400);
 /// Who begins to tell repeats what has changed within this: longer than a lead lasts without its holder.
 const TAKE_OVER: Duration = Duration::from_secs(120);
 
@@ -345,6 +349,7 @@ impl Array {
             _ => {}
         }
         self.mute(now, name);
+        self.certificate(now, name);
         self.storage(now);
         match self.alarms.judge(now) {
             Some(Alarm::Raised(text)) => self.notices.raise(now, "poisoning", Severity::Critical, &text),
@@ -353,6 +358,20 @@ impl Array {
             }
             None => {}
         }
+    }
+
+    /// A certificate that ends soon: without a pin, clients and directors refuse the node then.
+    fn certificate(&mut self, now: Instant, name: &str) {
+        let report = self.nodes.get(name).and_then(|node| node.report.as_ref());
+        let Some(left) = report.and_then(|report| report.certificate_left) else { return };
+        let key = format!("certificate {name}");
+        if left > CERTIFICATE_WARNING {
+            self.notices.clear(now, &key, &format!("{name} has a new certificate"));
+            return;
+        }
+        let severity = if left > CERTIFICATE_CRITICAL { Severity::Warning } else { Severity::Critical };
+        let days = left.as_secs() / 86_400;
+        self.notices.raise(now, &key, severity, &format!("the certificate of {name} ends in {days} days"));
     }
 
     /// A node that answers and does not say how it is: its load is not seen, nor its store.
@@ -484,7 +503,9 @@ impl Array {
             Action::Close(name, reason) => {
                 if let Some(node) = self.nodes.remove(&name) {
                     self.alarms.forget(&name);
-                    self.notices.clear(now, &format!("report {name}"), &format!("{name} was closed"));
+                    for kind in ["report", "certificate"] {
+                        self.notices.clear(now, &format!("{kind} {name}"), &format!("{name} was closed"));
+                    }
                     self.notices.clear(now, &format!("node {name}"), &format!("{name} was given up"));
                     commands.push(Command::Close(node.spec, reason));
                     commands.push(Command::Forget(name));

@@ -252,7 +252,8 @@ impl Notices {
 }
 
 /// Texts come from programs, clouds and nodes: no line of theirs may look like one of ours.
-fn one_line(text: &str) -> String {
+#[must_use]
+pub fn one_line(text: &str) -> String {
     let plain = |c: char| if is_unseen(c) { ' ' } else { c };
     text.chars().take(MAX_TEXT).map(plain).collect()
 }

@@ -27,6 +27,9 @@ pub struct NodeReport {
     pub process: Option<ProcessReport>,
     /// Every counter by its name.
     pub counters: std::collections::BTreeMap<String, u64>,
+    /// For how long the certificate that it showed is still good; seen by who asks, not said by the node.
+    #[serde(skip)]
+    pub certificate_left: Option<std::time::Duration>,
 }
 
 /// See [`NodeReport::store`].

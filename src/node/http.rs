@@ -244,6 +244,8 @@ async fn answer(
     };
     if face.service.is_draining() && !looks {
         open.is_unwelcome();
+    }
+    if open.is_ending() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if head {

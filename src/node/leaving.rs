@@ -1,7 +1,7 @@
 //! How a node goes. Asked to drain, it stays at its door: whoever looks after it sees that it goes and who is still
 //! with it, everybody else is sent away, and what runs ends. A signal closes the door at once.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -73,6 +73,7 @@ const LATE: u8 = 3;
 pub(super) struct Connected {
     service: Arc<Service>,
     state: AtomicU8,
+    ending: AtomicBool,
     unwelcome: Notify,
 }
 
@@ -82,7 +83,12 @@ impl Connected {
         if !late {
             service.counters.connected();
         }
-        Self { service, state: AtomicU8::new(if late { LATE } else { FRESH }), unwelcome: Notify::new() }
+        Self {
+            service,
+            state: AtomicU8::new(if late { LATE } else { FRESH }),
+            ending: AtomicBool::new(false),
+            unwelcome: Notify::new(),
+        }
     }
 
     /// Whether it came when the node was going.
@@ -101,7 +107,13 @@ impl Connected {
 
     /// It has asked too much; it ends with what is being answered.
     pub(super) fn is_unwelcome(&self) {
+        self.ending.store(true, Ordering::Release);
         self.unwelcome.notify_one();
+    }
+
+    /// Whether it has.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
     }
 
     /// Resolves when it has.

@@ -28,6 +28,8 @@ const RETRY_ABOVE: usize = 200;
 const MAX_STREAMS: u32 = 256;
 /// A handshake that is not through by then.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
+/// The same of one whose sender may be forged. Left alone it ends without a word, which its victim does not get.
+const FORGED_PATIENCE: Duration = Duration::from_secs(100);
 /// What a connection may send before anybody has looked at it, and all of them.
 const EARLY_BYTES: u64 = 64 << 10;
 const EARLY_BYTES_ALL: u64 = 16 << 20;
@@ -177,7 +179,8 @@ async fn connection(incoming: Incoming, service: &Arc<Service>, place: Place) {
     let (done, early) = watch::channel(Handshake::Pending);
     let connected = &connection;
     let watched = async move {
-        if tokio::time::timeout(HANDSHAKE_PATIENCE, established).await.is_err() {
+        let patience = if proven { HANDSHAKE_PATIENCE } else { FORGED_PATIENCE };
+        if tokio::time::timeout(patience, established).await.is_err() {
             service.counters.count(Count::HandshakesSlow);
             done.send_replace(Handshake::Lost);
             connected.close(SLOW, b"the handshake took too long");
@@ -189,7 +192,8 @@ async fn connection(incoming: Incoming, service: &Arc<Service>, place: Place) {
         let _place = if proven {
             place
         } else if let Some(own) = service.places.take(from) {
-            // By now it has shown that it is there.
+            // By now it has shown that it is there, and makes room for who has not.
+            drop(place);
             own
         } else {
             service.counters.count(Count::ConnectionsRefused);
@@ -272,6 +276,7 @@ async fn stream(
     let Some(_running) = service.begin() else {
         return answer(
             &mut send,
+            service,
             Answer::from(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "draining", 1)),
         )
         .await;
@@ -308,7 +313,7 @@ async fn stream(
         },
         _ => service.perform(&caller, &request.call).await,
     };
-    answer(&mut send, answered).await
+    answer(&mut send, service, answered).await
 }
 
 /// Refuses a request of nobody in particular, of which each address may send so many.
@@ -319,9 +324,9 @@ async fn to_stranger(
     refusal: Refusal,
 ) -> Result<(), Gone> {
     match service.stranger(from) {
-        Ok(()) => answer(send, refusal.into()).await,
+        Ok(()) => answer(send, service, refusal.into()).await,
         Err(limited) => {
-            answer(send, limited.into()).await?;
+            answer(send, service, limited.into()).await?;
             Err(Gone::Unwelcome)
         }
     }
@@ -349,7 +354,7 @@ async fn body(receive: &mut RecvStream, receiving: &mut Receiving) -> Result<boo
 }
 
 /// Sends an answer, and waits until the peer has all of it: the connection holds it so long.
-async fn answer(send: &mut SendStream, answer: Answer) -> Result<(), Gone> {
+async fn answer(send: &mut SendStream, service: &Service, answer: Answer) -> Result<(), Gone> {
     let length = match &answer.reply {
         Reply::Found(found) => found.length,
         _ => 0,
@@ -358,6 +363,7 @@ async fn answer(send: &mut SendStream, answer: Answer) -> Result<(), Gone> {
         Ok(delivered) => delivered,
         Err(_) => {
             // Whoever takes nothing must not keep others from being served.
+            service.counters.count(Count::ReadersSlow);
             send.reset(SLOW)?;
             Ok(())
         }

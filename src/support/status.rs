@@ -372,6 +372,11 @@ mod tests {
             "Answers over QUIC; no request waits for it longer than 13 ms. It answered 1 requests with 2.0 KiB, had \
              nothing for 1, and was too late for 0."
         );
+        metrics.set_service_nodes((3, 3));
+        assert!(told().unwrap().starts_with("Answers over QUIC, with 3 nodes; no request"));
+        metrics.set_service_nodes((3, 2));
+        metrics.set_service("working", false, Duration::ZERO);
+        assert!(told().unwrap().starts_with("Answers over HTTP, 2 of its 3 nodes; no request"));
         metrics.set_service("distrusted", false, Duration::ZERO);
         assert!(told().unwrap().starts_with("Not used any more"));
         metrics.set_service("away", false, Duration::ZERO);

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::service::tools;
 use crate::support::within;
 
 const NAME: &str = "cache.example.org.";
@@ -101,6 +102,23 @@ async fn dig_reads_every_answer() {
     tell.send_replace(nodes(&["192.0.2.2"]));
     assert_eq!(lines(&dig(at, &format!("+short {NAME} A")).await), ["192.0.2.2"]);
     assert!(dig(at, &format!("{NAME} AAAA")).await.contains("ANSWER: 0, AUTHORITY: 1"));
+}
+
+/// Another library than the one that writes the answers reads them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resolver_library_reads_every_answer() {
+    let many: Vec<String> = (1..=60).map(|n| format!("2001:db8::{n:x}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let few = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"];
+    for (addresses, word) in [(&few[..], "FEW"), (&many, "MANY")] {
+        let (server, _tell) = start(addresses).await;
+        let mut command = Command::new(tools().join("python"));
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/resolver.py"));
+        command.args([&server.address().port().to_string(), word]);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+        let output = within(output).await.unwrap();
+        assert_eq!(output.stdout, b"read\n", "{word}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -55,6 +55,15 @@ impl World {
         self.operator.sign(&Claims { budgets, ..self.operator.claims(subject, tenant, "read,write") })
     }
 
+    async fn counter(&self, name: &str) -> u64 {
+        let token = self.operator.sign(&self.operator.claims("director", "public", "observe"));
+        let mut curl = tokio::process::Command::new("curl");
+        curl.args(["-sk", "-H", &format!("Authorization: Bearer {token}")]);
+        let output = curl.arg(format!("https://{}/v1/node", self.node.address())).output().await.unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["counters"][name].as_u64().unwrap()
+    }
+
     fn store(&self) -> String {
         format!("file://{}", self.folder.path().join("store").display())
     }
@@ -239,6 +248,8 @@ async fn a_quorum_of_liars_is_corrected_by_readers_and_undone_by_the_operator() 
     }
     assert_eq!(verdicts[0], Ok(Verdict::Waiting { want_body: false }));
     assert_eq!(verdicts[4], Ok(Verdict::Published));
+    // What directors raise an alarm by.
+    assert_eq!(world.counter("disputed").await, 1, "once, however many confirm it");
     assert_eq!(read(&reader, &first, REGION).await, Ok(Some(truth(1).to_vec())));
 
     // The operator is faster: the liars' word is void, on every asset, without waiting for anybody.

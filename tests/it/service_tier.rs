@@ -1,6 +1,6 @@
 //! The proxy in front of the shared cache: what it serves from there, and that it does no harm.
 
-mod faults;
+pub(crate) mod faults;
 pub(crate) mod faulty_node;
 mod networks;
 mod serving;

@@ -132,7 +132,7 @@ async fn a_real_s3_server_keeps_the_contract() {
     let moto = Moto::start().await;
     moto.boto("s3.create_bucket(Bucket='rez')");
     let variables = [
-        ("AWS_ENDPOINT", format!("http://127.0.0.1:{}", moto.port)),
+        ("AWS_ENDPOINT", moto.url()),
         ("AWS_ALLOW_HTTP", "true".to_owned()),
         ("AWS_REGION", "us-east-1".to_owned()),
         ("AWS_ACCESS_KEY_ID", "a".to_owned()),

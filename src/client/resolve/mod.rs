@@ -59,6 +59,9 @@ impl Resolver {
     /// # Errors
     /// When there is no answer, or one that says that there is no such name.
     pub async fn resolve(&self, host: &str) -> io::Result<Resolved> {
+        if let Ok(address) = host.parse() {
+            return Ok(Resolved { addresses: vec![address], ttl: None });
+        }
         match self {
             Self::System => {
                 let addresses = tokio::net::lookup_host((host, 0)).await?.map(|found| found.ip()).collect();

@@ -27,8 +27,11 @@ const MAX_CONNECTIONS: usize = 512;
 const MAX_CONNECTIONS_EACH: usize = 16;
 /// A connection that asks nothing for so long, or does not take its answer, is closed.
 const IDLE: Duration = Duration::from_secs(10);
-/// Questions on one connection.
+/// Questions on one connection, and how long it may ask them: who asks slowly takes a place from others.
 const MAX_QUESTIONS: usize = 1000;
+const LONGEST: Duration = Duration::from_secs(120);
+/// What the system keeps of questions that have come and were not looked at yet, where it allows so much.
+const RECEIVE_BUFFER: usize = 4 << 20;
 /// Questions taken in one go before others get their turn.
 const TURN: usize = 64;
 
@@ -45,6 +48,21 @@ pub struct DnsCounts {
     pub ignored: AtomicU64,
     /// Connections refused.
     pub refused: AtomicU64,
+}
+
+impl DnsCounts {
+    /// All of them by name, for reports.
+    #[must_use]
+    pub fn all(&self) -> [(&'static str, u64); 5] {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [
+            ("dns_answered", read(&self.answered)),
+            ("dns_truncated", read(&self.truncated)),
+            ("dns_dropped", read(&self.dropped)),
+            ("dns_ignored", read(&self.ignored)),
+            ("dns_connections_refused", read(&self.refused)),
+        ]
+    }
 }
 
 fn count(counter: &AtomicU64) {
@@ -89,6 +107,8 @@ impl DnsServer {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
         let socket = UdpSocket::bind(address).await?;
+        // Of less a flood leaves others less room, and that is all.
+        let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
         let counts = Arc::new(DnsCounts::default());
         let shared =
             Arc::new(Shared { zone, answers, number: AtomicU64::new(0), counts: Arc::clone(&counts) });
@@ -189,6 +209,14 @@ impl Drop for Place {
     }
 }
 
+/// Whom connections are counted by: a customer of IPv6 has a /64 at least.
+fn customer(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 async fn tcp(listener: TcpListener, shared: Arc<Shared>) {
     let callers = Callers::default();
     let mut connections = JoinSet::new();
@@ -196,9 +224,10 @@ async fn tcp(listener: TcpListener, shared: Arc<Shared>) {
         tokio::select! {
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, from)) => match Place::take(&callers, from.ip().to_canonical()) {
+                Ok((stream, from)) => match Place::take(&callers, customer(from.ip())) {
                     Some(place) => {
-                        connections.spawn(connection(stream, Arc::clone(&shared), place));
+                        let served = connection(stream, Arc::clone(&shared), place);
+                        connections.spawn(async { tokio::time::timeout(LONGEST, served).await });
                     }
                     None => count(&shared.counts.refused),
                 },
@@ -233,5 +262,19 @@ async fn connection(mut stream: TcpStream, shared: Arc<Shared>, _place: Place) {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::customer;
+
+    #[test]
+    fn a_customer_is_an_address_or_a_64() {
+        let of = |text: &str| customer(text.parse().unwrap()).to_string();
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(of("::ffff:192.0.2.7"), "192.0.2.7");
+        assert_ne!(of("192.0.2.7"), of("192.0.2.8"));
     }
 }

@@ -1,32 +1,33 @@
 //! Nodes as instances of an Auto Scaling group: one more is opened by raising the desired capacity, a chosen one is
 //! closed by terminating it and lowering that. The group's launch template starts `rezcache serve`.
 //!
+//! The group must not change by itself what the director decides: suspend its processes `AZRebalance`,
+//! `AlarmNotification` and `ScheduledActions`. The director needs the rights `autoscaling:DescribeAutoScalingGroups`,
+//! `SetDesiredCapacity`, `TerminateInstanceInAutoScalingGroup` and `ec2:DescribeInstances`.
+//!
 //! Source: Amazon EC2 Auto Scaling API reference, version 2011-01-01; Amazon EC2, 2016-11-15; instance metadata
 //! service, version 2.
 
-use std::collections::BTreeSet;
+mod answers;
+
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Mutex;
 
+use self::answers::{Group, first, is_whole, read_address, read_group};
 use super::sigv4::{self, Form, Keys, escaped};
 use super::{Asked, ProvisionError, Provisioner};
 use crate::fleet::array::NodeSpec;
-use crate::xml::{Pull, Token, decode_text};
 
-/// One call may take this long.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// A new instance appears in the group within seconds, and has an address within a minute.
-const APPEARS: Duration = Duration::from_secs(300);
-/// Between two looks.
-const LOOK: Duration = Duration::from_secs(3);
 /// Tries of a call that was told to come later.
 const TRIES: u32 = 6;
 /// Answers are small.
 const MAX_ANSWER: usize = 1 << 20;
-/// Lent keys are asked for anew when they end within this.
-const MARGIN: Duration = Duration::from_secs(300);
+/// Lent keys are asked for anew after this: others are there five minutes before they end.
+const LENT: Duration = Duration::from_secs(240);
+/// Processes of a group that would undo what the director does.
+const MEDDLERS: [&str; 3] = ["AZRebalance", "AlarmNotification", "ScheduledActions"];
 
 /// Which group.
 #[derive(Clone, Debug)]
@@ -43,13 +44,43 @@ pub struct AwsConfig {
     pub endpoint: Option<String>,
     /// Another place of the metadata service.
     pub metadata: Option<String>,
+    /// How long to wait for what.
+    pub times: AwsTimes,
+}
+
+/// How long to wait for what.
+#[derive(Clone, Copy, Debug)]
+pub struct AwsTimes {
+    /// For an answer.
+    pub patience: Duration,
+    /// After a call that was told to come later; doubles.
+    pub pause: Duration,
+    /// Between two looks at the group.
+    pub look: Duration,
+    /// For instances that somebody has asked for already.
+    pub settles: Duration,
+    /// For a new instance with its address.
+    pub appears: Duration,
+}
+
+impl Default for AwsTimes {
+    fn default() -> Self {
+        Self {
+            patience: Duration::from_secs(20),
+            pause: Duration::from_millis(500),
+            look: Duration::from_secs(3),
+            settles: Duration::from_secs(60),
+            appears: Duration::from_secs(300),
+        }
+    }
 }
 
 /// An Auto Scaling group.
 pub struct AwsProvisioner {
     config: AwsConfig,
     client: reqwest::Client,
-    keys: Mutex<Option<(Keys, Option<Instant>)>>,
+    /// Keys that were lent, and until when they are used.
+    lent: Mutex<Option<(Keys, Instant)>>,
     /// One opening at a time: a new instance is told by not having been there before.
     opening: Mutex<()>,
 }
@@ -58,14 +89,6 @@ impl std::fmt::Debug for AwsProvisioner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AwsProvisioner").field("config", &self.config).finish_non_exhaustive()
     }
-}
-
-/// The group as it is.
-#[derive(Debug, PartialEq, Eq)]
-struct Group {
-    desired: u64,
-    maximum: u64,
-    instances: BTreeSet<String>,
 }
 
 enum Trouble {
@@ -80,35 +103,39 @@ impl AwsProvisioner {
     /// # Errors
     /// When no client can be made.
     pub fn new(config: AwsConfig) -> Result<Self, ProvisionError> {
+        // The client ends the process without one. That there is one already is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            .timeout(PATIENCE)
+            .timeout(config.times.patience)
+            .connect_timeout(config.times.patience.min(Duration::from_secs(5)))
             .build()
             .map_err(|error| failed(error.without_url().to_string()))?;
-        Ok(Self { config, client, keys: Mutex::default(), opening: Mutex::default() })
+        Ok(Self { config, client, lent: Mutex::default(), opening: Mutex::default() })
     }
 
-    async fn keys(&self) -> Result<Keys, Trouble> {
-        let mut kept = self.keys.lock().await;
-        if let Some((keys, until)) = &*kept
-            && until.is_none_or(|until| Instant::now() + MARGIN < until)
-        {
-            return Ok(keys.clone());
-        }
+    /// The keys, and whether they were lent.
+    async fn keys(&self) -> Result<(Keys, bool), Trouble> {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let found = match (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")) {
-            (Some(access), Some(secret)) => {
-                (Keys { access, secret, session: variable("AWS_SESSION_TOKEN") }, None)
-            }
-            _ => self.lent_keys().await?,
-        };
-        *kept = Some(found.clone());
-        Ok(found.0)
+        if let (Some(access), Some(secret)) =
+            (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"))
+        {
+            return Ok((Keys { access, secret, session: variable("AWS_SESSION_TOKEN") }, false));
+        }
+        let mut lent = self.lent.lock().await;
+        if let Some((keys, until)) = &*lent
+            && Instant::now() < *until
+        {
+            return Ok((keys.clone(), true));
+        }
+        let keys = self.lent_keys().await?;
+        *lent = Some((keys.clone(), Instant::now() + LENT));
+        Ok((keys, true))
     }
 
     /// The keys of the instance's role.
-    async fn lent_keys(&self) -> Result<(Keys, Option<Instant>), Trouble> {
+    async fn lent_keys(&self) -> Result<Keys, Trouble> {
         let base = self.config.metadata.as_deref().unwrap_or("http://169.254.169.254");
         let told = |error: reqwest::Error| {
             Trouble::Later(format!("the instance's role is not to be had: {}", error.without_url()))
@@ -130,13 +157,11 @@ impl AwsProvisioner {
             text.map(ToOwned::to_owned)
                 .ok_or_else(|| Trouble::Failed("the instance's role has no keys".into()))
         };
-        let keys = Keys {
+        Ok(Keys {
             access: field("AccessKeyId")?,
             secret: field("SecretAccessKey")?,
             session: Some(field("Token")?),
-        };
-        // They are good for an hour at least; asked for again well before.
-        Ok((keys, Some(Instant::now() + Duration::from_secs(1800))))
+        })
     }
 
     /// One call, tried again while the other side asks for patience.
@@ -146,7 +171,7 @@ impl AwsProvisioner {
         version: &str,
         fields: &[(&str, &str)],
     ) -> Result<Vec<u8>, ProvisionError> {
-        let mut pause = Duration::from_millis(500);
+        let mut pause = self.config.times.pause;
         let mut last = String::new();
         for _ in 0..TRIES {
             match self.try_call(service, version, fields).await {
@@ -154,8 +179,7 @@ impl AwsProvisioner {
                 Err(Trouble::Failed(told)) => return Err(failed(told)),
                 Err(Trouble::Later(told)) => last = told,
             }
-            tokio::time::sleep(pause + Duration::from_millis(rand::random_range(0..250))).await;
-            pause *= 2;
+            wait(&mut pause).await;
         }
         Err(failed(last))
     }
@@ -166,7 +190,7 @@ impl AwsProvisioner {
         version: &str,
         fields: &[(&str, &str)],
     ) -> Result<Vec<u8>, Trouble> {
-        let keys = self.keys().await?;
+        let (keys, lent) = self.keys().await?;
         let mut body = format!("Version={version}");
         for (name, value) in fields {
             body.push_str(&format!("&{name}={}", escaped(value)));
@@ -185,17 +209,22 @@ impl AwsProvisioner {
         let mut response = response.map_err(|error| Trouble::Later(error.without_url().to_string()))?;
         let status = response.status();
         let mut answer = Vec::new();
-        while let Ok(Some(chunk)) = response.chunk().await {
-            answer.extend_from_slice(&chunk);
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) => answer.extend_from_slice(&chunk),
+                Ok(None) => break,
+                Err(error) => return Err(Trouble::Later(error.without_url().to_string())),
+            }
             if answer.len() > MAX_ANSWER {
                 return Err(Trouble::Failed("the answer is too long".into()));
             }
         }
         if status.is_success() {
-            return Ok(answer);
+            let cut = || Trouble::Later("the answer was cut off".into());
+            return if is_whole(&answer) { Ok(answer) } else { Err(cut()) };
         }
-        let code = first(&answer, "Code").unwrap_or_else(|| status.to_string());
-        let message = first(&answer, "Message").unwrap_or_default();
+        let code = first(&answer, &["Code"]).unwrap_or_else(|| status.to_string());
+        let message = first(&answer, &["Message"]).unwrap_or_default();
         let told =
             format!("{code}: {}", message.chars().filter(|c| !c.is_control()).take(300).collect::<String>());
         let patient =
@@ -204,11 +233,16 @@ impl AwsProvisioner {
             || status.as_u16() == 429
             || patient.iter().any(|word| code.contains(word))
         {
-            // Keys that were lent may have been taken back.
             return Err(Trouble::Later(told));
         }
         if code.contains("ExpiredToken") || code.contains("InvalidClientTokenId") {
-            *self.keys.lock().await = None;
+            if !lent {
+                return Err(Trouble::Failed(format!(
+                    "{told} (the keys of AWS_ACCESS_KEY_ID are not accepted)"
+                )));
+            }
+            // Others may be lent by now.
+            *self.lent.lock().await = None;
             return Err(Trouble::Later(told));
         }
         Err(Trouble::Failed(told))
@@ -224,9 +258,94 @@ impl AwsProvisioner {
     async fn address(&self, instance: &str) -> Result<Option<IpAddr>, ProvisionError> {
         let fields = [("Action", "DescribeInstances"), ("InstanceId.1", instance)];
         let answer = self.call("ec2", "2016-11-15", &fields).await?;
-        let element = if self.config.private { "privateIpAddress" } else { "ipAddress" };
-        Ok(first(&answer, element).and_then(|text| text.parse().ok()))
+        Ok(read_address(&answer, self.config.private))
     }
+
+    /// The group when nothing is on its way any more, or has been for long: another director, or this one before its
+    /// restart, may have asked for an instance that is not there yet, and would be taken for ours.
+    async fn settled(&self) -> Result<Group, ProvisionError> {
+        let began = Instant::now();
+        loop {
+            let group = self.group().await?;
+            let coming = group.desired > count(group.there().len());
+            if !coming || began.elapsed() >= self.config.times.settles {
+                return Ok(group);
+            }
+            tokio::time::sleep(self.config.times.look).await;
+        }
+    }
+
+    async fn desire(&self, capacity: u64) -> Result<(), ProvisionError> {
+        let wanted = capacity.to_string();
+        let fields = [
+            ("Action", "SetDesiredCapacity"),
+            ("AutoScalingGroupName", self.config.group.as_str()),
+            ("DesiredCapacity", wanted.as_str()),
+            ("HonorCooldown", "false"),
+        ];
+        self.call("autoscaling", "2011-01-01", &fields).await.map(drop)
+    }
+
+    /// An instance that was not there before, once it has an address.
+    async fn newcomer(&self, before: &Group) -> Result<Option<(String, IpAddr)>, ProvisionError> {
+        let now = self.group().await?;
+        for instance in now.there().difference(&before.there()) {
+            if let Some(address) = self.address(instance).await? {
+                return Ok(Some(((*instance).to_owned(), address)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes back what was asked for: it would come when nobody waits for it any more, and cost.
+    async fn take_back(&self, before: &Group) -> Result<(), ProvisionError> {
+        let now = self.group().await?;
+        let there = now.there();
+        if let Some(instance) = there.difference(&before.there()).next() {
+            return self.terminate(instance).await;
+        }
+        if now.desired > count(there.len()).max(now.minimum) {
+            return self.desire(now.desired - 1).await;
+        }
+        Ok(())
+    }
+
+    async fn terminate(&self, instance: &str) -> Result<(), ProvisionError> {
+        // Without lowering the capacity the group would start another one.
+        let fields = [
+            ("Action", "TerminateInstanceInAutoScalingGroup"),
+            ("InstanceId", instance),
+            ("ShouldDecrementDesiredCapacity", "true"),
+        ];
+        let (mut pause, mut last) = (self.config.times.pause, String::new());
+        for _ in 0..TRIES {
+            let trouble = match self.try_call("autoscaling", "2011-01-01", &fields).await {
+                Ok(_) => return Ok(()),
+                Err(trouble) => trouble,
+            };
+            // It was done, though the answer did not arrive; or it is gone by itself. Asked again it might lower
+            // the capacity twice.
+            if self.group().await?.is_gone(instance) {
+                return Ok(());
+            }
+            match trouble {
+                Trouble::Failed(told) => return Err(failed(told)),
+                Trouble::Later(told) => last = told,
+            }
+            wait(&mut pause).await;
+        }
+        Err(failed(last))
+    }
+}
+
+async fn wait(pause: &mut Duration) {
+    let spread = u64::try_from(pause.as_millis() / 2).unwrap_or(u64::MAX);
+    tokio::time::sleep(*pause + Duration::from_millis(rand::random_range(0..=spread))).await;
+    *pause = pause.saturating_mul(2);
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
 }
 
 fn failed(told: String) -> ProvisionError {
@@ -237,134 +356,52 @@ impl Provisioner for AwsProvisioner {
     fn open(&self, name: String) -> Asked<'_, NodeSpec> {
         Box::pin(async move {
             let _one = self.opening.lock().await;
-            let before = self.group().await?;
-            // Checked here: not every service that speaks this language does.
-            if before.desired >= before.maximum {
+            let before = self.settled().await?;
+            let group = &self.config.group;
+            if before.suspended.contains("Launch") {
                 return Err(failed(format!(
-                    "the group {} is at its maximum of {}; raise it, or lower the director's",
-                    self.config.group, before.maximum
+                    "the process Launch of the group {group} is suspended; resume it"
                 )));
             }
-            let wanted = (before.desired + 1).to_string();
-            let fields = [
-                ("Action", "SetDesiredCapacity"),
-                ("AutoScalingGroupName", self.config.group.as_str()),
-                ("DesiredCapacity", wanted.as_str()),
-                ("HonorCooldown", "false"),
-            ];
-            self.call("autoscaling", "2011-01-01", &fields).await?;
-            let began = Instant::now();
-            while began.elapsed() < APPEARS {
-                let now = self.group().await?;
-                if let Some(instance) = now.instances.difference(&before.instances).next()
-                    && let Some(address) = self.address(instance).await?
-                {
-                    let host = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
-                    let url = format!("https://{host}:{}", self.config.port);
-                    return Ok(NodeSpec { name, url, addresses: vec![address], handle: instance.clone() });
-                }
-                tokio::time::sleep(LOOK).await;
+            for meddler in MEDDLERS.iter().filter(|meddler| !before.suspended.contains(**meddler)) {
+                tracing::debug!(group, meddler, "this process of the group should be suspended");
             }
-            Err(ProvisionError::Slow(format!("the group {}", self.config.group)))
+            // What was asked for and never came is asked for still: it is taken over, not asked for once more.
+            if before.desired <= count(before.there().len()) {
+                // Checked here: not every service that speaks this language does.
+                if before.desired >= before.maximum {
+                    return Err(failed(format!(
+                        "the group {group} is at its maximum of {}; raise it, or lower the director's",
+                        before.maximum
+                    )));
+                }
+                self.desire(before.desired + 1).await?;
+            }
+            let (began, mut last) = (Instant::now(), None);
+            while began.elapsed() < self.config.times.appears {
+                match self.newcomer(&before).await {
+                    Ok(None) => {}
+                    Ok(Some((instance, address))) => {
+                        let host =
+                            if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
+                        let url = format!("https://{host}:{}", self.config.port);
+                        return Ok(NodeSpec { name, url, addresses: vec![address], handle: instance });
+                    }
+                    // It is asked for already: what fails meanwhile may pass.
+                    Err(error) => last = Some(error.to_string()),
+                }
+                tokio::time::sleep(self.config.times.look).await;
+            }
+            if let Err(error) = self.take_back(&before).await {
+                return Err(failed(format!(
+                    "no instance came, and the desired capacity of the group {group} could not be lowered again: {error}"
+                )));
+            }
+            Err(last.map_or_else(|| ProvisionError::Slow(format!("the group {group}")), failed))
         })
     }
 
     fn close(&self, node: NodeSpec) -> Asked<'_, ()> {
-        Box::pin(async move {
-            // Without lowering the capacity the group would start another one.
-            let fields = [
-                ("Action", "TerminateInstanceInAutoScalingGroup"),
-                ("InstanceId", node.handle.as_str()),
-                ("ShouldDecrementDesiredCapacity", "true"),
-            ];
-            match self.call("autoscaling", "2011-01-01", &fields).await {
-                Ok(_) => Ok(()),
-                // It is gone: that is what was wanted.
-                Err(_) if !self.group().await?.instances.contains(&node.handle) => Ok(()),
-                Err(error) => Err(error),
-            }
-        })
-    }
-}
-
-/// Leaf elements with their texts, in the order of the document.
-fn leaves(xml: &[u8]) -> Option<Vec<(Vec<String>, String)>> {
-    let mut pull = Pull::new(xml).ok()?;
-    let (mut path, mut found) = (Vec::new(), Vec::new());
-    let mut opened = None;
-    loop {
-        match pull.next().ok()? {
-            Token::Open { name, span } => {
-                path.push(String::from_utf8_lossy(name).into_owned());
-                opened = Some(span.end);
-            }
-            Token::Empty { .. } => {}
-            Token::Close { span } => {
-                if let Some(text) = opened.take().and_then(|from| decode_text(xml.get(from..span.start)?)) {
-                    found.push((path.clone(), text.trim().to_owned()));
-                }
-                path.pop();
-            }
-            Token::End => return Some(found),
-        }
-    }
-}
-
-fn first(xml: &[u8], element: &str) -> Option<String> {
-    let leaves = leaves(xml)?;
-    leaves.into_iter().find(|(path, _)| path.last().is_some_and(|name| name == element)).map(|(_, text)| text)
-}
-
-fn read_group(xml: &[u8]) -> Option<Group> {
-    let leaves = leaves(xml)?;
-    let number = |element: &str| {
-        let found = leaves.iter().find(|(path, _)| path.last().is_some_and(|name| name == element))?;
-        found.1.parse::<u64>().ok()
-    };
-    // Instances on their way out are not there any more.
-    let mut instances = BTreeSet::new();
-    let mut current: Option<&str> = None;
-    for (path, text) in &leaves {
-        if !path.iter().any(|name| name == "Instances") {
-            continue;
-        }
-        match path.last().map(String::as_str) {
-            Some("InstanceId") => {
-                current = Some(text);
-                instances.insert(text.clone());
-            }
-            Some("LifecycleState") if text.starts_with("Terminat") => {
-                if let Some(instance) = current {
-                    instances.remove(instance);
-                }
-            }
-            _ => {}
-        }
-    }
-    Some(Group { desired: number("DesiredCapacity")?, maximum: number("MaxSize")?, instances })
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-    use super::*;
-
-    #[test]
-    fn a_group_is_read() {
-        let xml = br#"<DescribeAutoScalingGroupsResponse xmlns="http://x/"><DescribeAutoScalingGroupsResult>
-          <AutoScalingGroups><member><AutoScalingGroupName>rez</AutoScalingGroupName><MinSize>0</MinSize>
-          <MaxSize>5</MaxSize><DesiredCapacity>2</DesiredCapacity><Instances>
-          <member><InstanceId>i-1</InstanceId><LifecycleState>InService</LifecycleState></member>
-          <member><InstanceId>i-2</InstanceId><LifecycleState>Terminating:Wait</LifecycleState></member>
-          <member><LaunchConfigurationName/><InstanceId>i-3</InstanceId><LifecycleState>Pending</LifecycleState></member>
-          </Instances></member></AutoScalingGroups></DescribeAutoScalingGroupsResult>
-          </DescribeAutoScalingGroupsResponse>"#;
-        let instances = ["i-1", "i-3"].map(ToOwned::to_owned).into();
-        assert_eq!(read_group(xml), Some(Group { desired: 2, maximum: 5, instances }));
-        assert_eq!(first(xml, "AutoScalingGroupName").as_deref(), Some("rez"));
-        for nothing in [&b"<a><AutoScalingGroups/></a>"[..], b"", b"<a>", b"{}"] {
-            assert_eq!(read_group(nothing), None);
-        }
+        Box::pin(async move { self.terminate(&node.handle).await })
     }
 }

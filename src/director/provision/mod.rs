@@ -9,8 +9,8 @@ use std::pin::Pin;
 
 use crate::fleet::array::NodeSpec;
 
-pub use aws::{AwsConfig, AwsProvisioner};
-pub use command::CommandProvisioner;
+pub use aws::{AwsConfig, AwsProvisioner, AwsTimes};
+pub use command::{CommandConfig, CommandProvisioner};
 pub use process::ProcessProvisioner;
 
 /// Why a node could not be opened or closed.
@@ -28,7 +28,7 @@ pub enum ProvisionError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A program failed.
+    /// A program, or a service, failed.
     #[error("{program} failed: {told}")]
     Failed {
         /// The program.

@@ -215,16 +215,32 @@ fn a_name_server_is_not_believed_everything() {
 
 #[test]
 fn a_node_is_gone_when_it_is_late_twice_without_an_answer() {
-    let now = Instant::now();
+    let asked = Instant::now();
+    let now = asked + SILENCE;
     let mut routing = routing(&nodes(1..=3));
     let order = routing.order(now, &key(1));
-    assert!(!routing.late(now, order[0]));
+    assert!(!routing.late(now, order[0], asked));
     routing.answered(order[0]);
-    assert!(!routing.late(now, order[0]), "it has answered meanwhile");
-    assert!(routing.late(now, order[0]));
+    assert!(!routing.late(now, order[0], asked), "it has answered meanwhile");
+    assert!(routing.late(now, order[0], now));
     assert_eq!(routing.order(now, &key(1))[2], order[0]);
     assert!(routing.is_failing_over(now) && !routing.is_failing_over(now + FIRST_PAUSE));
     assert_eq!(routing.well(now), 2);
+}
+
+#[test]
+fn a_short_pause_is_not_the_end_of_a_node() {
+    let start = Instant::now();
+    let mut routing = routing(&nodes(1..=3));
+    let node = routing.order(start, &key(1))[0];
+    for ms in 1..20 {
+        assert!(!routing.late(
+            start + Duration::from_millis(ms),
+            node,
+            start + Duration::from_millis(ms - 1)
+        ));
+    }
+    assert!(routing.late(start + SILENCE, node, start + SILENCE));
 }
 
 #[test]
@@ -260,11 +276,11 @@ fn one_node_that_misses_is_not_the_service() {
     let now = Instant::now();
     let mut routing = routing(&nodes(1..=5));
     for _ in 0..100 {
-        routing.late(now, nodes(1..=1)[0]);
+        routing.late(now, nodes(1..=1)[0], now);
         routing.failed(now, nodes(2..=2)[0]);
     }
     assert!(!routing.is_silent());
-    routing.late(now, nodes(3..=3)[0]);
+    routing.late(now, nodes(3..=3)[0], now);
     assert!(routing.is_silent(), "three of five, and no answer in between");
     routing.answered(nodes(4..=4)[0]);
     assert!(!routing.is_silent());

@@ -453,3 +453,19 @@ fn node_hours_are_counted() {
     let hours = world.array.node_hours();
     assert!((hours.total() - 2.0).abs() < 0.01 && (hours.listed - hours.serving).abs() < 1e-9, "{hours:?}");
 }
+
+#[test]
+fn a_certificate_that_ends_soon_is_told_of_in_time() {
+    let mut world = World::new(None, &["otter"]);
+    world.run(10);
+    let days = |days: u64| Duration::from_secs(days * 86_400 + 60);
+    let mut severities = Vec::new();
+    for left in [90, 13, 2, 90] {
+        let said = NodeReport { certificate_left: Some(days(left)), ..report(0.3, 9, true) };
+        let probe = Probe::Ready { latency: Duration::from_millis(2), storage: true };
+        world.array.probed(world.now, "otter", world.now, probe, Some(said));
+        severities.push(world.array.troubles().map(|(_, severity, text)| (severity, text.to_owned())).next());
+    }
+    let ends = |severity, days| Some((severity, format!("the certificate of otter ends in {days} days")));
+    assert_eq!(severities, [None, ends(Severity::Warning, 13), ends(Severity::Critical, 2), None]);
+}

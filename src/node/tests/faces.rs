@@ -133,10 +133,11 @@ async fn who_asks_for_nothing_is_given_up() {
     let (far, served, _stop) = connect(&world);
     let mut asking = connect_h2(far, 1 << 20).await;
     for _ in 0..5 {
-        // Whoever asks now and then stays.
-        tokio::time::sleep(Duration::from_secs(50)).await;
         let answer = asking.send_request(request(Method::GET).body(Empty::new()).unwrap()).await.unwrap();
         assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), bytes);
+        // Whoever asks now and then stays.
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        assert!(!served.is_finished());
     }
     timeout(LONG, served).await.expect("pings are no requests").unwrap();
 }

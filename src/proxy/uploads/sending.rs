@@ -20,6 +20,8 @@ use crate::wire::frame::{Codec, Verdict};
 const ATTESTATION_BYTES: u64 = 400;
 /// How long the service may take to answer.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+/// How long one of its nodes is waited for before another is told.
+const NODE_PATIENCE: Duration = Duration::from_secs(3);
 /// The slowest line on which a body is not given up, in bytes a second.
 const SLOWEST_LINE: u64 = 4096;
 /// The smallest and the largest piece of a body.
@@ -48,7 +50,7 @@ pub(super) async fn send(inner: &Arc<Inner>, number: Number, entry: &Entry) -> O
     if let Some(reason) = inner.doom(number) {
         return Outcome::Drop(reason);
     }
-    let way = Way { central: entry.central, ..Way::to(&entry.key.grid) };
+    let way = Way { central: entry.central, patience: NODE_PATIENCE };
     let attesting = client.attest_by(&way, &entry.key, origin, entry.digest, &asset.bytes);
     let verdict = match in_time(ANSWER_PATIENCE, attesting).await {
         Ok(verdict) => verdict,

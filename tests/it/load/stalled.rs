@@ -11,9 +11,7 @@ use rezcache::asset::{AssetKey, AssetKind, Digest};
 use rezcache::redact::Redacted;
 use rezcache::wire::frame::{Call, Codec, Request, Verdict};
 use rezcache::wire::{ALPN, DigestText};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::{DigitallySignedStruct, Error, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::ServerName;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -22,6 +20,7 @@ use tokio_rustls::client::TlsStream;
 use super::{Ask, Known, PATIENCE, Service, Simulated, Tally, fill, long, raise_descriptor_limit};
 use crate::service::{GRID, key, origin, texture};
 use crate::support::synthetic::Draw;
+use crate::support::tls::careless as tls;
 
 /// Connections of each of the kinds.
 const EACH: usize = 72;
@@ -39,57 +38,6 @@ enum Held {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     Quic(Endpoint, Connection, Vec<(SendStream, RecvStream)>),
-}
-
-/// Who stalls does not care whom he talks to.
-#[derive(Debug)]
-struct Anybody;
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
-fn tls(alpn: &[u8]) -> rustls::ClientConfig {
-    let mut config =
-        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody))
-            .with_no_client_auth();
-    config.alpn_protocols = vec![alpn.to_vec()];
-    config
 }
 
 /// A connection over TLS on which this was sent.

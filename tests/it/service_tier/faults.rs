@@ -18,22 +18,22 @@ use crate::support::fake_grid::FakeGrid;
 use crate::support::synthetic::Synthetic;
 use crate::support::{Setup, asset_reply};
 
-const ASSETS: usize = 24;
+pub(crate) const ASSETS: usize = 24;
 
 /// A grid that has all of a world's assets, and a proxy in front of it that uses a service.
-pub(super) struct World {
-    pub(super) setup: Setup,
-    pub(super) assets: Vec<Synthetic>,
+pub(crate) struct World {
+    pub(crate) setup: Setup,
+    pub(crate) assets: Vec<Synthetic>,
     cap: String,
 }
 
 impl World {
-    pub(super) async fn new(world: u64, sizes: impl Fn(usize) -> usize, service: ServiceConfig) -> Self {
+    pub(crate) async fn new(world: u64, sizes: impl Fn(usize) -> usize, service: ServiceConfig) -> Self {
         Self::of(world, sizes, service, false).await
     }
 
     /// The same on a grid of one operator.
-    pub(super) async fn central(world: u64, sizes: impl Fn(usize) -> usize, service: ServiceConfig) -> Self {
+    pub(crate) async fn central(world: u64, sizes: impl Fn(usize) -> usize, service: ServiceConfig) -> Self {
         Self::of(world, sizes, service, true).await
     }
 
@@ -55,12 +55,9 @@ impl World {
     }
 
     /// Somebody else's proxy has brought an asset to the node.
-    pub(super) async fn share(&self, n: usize, client: &ServiceClient) {
-        let (kind, id) = self.assets[n].query.trim_start_matches("/?").split_once("_id=").unwrap();
-        let kind = AssetKind::ALL.into_iter().find(|known| known.name() == kind).unwrap();
-        let grid = GridId::new(&self.setup.grid.at.to_string());
-        let origin = Some(OriginHash::of(&grid, &Origin::new("127.0.0.1")));
-        let key = AssetKey { grid, kind, id: AssetId(id.parse().unwrap()) };
+    pub(crate) async fn share(&self, n: usize, client: &ServiceClient) {
+        let key = self.key(n);
+        let origin = Some(OriginHash::of(&key.grid, &Origin::new("127.0.0.1")));
         let bytes = Bytes::from(self.assets[n].bytes.to_vec());
         let digest = Digest::of(&bytes);
         let verdict = client.attest(&key, origin, digest, &bytes).await.unwrap();
@@ -68,12 +65,20 @@ impl World {
         assert_eq!(client.put(&key, origin, digest, Codec::Raw, bytes).await.unwrap(), Verdict::Published);
     }
 
-    pub(super) fn path(&self, n: usize) -> String {
+    /// What an asset is called.
+    pub(crate) fn key(&self, n: usize) -> AssetKey {
+        let (kind, id) = self.assets[n].query.trim_start_matches("/?").split_once("_id=").unwrap();
+        let kind = AssetKind::ALL.into_iter().find(|known| known.name() == kind).unwrap();
+        let grid = GridId::new(&self.setup.grid.at.to_string());
+        AssetKey { grid, kind, id: AssetId(id.parse().unwrap()) }
+    }
+
+    pub(crate) fn path(&self, n: usize) -> String {
         format!("{}{}", self.cap, self.assets[n].query)
     }
 
     /// Asks for an asset as a viewer does, checks what comes, and says who answered and after how long.
-    pub(super) async fn get(&self, n: usize, range: Option<&str>) -> (String, Duration) {
+    pub(crate) async fn get(&self, n: usize, range: Option<&str>) -> (String, Duration) {
         let headers: Vec<_> = range.iter().map(|range| ("Range", *range)).collect();
         let asked = Instant::now();
         let answer = get(self.setup.at, &self.path(n), &headers).await;
@@ -83,20 +88,20 @@ impl World {
         (answer.tier().to_owned(), took)
     }
 
-    pub(super) fn count(&self, counter: Counter) -> u64 {
+    pub(crate) fn count(&self, counter: Counter) -> u64 {
         self.setup.proxy.metrics().get(counter)
     }
 
-    pub(super) fn grid_asked(&self) -> usize {
+    pub(crate) fn grid_asked(&self) -> usize {
         self.setup.grid.asked("/cap-asset/").len()
     }
 
-    pub(super) async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         settled(&self.setup.proxy).await;
     }
 }
 
-pub(super) async fn settled(proxy: &Proxy) {
+pub(crate) async fn settled(proxy: &Proxy) {
     proxy.service_settled(Duration::from_secs(20)).await;
 }
 

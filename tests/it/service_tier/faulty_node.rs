@@ -60,6 +60,7 @@ struct State {
 pub(crate) struct FaultyNode {
     state: Arc<Mutex<State>>,
     url: String,
+    port: u16,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
@@ -74,7 +75,8 @@ impl FaultyNode {
     pub(crate) async fn http() -> Self {
         let state = new_state();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let at = listener.local_addr().unwrap();
+        let url = format!("http://{at}");
         let known = Arc::clone(&state);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -82,13 +84,31 @@ impl FaultyNode {
                 tokio::spawn(async move { http_connection(stream, &state).await });
             }
         });
-        Self { state, url, tasks: vec![task] }
+        Self { state, url, port: at.port(), tasks: vec![task] }
     }
 
     /// With QUIC, and no other face to fall back to.
     pub(crate) async fn quic() -> Self {
-        let state = new_state();
+        Self::array(&["127.0.0.1"]).await.remove(0)
+    }
+
+    /// The same at several addresses, with one port and one certificate.
+    pub(crate) async fn array(ips: &[&str]) -> Vec<Self> {
         let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
+        loop {
+            let mut nodes: Vec<Self> = Vec::new();
+            for ip in ips {
+                let port = nodes.first().map_or(0, |first| first.port);
+                nodes.extend(Self::quic_at(&made, SocketAddr::new(ip.parse().unwrap(), port)));
+            }
+            if nodes.len() == ips.len() {
+                return nodes;
+            }
+        }
+    }
+
+    fn quic_at(made: &rcgen::CertifiedKey<rcgen::KeyPair>, at: SocketAddr) -> Option<Self> {
+        let state = new_state();
         let certificate = made.cert.der().clone();
         let pin = pin::of(&certificate).unwrap();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
@@ -101,7 +121,8 @@ impl FaultyNode {
             .unwrap();
         tls.alpn_protocols = vec![ALPN.to_vec()];
         let config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
-        let endpoint = quinn::Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let endpoint = quinn::Endpoint::server(config, at).ok()?;
+        let port = endpoint.local_addr().unwrap().port();
         let url = format!("https://{}#pin={pin}", endpoint.local_addr().unwrap());
         let known = Arc::clone(&state);
         let task = tokio::spawn(async move {
@@ -116,7 +137,12 @@ impl FaultyNode {
                 });
             }
         });
-        Self { state, url, tasks: vec![task] }
+        Some(Self { state, url, port, tasks: vec![task] })
+    }
+
+    /// The address, with the pin, of a service whose name this is.
+    pub(crate) fn named(&self, name: &str) -> String {
+        format!("https://{name}:{}#{}", self.port, self.url.split_once('#').unwrap().1)
     }
 
     /// For a proxy that waits as long as this machine may take: what is told is who answers, not how soon.

@@ -14,6 +14,7 @@ pub(crate) mod captures;
 pub(crate) mod client;
 pub(crate) mod directors;
 pub(crate) mod fake_grid;
+pub(crate) mod mail;
 pub(crate) mod moto;
 pub(crate) mod operator;
 pub(crate) mod postgres;

@@ -1,15 +1,11 @@
-//! moto: an S3 server and an Auto Scaling service in one process, as others wrote them.
+//! PyPI's `moto`: Amazon's services as others wrote them.
 
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
-use super::within;
 use crate::service::tools;
 
-/// PyPI's `moto`: S3 as others wrote it.
 pub(crate) struct Moto {
     process: Child,
-    /// Where it listens, on 127.0.0.1.
     pub(crate) port: u16,
 }
 
@@ -22,9 +18,9 @@ impl Moto {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        within(async {
+        super::within(async {
             while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             }
         })
         .await;
@@ -46,12 +42,17 @@ impl Moto {
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
-    /// Talks to it as a stranger's S3 client does; what it prints.
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Talks to it as a stranger's client does, by boto3's `s3`, `ec2` and `asg`; what it prints.
     pub(crate) fn boto(&self, code: &str) -> String {
         let program = format!(
-            "import boto3; s3 = boto3.client('s3', endpoint_url='http://127.0.0.1:{}', region_name='us-east-1', \
-             aws_access_key_id='a', aws_secret_access_key='b'); {code}",
-            self.port
+            "import boto3, functools; client = functools.partial(boto3.client, endpoint_url='{}', \
+             region_name='us-east-1', aws_access_key_id='a', aws_secret_access_key='b'); \
+             s3, ec2, asg = client('s3'), client('ec2'), client('autoscaling')\n{code}",
+            self.url()
         );
         let output = Command::new(tools().join("python")).args(["-c", &program]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

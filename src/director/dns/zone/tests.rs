@@ -192,3 +192,94 @@ proptest! {
         }
     }
 }
+
+/// Numbers that are the same in every run.
+struct Draw(u64);
+
+impl Draw {
+    fn next(&mut self, below: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % below.max(1)
+    }
+}
+
+/// Questions as resolvers ask them: plain, with EDNS, with a cookie and a client's network, and odd ones.
+fn real_questions() -> Vec<Vec<u8>> {
+    let mut real = Vec::new();
+    for name in ["cache.example.org.", "cAcHe.ExAmPlE.oRg.", "a.b.c.cache.example.org.", "example.net.", "."]
+    {
+        for kind in [RecordType::A, RecordType::AAAA, RecordType::SOA, RecordType::ANY, RecordType::IXFR] {
+            for payload in [None, Some(512), Some(1232), Some(4096)] {
+                real.push(question(name, kind, payload).to_vec().unwrap());
+            }
+        }
+    }
+    let mut options = question("cache.example.org.", RecordType::A, None).to_vec().unwrap();
+    options[11] = 1;
+    // OPT of 1,232 bytes with a cookie (10) and a client's network (8). Source: RFC 7873, 7871.
+    options.extend(b"\0\0\x29\x04\xd0\0\0\x80\0\0\x17\0\x0a\0\x08abcdefgh\0\x08\0\x07\0\x01\x18\0\xcb\0\x71");
+    real.push(options);
+    // A name that points at itself, and one that points at its own pointer.
+    for pointers in [&b"\xc0\x0c"[..], b"\x01a\xc0\x0e", b"\x05cache\xc0\x0c"] {
+        let head = [0x12, 0x34, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        real.push([&head[..], pointers, &[0, 1, 0, 1]].concat());
+    }
+    real
+}
+
+fn changed(draw: &mut Draw, real: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = real[draw.next(real.len())].clone();
+    for _ in 0..=draw.next(6) {
+        let at = draw.next(bytes.len());
+        let value = u8::try_from(draw.next(256)).unwrap();
+        match draw.next(7) {
+            0 if !bytes.is_empty() => bytes[at] = value,
+            1 if !bytes.is_empty() => bytes[at] ^= 1 << draw.next(8),
+            2 => bytes.insert(at, value),
+            3 => bytes.truncate(at),
+            4 => bytes.extend(&real[draw.next(real.len())]),
+            5 => bytes.extend(std::iter::repeat_n(value, draw.next(700))),
+            _ if bytes.len() > 1 => {
+                bytes.remove(at);
+            }
+            _ => {}
+        }
+    }
+    bytes
+}
+
+#[test]
+fn no_change_of_a_real_question_makes_it_fail_or_answer_too_much() {
+    let (zone, nodes) = (zone(), nodes(40));
+    let real = real_questions();
+    let mut all: Vec<Vec<u8>> =
+        real.iter().flat_map(|bytes| (0..=bytes.len()).map(|length| bytes[..length].to_vec())).collect();
+    let mut draw = Draw(20_261_126);
+    all.extend((0..60_000).map(|_| changed(&mut draw, &real)));
+    let (mut answered, mut largest) = (0_usize, (0, 1));
+    for (number, bytes) in all.iter().enumerate() {
+        let is_answer = bytes.len() >= 12 && bytes[2] & 0x80 != 0;
+        for transport in [Transport::Udp, Transport::Tcp] {
+            let Some(answer) = zone.answer(&nodes, number as u64, bytes, transport) else {
+                assert!(bytes.len() < 12 || is_answer, "{bytes:02x?} deserves an answer");
+                continue;
+            };
+            answered += 1;
+            assert!(bytes.len() >= 12 && !is_answer, "two servers would answer one another for ever");
+            assert!(answer[..2] == bytes[..2] && answer[2] & 0x80 != 0);
+            assert!(answer.len() == 12 || Message::from_vec(&answer).is_ok(), "{bytes:02x?}");
+            if transport == Transport::Udp {
+                assert!(answer.len() <= usize::from(MAX_UDP_BYTES), "{bytes:02x?}");
+                if answer.len() * largest.1 > largest.0 * bytes.len() {
+                    largest = (answer.len(), bytes.len());
+                }
+            }
+        }
+        if let Some(short) = Zone::truncated(bytes) {
+            assert!(short.len() <= bytes.len() && !is_answer, "{bytes:02x?}");
+        }
+    }
+    assert!(answered > 50_000, "{answered}");
+    // What one answer may be at most beyond its question; how many there are is limited by network.
+    assert!(largest.0 <= largest.1 * 32, "{largest:?}");
+}
