@@ -293,6 +293,32 @@ async fn nothing_secret_is_shown_and_what_comes_is_bounded() {
         within(async { while !slow.body(1).await.is_empty() {} }).await;
     }
     assert_eq!(get(at, "/healthz", &[]).await.text(), "ok\n");
+    // As many open pages as there is room for, none of which reads; one more is sent away, and pages are still served.
+    let mut open = vec![events];
+    let refused = loop {
+        let mut next = Connection::open(at).await;
+        next.send("GET", "/events", &[], b"").await;
+        let head = next.head().await.unwrap();
+        if head.status != 200 {
+            break head;
+        }
+        open.push(next);
+        assert!(open.len() <= 512, "there is no end of it");
+    };
+    assert_eq!((refused.status, refused.header("retry-after").is_some(), open.len()), (503, true, 512));
+    assert_eq!(get(at, "/", &[]).await.status, 200);
+    // Who goes makes room.
+    drop(open);
+    within(async {
+        loop {
+            let mut next = Connection::open(at).await;
+            next.send("GET", "/events", &[], b"").await;
+            if next.head().await.unwrap().status == 200 {
+                return;
+            }
+        }
+    })
+    .await;
 }
 
 /// Names of metrics in a text.

@@ -165,9 +165,10 @@ impl Chronicle {
         let keys: BTreeSet<&str> =
             self.incidents.iter().filter(open).filter_map(|incident| incident.key.as_deref()).collect();
         for (key, severity, text) in array.known_troubles() {
-            if !keys.contains(key) {
-                let tell = !self.told.contains(key);
-                writes.push(Write::Report { report: report(key, severity, text), tell });
+            if !keys.contains(key)
+                && let Some(report) = report(key, severity, text)
+            {
+                writes.push(Write::Report { report, tell: !self.told.contains(key) });
             }
         }
         let led = self.leading_since.map_or(Duration::ZERO, |since| now.duration_since(since));
@@ -205,17 +206,18 @@ impl Chronicle {
             match notice.what {
                 What::Raised | What::Flapping => {
                     self.told.insert(notice.key.clone());
-                    let text = match notice.what {
-                        What::Flapping => format!("{}; it comes and goes", notice.text),
+                    let text = match (notice.what, notice.key.strip_prefix("node ")) {
+                        (What::Flapping, Some(name)) => format!("{name} comes and goes"),
+                        (What::Flapping, None) => format!("{}; it comes and goes", notice.text),
                         _ => notice.text.clone(),
                     };
                     let report = report(&notice.key, notice.severity, &text);
-                    writes.push(Write::Report { report, tell: false });
+                    writes.extend(report.map(|report| Write::Report { report, tell: false }));
                 }
                 What::Cleared => {
                     self.told.remove(&notice.key);
                     let (key, text) = (notice.key.clone(), public_text(&notice.key, &notice.text));
-                    writes.push(Write::Resolve { key, text, tell: false });
+                    writes.extend(text.map(|text| Write::Resolve { key, text, tell: false }));
                 }
                 What::Reminder => {}
             }
@@ -330,20 +332,22 @@ pub(super) const fn catalog_state(storage: &StorageView, catalog: bool) -> State
     }
 }
 
-fn report(key: &str, severity: Severity, text: &str) -> Report {
+/// What the public is told of a trouble that operators are told of; `None` when it does not concern the public.
+fn report(key: &str, severity: Severity, text: &str) -> Option<Report> {
     let affected = key.strip_prefix("node ").map(ToOwned::to_owned).into_iter().collect();
-    Report { key: key.to_owned(), severity, text: public_text(key, text), affected, by: Author::Director }
+    let text = public_text(key, text)?;
+    Some(Report { key: key.to_owned(), severity, text, affected, by: Author::Director })
 }
 
 /// What operators are told may name what went wrong in the words of a cloud or a system; the public learns what it
-/// means.
-fn public_text(key: &str, text: &str) -> String {
-    match key {
-        "opening" if text.contains("could not") => "A further node could not be opened".into(),
-        _ if key.starts_with("report ") && text.contains("does not say") => {
-            format!("How {} is, is not known", key.trim_start_matches("report "))
-        }
-        _ => crate::fleet::incidents::public(text),
+/// means, and nothing of what only costs or may come to be.
+fn public_text(key: &str, text: &str) -> Option<String> {
+    let (kind, _) = key.split_once(' ').unwrap_or((key, ""));
+    match kind {
+        "report" | "certificate" | "closing" => None,
+        "opening" if text.contains("could not") => Some("A further node could not be opened".into()),
+        "opening" => Some("Nodes can be opened again".into()),
+        _ => Some(crate::fleet::incidents::public(text)),
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) fn render(service: &str, books: &Books, range: Range, now: u64) -> St
     let mut html = head(&escape(&format!("Monitoring – {service}")), true);
     let _ = write!(
         html,
-        "<header><h1>{}</h1><p class=\"quiet\">For operators: how busy the nodes are, as this director has seen it since \
+        "<header><h1>{}: monitoring</h1><p class=\"quiet\">For operators: how busy the nodes are, as this director has seen it since \
          it started. <a href=\"/\">To the status page</a></p></header>\n<main>\n<nav aria-label=\"Time shown\"><ul>",
         escape(service)
     );

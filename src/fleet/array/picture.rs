@@ -149,3 +149,104 @@ impl Array {
         quiet && self.notices.is_over(key)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::super::{ArrayRules, NodeSpec};
+    use super::*;
+    use crate::fleet::health::{HealthRules, Probe};
+    use crate::fleet::notices::NoticeRules;
+    use crate::fleet::report::Capacity;
+
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    fn array(now: Instant) -> Array {
+        let spec = |name: &str| NodeSpec {
+            name: name.into(),
+            url: format!("https://{name}:8443"),
+            addresses: vec![],
+            handle: String::new(),
+        };
+        let rules = ArrayRules {
+            health: HealthRules::every(INTERVAL),
+            scaling: None,
+            capacity: Capacity::default(),
+            notices: NoticeRules::default(),
+        };
+        Array::new(rules, vec![spec("lynx"), spec("otter")], now)
+    }
+
+    fn probe(array: &mut Array, now: Instant, name: &str, said: Option<&str>) {
+        let ready = Probe::Ready { latency: Duration::ZERO, storage: true };
+        let probe = if said.is_some() { ready } else { Probe::Refused };
+        array.probed(now, name, now, probe, said.and_then(|text| NodeReport::parse(text.as_bytes())));
+    }
+
+    const WELL: &str = r#"{"store":{"canary":true},"catalog":{"primary":true}}"#;
+    const NO_STORE: &str = r#"{"store":{"canary":false},"catalog":{"primary":true}}"#;
+
+    #[test]
+    fn what_lies_behind_is_judged_by_the_nodes_that_are_there_and_meant_to_be() {
+        let mut now = Instant::now();
+        let mut array = array(now);
+        let unknown = StorageView::default();
+        assert_eq!(array.storage_view(), unknown);
+        assert!(array.members(now).iter().all(|member| member.state == State::Unknown));
+        for (otter, lynx, store) in
+            [(WELL, WELL, State::Healthy), (NO_STORE, WELL, State::Amber), (NO_STORE, NO_STORE, State::Lost)]
+        {
+            now += INTERVAL;
+            probe(&mut array, now, "otter", Some(otter));
+            probe(&mut array, now, "lynx", Some(lynx));
+            assert_eq!(array.storage_view(), StorageView { store, catalog: State::Healthy });
+        }
+        // One that is away by plan has nothing to say about what is wrong.
+        let mark = Maintenance { until: 100, reason: "disk".into() };
+        array.maintenance(5, &BTreeMap::from([("otter".to_owned(), mark)]));
+        probe(&mut array, now, "lynx", Some(WELL));
+        assert_eq!(array.storage_view().store, State::Healthy);
+        assert_eq!(array.members(now).iter().filter(|it| it.state == State::Maintenance).count(), 1);
+    }
+
+    #[test]
+    fn a_trouble_is_over_when_the_node_is_back_or_gone_and_operators_know() {
+        let mut now = Instant::now();
+        let mut array = array(now);
+        // Nobody has looked yet: who begins with a lost node does not say that it is back.
+        assert!(!array.is_over("node otter"));
+        assert!(array.is_over("node elk") && array.is_over("limit"));
+        probe(&mut array, now, "otter", Some(WELL));
+        assert!(array.is_over("node otter"));
+        for _ in 0..12 {
+            now += INTERVAL;
+            probe(&mut array, now, "otter", None);
+            array.tick(now);
+        }
+        assert!(!array.is_over("node otter"));
+        assert_eq!(array.known_troubles().map(|(key, ..)| key).collect::<Vec<_>>(), ["node otter"]);
+        for _ in 0..12 {
+            now += INTERVAL;
+            probe(&mut array, now, "otter", Some(WELL));
+            array.tick(now);
+        }
+        assert!(array.is_over("node otter") && array.known_troubles().count() == 0);
+    }
+
+    #[test]
+    fn the_hit_ratio_is_of_what_was_read_between_two_reports() {
+        let report = |reads: u64, hits: u64| {
+            let text = format!(r#"{{"counters":{{"reads":{reads},"hits":{hits}}}}}"#);
+            NodeReport::parse(text.as_bytes()).unwrap()
+        };
+        assert_eq!(hits(None, &report(10, 5)), None);
+        assert_eq!(hits(Some(&report(10, 5)), &report(10, 5)), None);
+        assert_eq!(hits(Some(&report(10, 5)), &report(30, 20)), Some(0.75));
+        assert_eq!(hits(Some(&report(10, 5)), &report(3, 1)), None, "it has started anew");
+        assert_eq!(hits(Some(&report(0, 0)), &report(1, 9)), Some(1.0), "nonsense is bounded");
+    }
+}
