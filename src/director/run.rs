@@ -167,6 +167,8 @@ enum Write {
     Chronicle(chronicle::Write, i64),
 }
 
+/// Names of closed nodes that are not given again.
+const MAX_NAMED: usize = 32;
 /// Writes that wait; a node's next step is written again when one was lost.
 const MAX_WRITES: usize = 1024;
 
@@ -266,6 +268,7 @@ impl Director {
             until: None,
             catalog: false,
             naming: BTreeSet::new(),
+            named: VecDeque::new(),
         };
         tasks.spawn(work.run(written));
         Ok(Self { dns, status, picture: picture_told, notices, leave, tasks })
@@ -327,6 +330,8 @@ struct Work {
     writes: mpsc::Sender<Write>,
     /// Names given to nodes that are being opened.
     naming: BTreeSet<String>,
+    /// Those of nodes closed lately: another one is not to be taken for them.
+    named: VecDeque<String>,
     array: Array,
     answers: watch::Sender<Arc<Answers>>,
     picture: watch::Sender<Picture>,
@@ -456,6 +461,10 @@ impl Work {
                 }
             }
             Command::Close(spec, reason) => {
+                if self.named.len() >= MAX_NAMED {
+                    self.named.pop_front();
+                }
+                self.named.push_back(spec.name.clone());
                 tracing::info!(node = spec.name, ?reason, "a node is closed");
                 self.close(spec, events, running);
             }
@@ -486,8 +495,11 @@ impl Work {
 
     fn open(&mut self, events: &mpsc::Sender<Event>, running: &mut JoinSet<()>) {
         let members = self.array.members(Instant::now());
-        let taken =
-            |name: &str| self.naming.contains(name) || members.iter().any(|member| member.name == name);
+        let taken = |name: &str| {
+            self.naming.contains(name)
+                || self.named.iter().any(|named| named == name)
+                || members.iter().any(|member| member.name == name)
+        };
         let name = names::unused(rand::random(), &taken);
         self.naming.insert(name.clone());
         let (provisioner, events) = (self.provisioner.clone(), events.clone());

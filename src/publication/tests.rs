@@ -3,7 +3,6 @@ use proptest::prelude::*;
 
 use super::{
     Attestation, Count, Policy, Reader, Record, Served, Tag, Verdict, answer, attest, body_arrived, distrust,
-    is_disputed,
 };
 use crate::asset::Digest;
 

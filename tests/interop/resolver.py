@@ -75,9 +75,9 @@ def many():
     assert cut.flags & dns.flags.TC and not cut.answer, cut
     question = dns.message.make_query(NAME, "AAAA")
     answer, over_tcp = dns.query.udp_with_fallback(question, **UDP)
-    assert over_tcp and len(values(answer)) == 24, answer
+    assert over_tcp and len(values(answer)) == 40, answer
     roomy = ask(NAME, "AAAA", dns.query.udp, use_edns=0, payload=4096)
-    assert not roomy.flags & dns.flags.TC and len(values(roomy)) == 24, roomy
+    assert not roomy.flags & dns.flags.TC and len(values(roomy)) == 40, roomy
     seen = set()
     for _ in range(60):
         seen.update(values(ask(NAME, "AAAA", dns.query.tcp)))
@@ -88,7 +88,7 @@ def many():
 
 resolver = dns.resolver.Resolver(configure=False)
 resolver.nameservers, resolver.port = ["127.0.0.1"], PORT
-assert len(list(resolver.resolve(NAME, "AAAA"))) == {"FEW": 2, "MANY": 24}[sys.argv[2]]
+assert len(list(resolver.resolve(NAME, "AAAA"))) == {"FEW": 2, "MANY": 40}[sys.argv[2]]
 try:
     resolver.resolve("nothing.cache.example.org.", "A")
 except dns.resolver.NXDOMAIN:

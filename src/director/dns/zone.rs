@@ -17,8 +17,9 @@ use crate::fleet::answers::Answers;
 const MAX_UDP_BYTES: u16 = 1232;
 /// The same for who does not say what they take. Source: RFC 1035, 4.2.1.
 const PLAIN_UDP_BYTES: u16 = 512;
-/// The most addresses in one answer. Beyond it each answer has others, as the order rotates.
-const MAX_ADDRESSES: usize = 24;
+/// The most addresses of each family in one answer: as many as fit, and as proxies take. Beyond it each answer has
+/// others, as the order rotates.
+const MAX_ADDRESSES: [usize; 2] = [64, 40];
 /// How long resolvers remember that there is nothing.
 const NEGATIVE_TTL: u32 = 60;
 /// For what does not change: the name servers and the start of authority.
@@ -164,8 +165,11 @@ impl Zone {
         let record = |ttl, data| Record::from_rdata(owner.clone(), ttl, data);
         match asked {
             RecordType::A | RecordType::AAAA => {
-                let addresses = nodes.addresses(number, asked == RecordType::AAAA);
-                response.add_answers(addresses.into_iter().take(MAX_ADDRESSES).map(|address| {
+                let six = asked == RecordType::AAAA;
+                let addresses = nodes.addresses(number, six);
+                let [fours, sixes] = MAX_ADDRESSES;
+                let most = if six { sixes } else { fours };
+                response.add_answers(addresses.into_iter().take(most).map(|address| {
                     let data = match address {
                         IpAddr::V4(v4) => RData::A(A(v4)),
                         IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
