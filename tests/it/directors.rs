@@ -1,6 +1,7 @@
 //! The array as an operator runs it: directors, nodes, PostgreSQL, an S3 server and proxies, each a process of its
 //! own, on loopback addresses; killed, stopped and started again while sessions are replayed through them. `dig` and
-//! the status page say what the directors make of it; a replay compares every byte.
+//! the status page say what the directors make of it; a replay compares every byte. Figures are printed.
+#![allow(clippy::print_stderr)]
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -327,7 +328,7 @@ fn region(number: u64) -> OriginHash {
 }
 
 impl Crowd {
-    fn come(service: &str, resolver: SocketAddr, assets: Arc<Vec<(AssetKey, Bytes)>>, rate: u64) -> Self {
+    fn come(service: &str, resolver: SocketAddr, assets: &Arc<Vec<(AssetKey, Bytes)>>, rate: u64) -> Self {
         let (rate, counts) = (Arc::new(AtomicU64::new(rate)), Arc::new(Counts::default()));
         let mut tasks = tokio::task::JoinSet::new();
         for number in 0..CLIENTS {
@@ -335,7 +336,7 @@ impl Crowd {
             address.resolver = Resolver::Server(resolver);
             let client = ServiceClient::new(address, None).unwrap();
             let region = region(number);
-            let (rate, counts, assets) = (Arc::clone(&rate), Arc::clone(&counts), Arc::clone(&assets));
+            let (rate, counts, assets) = (Arc::clone(&rate), Arc::clone(&counts), Arc::clone(assets));
             tasks.spawn(async move {
                 for turn in 0_usize.. {
                     let each =
@@ -403,7 +404,7 @@ async fn the_array_follows_its_load() {
     drop(seeding);
 
     // By day: one node at 90 % of what it can, and another is opened, named, and used.
-    let crowd = Crowd::come(&service, director.dns, Arc::new(assets), 54);
+    let crowd = Crowd::come(&service, director.dns, &Arc::new(assets), 54);
     director.until_named(ZONE, &hosts, PATIENCE).await;
     let busy = |picture: &Value| {
         let nodes = picture["nodes"].as_array().unwrap();
