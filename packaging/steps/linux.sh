@@ -41,6 +41,8 @@ linux_tree() {
   # That one is the node's, and not for everybody's eyes; this one is the template for residents.
   install -D -m 644 packaging/rezcache.toml "$root/usr/share/doc/rezcache/examples/rezcache.toml"
   install -m 644 packaging/doc/*.md CHANGELOG.md "$root/usr/share/doc/rezcache/"
+  install -D -m 644 -t "$root/usr/share/doc/rezcache/monitoring" packaging/monitoring/*
+  install -D -m 755 -t "$root/usr/share/doc/rezcache/examples" packaging/examples/*
   install -D -m 644 packaging/systemd/rezcache.service "$root/usr/lib/systemd/user/rezcache.service"
   install -D -m 644 packaging/systemd/rezcache-serve.service "$root/usr/lib/systemd/system/rezcache-serve.service"
   install -m 644 packaging/systemd/rezcache-director.service "$root/usr/lib/systemd/system/"

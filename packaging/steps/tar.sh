@@ -8,8 +8,10 @@ package_tar() {
   arch=${linux_triple%%-*}
   name=rezcache-$VERSION-linux-$arch
   tree=$WORK/stage/tar/$name
-  mkdir -p "$tree"/{bin,man,completions,systemd,doc}
+  mkdir -p "$tree"/{bin,man,completions,systemd,doc,monitoring,examples}
   install -m 644 packaging/doc/*.md CHANGELOG.md "$tree/doc/"
+  install -m 644 packaging/monitoring/* "$tree/monitoring/"
+  install -m 755 packaging/examples/* "$tree/examples/"
   install -m 755 "$linux_program" "$tree/bin/rezcache"
   for page in "$WORK"/files/man/*.1; do install -m 644 "$page" "$tree/man/"; done
   install -m 644 "$WORK/files/completions/rezcache.bash" "$WORK/files/completions/_rezcache" \

@@ -245,7 +245,8 @@ impl Director {
                     service: config.zone.trim_end_matches('.').to_owned(),
                     director: config.name.clone(),
                 };
-                let started = StatusServer::start(served, picture_told.clone(), chronicle.books()).await;
+                let started =
+                    StatusServer::start(served, picture_told.clone(), chronicle.books(), dns.counts()).await;
                 Some(started.map_err(|source| DirectorError::Status { address: listen, source })?)
             }
         };

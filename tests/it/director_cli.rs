@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::cli::{Run, rezcache};
-use crate::support::directors::{DirectorProcess, Orphans, free_port};
+use crate::support::directors::{DirectorProcess, Orphans, Webhook, free_port};
 
 const ZONE: &str = "cache.example.org";
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -89,6 +89,48 @@ async fn one_director_leads_whatever_becomes_of_the_other() {
     // Who leaves in order gives the lead up.
     assert_eq!(second.terminate(), Some(0));
     first.until("leading again", PATIENCE, leads).await;
+}
+
+/// `rezcache director incident open|update|close` and `rezcache director alert-test`, as the guide shows them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_tell_the_public_and_try_their_alerts() {
+    let folder = tempfile::tempdir().unwrap();
+    let webhook = Webhook::start().await;
+    let config = format!(
+        "[director]\nname = \"crane\"\nzone = \"{ZONE}\"\ndns_listen = \"127.0.0.1:0\"\nns = [\"ns1.example.org\"]\n\
+         status_listen = \"127.0.0.1:0\"\ncatalog = \"sqlite://{}\"\nprobe_interval_s = 1\n\
+         [[node]]\nname = \"otter\"\nurl = \"https://127.0.0.1:1\"\n[alerts]\nwebhook = \"{}\"\n",
+        folder.path().join("catalog.sqlite").display(),
+        webhook.url,
+    );
+    let director = DirectorProcess::start(&folder.path().join("director"), &config, &[]);
+    let file = folder.path().join("director/director.toml");
+    let run =
+        |words: &[&str]| rezcache(&[&["director"], words, &["--config", file.to_str().unwrap()]].concat());
+    let title = "Textures arrive slowly";
+    let opened = run(&["incident", "open", title, "--text", "We are looking for the reason."]);
+    assert_eq!(opened.code, 0, "{opened:?}");
+    let shown = |what: &'static str| {
+        move |picture: &Value| {
+            let incidents = picture["incidents"].as_array().cloned().unwrap_or_default();
+            incidents.iter().any(|it| it["title"] == title && it.to_string().contains(what))
+        }
+    };
+    let picture = director.until("shown", PATIENCE, shown("We are looking for the reason.")).await;
+    let incidents = picture["incidents"].as_array().unwrap();
+    let id = incidents.iter().find(|it| it["title"] == title).unwrap()["id"].to_string();
+    assert_eq!(run(&["incident", "update", &id, "A disk was full."]).code, 0);
+    director.until("updated", PATIENCE, shown("A disk was full.")).await;
+    assert_eq!(run(&["incident", "close", &id, "All is as it should be."]).code, 0);
+    director.until("closed", PATIENCE, shown("All is as it should be.")).await;
+    let again = run(&["incident", "close", &id]);
+    assert!(again.code == 1 && !again.err.is_empty(), "{again:?}");
+
+    let tested = run(&["alert-test"]);
+    assert!(tested.code == 0 && tested.out == "webhook: sent\n", "{tested:?}");
+    webhook.until("test", "raised", PATIENCE).await;
+    let nobody = rezcache(&["director", "alert-test", "--data-dir", folder.path().to_str().unwrap()]);
+    assert!(nobody.code == 1 && nobody.err.contains("nobody is to be told"), "{nobody:?}");
 }
 
 #[test]

@@ -105,15 +105,15 @@ fn operators<B>(request: &Request<B>, peer: IpAddr, site: &Site) -> Response<Bod
              proxy; or the setting monitoring_public opens it to everybody.";
         return made(StatusCode::FORBIDDEN, HTML, NOT_KEPT, page::trouble("This is for operators", sentence));
     }
-    let range = monitoring::range(request.uri().query());
+    let (range, hours) = (monitoring::range(request.uri().query()), site.picture.borrow().node_hours);
     match request.uri().path() {
         "/metrics" => made(StatusCode::OK, prometheus::CONTENT_TYPE, NOT_KEPT, metrics::render(site)),
         "/monitoring" => {
-            let page = monitoring::render(&site.config.service, &site.books, range, wall());
+            let page = monitoring::render(&site.config.service, &site.books, hours, range, wall());
             made(StatusCode::OK, HTML, NOT_KEPT, page)
         }
         _ => {
-            let parts = monitoring::parts(&site.books, range, wall());
+            let parts = monitoring::parts(&site.books, hours, range, wall());
             made(StatusCode::OK, JSON, NOT_KEPT, serde_json::to_vec(&parts).unwrap_or_default())
         }
     }

@@ -115,6 +115,10 @@ pub(super) fn render(site: &Site) -> String {
     ] {
         text.one(name, kind, help, number(value));
     }
+    for (name, count) in site.dns.all() {
+        let help = "What the name server did with questions and connections, by its name.";
+        text.one(&format!("{name}_total"), "counter", help, number(count));
+    }
     text.0
 }
 

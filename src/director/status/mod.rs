@@ -38,7 +38,7 @@ use limits::{Place, Places};
 use view::View;
 
 use super::chronicle::Books;
-use super::dns::{ResponseLimit, Verdict};
+use super::dns::{DnsCounts, ResponseLimit, Verdict};
 use super::run::Picture;
 use crate::support::addresses::is_public;
 use crate::support::patient::Patient;
@@ -92,6 +92,7 @@ struct Site {
     config: StatusConfig,
     picture: watch::Receiver<Picture>,
     books: Arc<Books>,
+    dns: Arc<DnsCounts>,
     shown: Mutex<Option<(Instant, Arc<Shown>)>>,
     parts: watch::Sender<Parts>,
     connections: Arc<Places>,
@@ -105,6 +106,7 @@ impl StatusServer {
         config: StatusConfig,
         picture: watch::Receiver<Picture>,
         books: Arc<Books>,
+        dns: Arc<DnsCounts>,
     ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(config.listen).await?;
         let address = listener.local_addr()?;
@@ -112,6 +114,7 @@ impl StatusServer {
             config,
             picture,
             books,
+            dns,
             shown: Mutex::default(),
             parts: watch::Sender::new(Parts::default()),
             connections: Places::new(CONNECTIONS.0, CONNECTIONS.1),

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::page::{foot, head};
 use super::plot::{self, Line, Plot, Scale};
 use crate::director::chronicle::Books;
+use crate::fleet::costs::NodeHours;
 use crate::fleet::series::{Range, Sample, Series, WHOLE};
 use crate::support::page_text::{clock, counted, date, escape};
 
@@ -38,7 +39,7 @@ const PLOTS: [(&str, &str, Scale, Value); 5] = [
 ];
 
 /// The whole page.
-pub(super) fn render(service: &str, books: &Books, range: Range, now: u64) -> String {
+pub(super) fn render(service: &str, books: &Books, hours: NodeHours, range: Range, now: u64) -> String {
     let mut html = head(&escape(&format!("Monitoring – {service}")), true);
     let _ = write!(
         html,
@@ -56,8 +57,8 @@ pub(super) fn render(service: &str, books: &Books, range: Range, now: u64) -> St
         };
     }
     html.push_str("</ul></nav>\n");
-    let parts = parts(books, range, now);
-    for (id, title) in [("plots", "Plots"), ("table", "Now, as numbers")] {
+    let parts = parts(books, hours, range, now);
+    for (id, title) in [("plots", "Plots"), ("table", "Now, as numbers"), ("costs", "Node-hours")] {
         let _ = writeln!(
             html,
             "<section aria-labelledby=\"about-{id}\"><h2 id=\"about-{id}\">{title}</h2><div \
@@ -76,16 +77,35 @@ pub(super) fn render(service: &str, books: &Books, range: Range, now: u64) -> St
 }
 
 /// The parts that change, by their ids.
-pub(super) fn parts(books: &Books, range: Range, now: u64) -> BTreeMap<&'static str, String> {
+pub(super) fn parts(
+    books: &Books,
+    hours: NodeHours,
+    range: Range,
+    now: u64,
+) -> BTreeMap<&'static str, String> {
     books.series(|series| {
         let names = busiest(series, range, now);
         let updated = format!("Last updated {}, {}:{:02} UTC", date(now), clock(now), now % 60);
         BTreeMap::from([
             ("plots", plots(series, &names, range, now)),
             ("table", table(series, range, now)),
+            ("costs", costs(hours)),
             ("updated", updated),
         ])
     })
+}
+
+/// What the nodes cost, since this director started.
+fn costs(hours: NodeHours) -> String {
+    format!(
+        "<p>{:.2} since this director started: {:.2} serving, {:.2} starting, {:.2} on their way out. {:.2} of them are \
+         nodes of the fixed list.</p>",
+        hours.total(),
+        hours.serving,
+        hours.starting,
+        hours.ending,
+        hours.listed
+    )
 }
 
 /// The nodes that get a line, in the order of their names.

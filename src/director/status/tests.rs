@@ -132,6 +132,7 @@ fn site(picture: Picture, monitoring_public: bool) -> Site {
         },
         picture: told,
         books: Arc::default(),
+        dns: Arc::default(),
         shown: Mutex::default(),
         parts: watch::Sender::new(Parts::default()),
         connections: Places::new(4, 2),
