@@ -161,7 +161,6 @@ pub(super) const SCALING_KEYS: Keys = (
         "after_close",
         "step",
         "smoothing_s",
-        "smoothing_s",
         "startup_s",
         "calm_s",
         "cooldown_s",

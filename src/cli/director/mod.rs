@@ -24,7 +24,7 @@ use crate::support::files;
 /// What stands at the end of the help.
 const EXAMPLES: &str = "Examples:
   rezcache director --config director.toml
-  rezcache director maintain otter --until 2h --reason \"new disks\" --config director.toml
+  rezcache director maintain otter --until 2h --reason disks --config director.toml
   rezcache director maintain otter --end --config director.toml
 
 Two or more directors run from the same configuration, each on its own machine; the catalog decides which of them

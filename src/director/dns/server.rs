@@ -72,14 +72,17 @@ fn count(counter: &AtomicU64) {
 struct Shared {
     zone: Zone,
     answers: watch::Receiver<Arc<Answers>>,
-    number: AtomicU64,
+    /// Questions for addresses so far, by family.
+    numbers: [AtomicU64; 2],
     counts: Arc<DnsCounts>,
 }
 
 impl Shared {
     fn answer(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let nodes = Arc::clone(&self.answers.borrow());
-        let answer = self.zone.answer(&nodes, self.number.fetch_add(1, Ordering::Relaxed), bytes, transport);
+        let [fours, sixes] = &self.numbers;
+        let number = |six| if six { sixes } else { fours }.fetch_add(1, Ordering::Relaxed);
+        let answer = self.zone.answer(&nodes, &number, bytes, transport);
         count(if answer.is_some() { &self.counts.answered } else { &self.counts.ignored });
         answer
     }
@@ -111,7 +114,7 @@ impl DnsServer {
         let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
         let counts = Arc::new(DnsCounts::default());
         let shared =
-            Arc::new(Shared { zone, answers, number: AtomicU64::new(0), counts: Arc::clone(&counts) });
+            Arc::new(Shared { zone, answers, numbers: Default::default(), counts: Arc::clone(&counts) });
         let mut tasks = JoinSet::new();
         tasks.spawn(udp(socket, Arc::clone(&shared)));
         tasks.spawn(tcp(listener, shared));

@@ -81,12 +81,13 @@ impl Zone {
     }
 
     /// The answer to a message; `None` for what deserves none: too short to say whom to answer, or itself an
-    /// answer (two servers that answer each other never end). `number` grows with each question.
+    /// answer (two servers that answer each other never end). `number` says which question
+    /// this is for addresses of IPv6, or of IPv4; it grows by one with each.
     #[must_use]
     pub fn answer(
         &self,
         nodes: &Answers,
-        number: u64,
+        number: &dyn Fn(bool) -> u64,
         bytes: &[u8],
         transport: Transport,
     ) -> Option<Vec<u8>> {
@@ -145,7 +146,7 @@ impl Zone {
         encode(&response, PLAIN_UDP_BYTES)
     }
 
-    fn fill(&self, response: &mut Message, query: &Query, nodes: &Answers, number: u64) {
+    fn fill(&self, response: &mut Message, query: &Query, nodes: &Answers, number: &dyn Fn(bool) -> u64) {
         let asked = query.query_type();
         if !self.name.zone_of(query.name())
             || !matches!(query.query_class(), DNSClass::IN | DNSClass::ANY)
@@ -166,7 +167,7 @@ impl Zone {
         match asked {
             RecordType::A | RecordType::AAAA => {
                 let six = asked == RecordType::AAAA;
-                let addresses = nodes.addresses(number, six);
+                let addresses = nodes.addresses(number(six), six);
                 let [fours, sixes] = MAX_ADDRESSES;
                 let most = if six { sixes } else { fours };
                 response.add_answers(addresses.into_iter().take(most).map(|address| {
