@@ -24,10 +24,14 @@ fn nodes(addresses: &[&str]) -> Arc<Answers> {
 }
 
 async fn start(addresses: &[&str]) -> (DnsServer, watch::Sender<Arc<Answers>>) {
+    start_at("127.0.0.1:0", addresses).await
+}
+
+async fn start_at(listen: &str, addresses: &[&str]) -> (DnsServer, watch::Sender<Arc<Answers>>) {
     let (tell, told) = watch::channel(nodes(addresses));
     let servers = ["ns1.example.org.".to_owned(), "ns2.example.org.".to_owned()];
     let zone = Zone::new(NAME, &servers, 5, 2026).unwrap();
-    (DnsServer::start("127.0.0.1:0".parse().unwrap(), zone, told).await.unwrap(), tell)
+    (DnsServer::start(listen.parse().unwrap(), zone, told).await.unwrap(), tell)
 }
 
 /// What `dig` prints; its exit status must be 0: a message that it cannot read is an error to it.
@@ -204,6 +208,46 @@ async fn connections_are_bounded_and_silent_ones_end() {
         }
     })
     .await;
+}
+
+/// A machine with several addresses, bound to "any" of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_answer_comes_from_the_address_that_was_asked() {
+    for (listen, asked) in
+        [("0.0.0.0:0", &["127.0.0.1", "127.0.0.105"][..]), ("[::]:0", &["::1", "127.0.0.106"])]
+    {
+        let (server, _tell) = start_at(listen, &["192.0.2.1"]).await;
+        for host in asked {
+            let at = SocketAddr::new(host.parse().unwrap(), server.address().port());
+            for transport in ["+notcp", "+tcp"] {
+                let text = dig(at, &format!("{transport} +short {NAME} A")).await;
+                assert_eq!(lines(&text), ["192.0.2.1"], "{listen} asked at {host} {transport}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_network_does_not_take_all_connections() {
+    let (server, _tell) = start_at("0.0.0.0:0", &["192.0.2.1"]).await;
+    let at = SocketAddr::new("127.0.0.1".parse().unwrap(), server.address().port());
+    let mut held = Vec::new();
+    // Ten each from forty addresses of one /24.
+    for host in 1..=40 {
+        for _ in 0..10 {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(format!("127.0.1.{host}:0").parse().unwrap()).unwrap();
+            held.push(within(socket.connect(at)).await.unwrap());
+        }
+    }
+    let counts = server.counts();
+    within(async {
+        while counts.refused.load(Ordering::Relaxed) < 400 - 64 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert!(dig_works(at).await, "others come through");
 }
 
 async fn dig_works(at: SocketAddr) -> bool {

@@ -74,7 +74,7 @@ impl ResponseLimit {
 }
 
 /// What one customer usually has: a /24, or a /56.
-fn network(address: IpAddr) -> [u8; 8] {
+pub(super) fn network(address: IpAddr) -> [u8; 8] {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
             let [a, b, c, _] = v4.octets();

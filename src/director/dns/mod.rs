@@ -3,6 +3,7 @@
 
 mod limit;
 mod server;
+mod udp;
 mod zone;
 
 pub use limit::{ResponseLimit, Verdict};

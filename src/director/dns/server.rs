@@ -13,7 +13,8 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::limit::{ResponseLimit, Verdict};
+use super::limit::{ResponseLimit, Verdict, network};
+use super::udp::Socket;
 use super::zone::{Transport, Zone};
 use crate::fleet::answers::Answers;
 
@@ -25,6 +26,8 @@ const ANSWERS_AT_ONCE: u16 = 200;
 /// Connections in all, and from one address.
 const MAX_CONNECTIONS: usize = 512;
 const MAX_CONNECTIONS_EACH: usize = 16;
+/// From one network, /24 or /56: questions over UDP are counted by it too.
+const MAX_CONNECTIONS_NETWORK: usize = 64;
 /// A connection that asks nothing for so long, or does not take its answer, is closed.
 const IDLE: Duration = Duration::from_secs(10);
 /// Questions on one connection, and how long it may ask them: who asks slowly takes a place from others.
@@ -86,6 +89,26 @@ impl Shared {
         count(if answer.is_some() { &self.counts.answered } else { &self.counts.ignored });
         answer
     }
+
+    /// The answer to one datagram, if it deserves one.
+    fn datagram(&self, limit: &mut ResponseLimit, question: &[u8], from: SocketAddr) -> Option<Vec<u8>> {
+        // Port 0 cannot be answered, and below it sit services that would answer our answer.
+        if from.port() == 0 || question.len() > MAX_QUESTION {
+            count(&self.counts.ignored);
+            return None;
+        }
+        match limit.judge(Instant::now(), from.ip()) {
+            Verdict::Answer => self.answer(question, Transport::Udp),
+            Verdict::Truncate => {
+                count(&self.counts.truncated);
+                Zone::truncated(question)
+            }
+            Verdict::Drop => {
+                count(&self.counts.dropped);
+                None
+            }
+        }
+    }
 }
 
 /// A running name server; dropping it closes its sockets.
@@ -116,7 +139,7 @@ impl DnsServer {
         let shared =
             Arc::new(Shared { zone, answers, numbers: Default::default(), counts: Arc::clone(&counts) });
         let mut tasks = JoinSet::new();
-        tasks.spawn(udp(socket, Arc::clone(&shared)));
+        tasks.spawn(udp(Socket::new(socket)?, Arc::clone(&shared)));
         tasks.spawn(tcp(listener, shared));
         Ok(Self { address, counts, _tasks: tasks })
     }
@@ -134,9 +157,9 @@ impl DnsServer {
     }
 }
 
-async fn udp(socket: UdpSocket, shared: Arc<Shared>) {
+async fn udp(mut socket: Socket, shared: Arc<Shared>) {
     let mut limit = ResponseLimit::new(Instant::now(), ANSWERS_PER_SECOND, ANSWERS_AT_ONCE);
-    let mut buffer = vec![0; MAX_QUESTION];
+    let mut answers = Vec::new();
     loop {
         if let Err(error) = socket.readable().await {
             tracing::warn!(%error, "the name server's socket cannot be waited for");
@@ -144,57 +167,56 @@ async fn udp(socket: UdpSocket, shared: Arc<Shared>) {
             continue;
         }
         for _ in 0..TURN {
-            let (length, from) = match socket.try_recv_from(&mut buffer) {
+            let received = match socket.try_receive() {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // Somebody asked and went: on some systems the next call tells.
                 Err(_) => continue,
             };
-            let question = buffer.get(..length).unwrap_or_default();
-            // Port 0 cannot be answered, and below it sit services that would answer our answer.
-            if from.port() == 0 {
-                count(&shared.counts.ignored);
-                continue;
-            }
-            let answer = match limit.judge(Instant::now(), from.ip()) {
-                Verdict::Answer => shared.answer(question, Transport::Udp),
-                Verdict::Truncate => {
-                    count(&shared.counts.truncated);
-                    Zone::truncated(question)
-                }
-                Verdict::Drop => {
-                    count(&shared.counts.dropped);
-                    None
-                }
-            };
-            // A full socket buffer loses this answer, and the resolver asks again.
-            if let Some(answer) = answer {
-                let _ = socket.try_send_to(&answer, from);
+            let (from, to) = (received.from, received.to);
+            answers.extend(received.datagrams().filter_map(|each| shared.datagram(&mut limit, each, from)));
+            // A full socket buffer loses an answer, and the resolver asks again.
+            for answer in answers.drain(..) {
+                socket.try_send(&answer, from, to);
             }
         }
         tokio::task::yield_now().await;
     }
 }
 
-/// Connections by address, so that nobody takes all of them.
-type Callers = Arc<Mutex<HashMap<IpAddr, usize>>>;
+/// Whom connections are counted by, so that nobody takes all of them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Caller {
+    Customer(IpAddr),
+    Network([u8; 8]),
+}
+
+#[derive(Default)]
+struct Counted {
+    all: usize,
+    each: HashMap<Caller, usize>,
+}
+
+type Callers = Arc<Mutex<Counted>>;
 
 struct Place {
     callers: Callers,
-    from: IpAddr,
+    from: [Caller; 2],
 }
 
 impl Place {
     fn take(callers: &Callers, from: IpAddr) -> Option<Self> {
+        let from = [Caller::Customer(customer(from)), Caller::Network(network(from))];
         let mut counted = callers.lock().unwrap_or_else(PoisonError::into_inner);
-        if counted.values().sum::<usize>() >= MAX_CONNECTIONS {
+        let most = [MAX_CONNECTIONS_EACH, MAX_CONNECTIONS_NETWORK];
+        let full = |(caller, most)| counted.each.get(caller).copied().unwrap_or(0) >= most;
+        if counted.all >= MAX_CONNECTIONS || from.iter().zip(most).any(full) {
             return None;
         }
-        let own = counted.entry(from).or_default();
-        if *own >= MAX_CONNECTIONS_EACH {
-            return None;
+        counted.all += 1;
+        for caller in from {
+            *counted.each.entry(caller).or_default() += 1;
         }
-        *own += 1;
         drop(counted);
         Some(Self { callers: Arc::clone(callers), from })
     }
@@ -203,10 +225,13 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut counted = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = counted.get_mut(&self.from) {
-            *own -= 1;
-            if *own == 0 {
-                counted.remove(&self.from);
+        counted.all = counted.all.saturating_sub(1);
+        for caller in &self.from {
+            if let Some(own) = counted.each.get_mut(caller) {
+                *own -= 1;
+                if *own == 0 {
+                    counted.each.remove(caller);
+                }
             }
         }
     }
@@ -227,7 +252,7 @@ async fn tcp(listener: TcpListener, shared: Arc<Shared>) {
         tokio::select! {
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, from)) => match Place::take(&callers, customer(from.ip())) {
+                Ok((stream, from)) => match Place::take(&callers, from.ip()) {
                     Some(place) => {
                         let served = connection(stream, Arc::clone(&shared), place);
                         connections.spawn(async { tokio::time::timeout(LONGEST, served).await });
