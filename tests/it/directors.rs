@@ -225,7 +225,7 @@ async fn no_machine_is_missed() {
     let out = died.elapsed();
     eprintln!("a killed node was out of DNS after {out:?}, probed every {INTERVAL:?}");
     // What is over two intervals is this machine being slow at telling.
-    assert!(out < INTERVAL * 2 + Duration::from_secs(3), "{out:?}");
+    assert!(out < INTERVAL * 2 + Duration::from_secs(1), "{out:?}");
     webhook.until("node lynx", "raised", PATIENCE).await;
     let red = |picture: &Value| node(picture, "lynx")["dot"] == "red";
     second.until("red", PATIENCE, red).await;
@@ -248,7 +248,10 @@ async fn no_machine_is_missed() {
     let killed = Instant::now();
     assert_eq!(second.named(ZONE).await, HOSTS[..3].iter().map(ToString::to_string).collect::<BTreeSet<_>>());
     second.until("leading", PATIENCE, |picture| picture["leading"] == true).await;
-    eprintln!("the other director led after {:?}", killed.elapsed());
+    let led = killed.elapsed();
+    eprintln!("the other director led after {led:?}");
+    // A lead is good for five intervals, and is asked for at each.
+    assert!(led < INTERVAL * 6 + Duration::from_secs(2), "{led:?}");
     // It goes on with what the first began: a node that the first had opened dies, and is replaced.
     kill_node_at(HOSTS[2], ground.port);
     let replaced = |picture: &Value| opened(picture).is_some_and(|name| name != third);
