@@ -10,7 +10,7 @@ struct Three;
 impl Resolve for Three {
     fn resolve(&self, _: &str) -> Resolving {
         let addresses = (1..=3).map(|n| IpAddr::from([192, 0, 2, n])).collect();
-        Box::pin(async move { Ok(Resolved { addresses, ttl: Some(Duration::from_secs(600)) }) })
+        Box::pin(async move { Ok(Resolved { addresses, ttl: Some(Duration::from_secs(600)), ..Resolved::default() }) })
     }
 }
 
