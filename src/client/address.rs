@@ -38,7 +38,9 @@ pub enum AddressError {
     #[error("`{0}` is no pin; a pin is sha256: and 64 hexadecimal digits, as `rezcache serve` prints it")]
     Pin(String),
     /// What machines listen on, not what they are reached at.
-    #[error("`{0}` stands for every address of a machine, and is none to be reached at; write the machine's own")]
+    #[error(
+        "`{0}` stands for every address of a machine, and is none to be reached at; write the machine's own"
+    )]
     Unspecified(String),
     /// Plain HTTP to a public address.
     #[error("{0} is a public address, and plain http would show your token to anyone on the way; use https")]

@@ -255,7 +255,9 @@ impl FoundBody {
         {
             // What came of a group or body that was not finished does not count, and comes again; so do the hashes.
             let had = match &self.state {
-                Progress::Groups { next, .. } => (next * groups::GROUP_BYTES as u64).min(end) - self.found.first,
+                Progress::Groups { next, .. } => {
+                    (next * groups::GROUP_BYTES as u64).min(end) - self.found.first
+                }
                 Progress::Start | Progress::Done => 0,
             };
             let mut receipt = self.receipt.lock().unwrap_or_else(PoisonError::into_inner);

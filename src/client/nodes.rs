@@ -185,7 +185,8 @@ impl Nodes {
         if !tried.is_empty() {
             self.0.failovers.fetch_add(1, Ordering::Relaxed);
         }
-        let running = Running { nodes: Arc::clone(&self.0), at, asked: now, patience, told: false, late: false };
+        let running =
+            Running { nodes: Arc::clone(&self.0), at, asked: now, patience, told: false, late: false };
         Some((link, running))
     }
 

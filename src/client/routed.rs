@@ -158,11 +158,19 @@ impl Inner {
                     outcome = Ok(Answer { reply, body: answer, link, running });
                 }
                 Ok((reply, body)) => {
-                    if is_quick(call) { running.answered() } else { running.heard() }
+                    if is_quick(call) {
+                        running.answered()
+                    } else {
+                        running.heard()
+                    }
                     return Ok(Answer { reply, body, link, running });
                 }
                 Err(error) if error.is_failure() => {
-                    if error == CallError::Garbled { running.wrong() } else { running.failed() }
+                    if error == CallError::Garbled {
+                        running.wrong()
+                    } else {
+                        running.failed()
+                    }
                     // That somebody is busy says more.
                     if outcome.is_err() {
                         outcome = Err(error);

@@ -3,6 +3,7 @@
 
 mod deaths;
 mod names;
+mod trouble;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -197,9 +197,8 @@ impl ServiceTier {
             let mut watched = lock(watched);
             let news = watched.sent && !watched.missed;
             watched.missed |= news;
-            let moved = |receipt: &Arc<Mutex<Receipt>>| {
-                receipt.lock().unwrap_or_else(PoisonError::into_inner).moved
-            };
+            let moved =
+                |receipt: &Arc<Mutex<Receipt>>| receipt.lock().unwrap_or_else(PoisonError::into_inner).moved;
             (news, watched.receipt.as_ref().is_some_and(moved))
         };
         let client = self.client();
