@@ -37,6 +37,11 @@ pub enum AddressError {
     /// A pin that is none.
     #[error("`{0}` is no pin; a pin is sha256: and 64 hexadecimal digits, as `rezcache serve` prints it")]
     Pin(String),
+    /// What machines listen on, not what they are reached at.
+    #[error(
+        "`{0}` stands for every address of a machine, and is none to be reached at; write the machine's own"
+    )]
+    Unspecified(String),
     /// Plain HTTP to a public address.
     #[error("{0} is a public address, and plain http would show your token to anyone on the way; use https")]
     Plain(String),
@@ -57,6 +62,9 @@ impl FromStr for ServerAddress {
         let host = uri.host().ok_or_else(form)?.trim_matches(['[', ']']).to_ascii_lowercase();
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() || host.is_empty() {
             return Err(form());
+        }
+        if host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_unspecified()) {
+            return Err(AddressError::Unspecified(host));
         }
         if !tls && host.parse::<IpAddr>().is_ok_and(is_public) {
             return Err(AddressError::Plain(host));
@@ -131,6 +139,9 @@ mod tests {
         assert_eq!(read("https://[::1]:1234").unwrap().authority(), "[::1]:1234");
         assert!(matches!(read("http://203.0.113.5"), Err(AddressError::Plain(_))));
         assert!(matches!(read("https://x#pin=sha256:12"), Err(AddressError::Pin(_))));
+        for nowhere in ["https://0.0.0.0:8443", "http://[::]", "https://[::ffff:0.0.0.0]"] {
+            assert!(matches!(read(nowhere), Err(AddressError::Unspecified(_))), "{nowhere}");
+        }
         for wrong in ["", "cache.example.org", "ftp://x", "https://", "https://x/path", "https://x#token=1"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }

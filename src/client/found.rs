@@ -1,8 +1,9 @@
 //! An asset that was found: its bytes as they come, each checked before it goes on. Where a node breaks off, another
 //! goes on, where there is one.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -26,6 +27,8 @@ pub struct Receipt {
     pub bytes: u64,
     /// When the last ones came.
     pub at: Instant,
+    /// Another node was asked to go on with it.
+    pub moved: bool,
 }
 
 pub(super) enum Body {
@@ -73,6 +76,8 @@ pub struct FoundBody {
     /// Until the last byte has come.
     running: Option<Running>,
     again: Option<Again>,
+    /// How long nothing may come before another node is asked.
+    patience: Duration,
 }
 
 /// The question, to ask it once more elsewhere.
@@ -98,7 +103,7 @@ impl Inner {
         let answer = self.call(&route, way.patience, call, None).await?;
         match answer.reply {
             Reply::Found(found) if found.total <= key.kind.max_bytes() => {
-                let receipt = Arc::new(Mutex::new(Receipt { bytes: 0, at: Instant::now() }));
+                let receipt = Arc::new(Mutex::new(Receipt { bytes: 0, at: Instant::now(), moved: false }));
                 let again = self.nodes.have_choice().then(|| Again {
                     client: Arc::clone(self),
                     way: *way,
@@ -112,6 +117,7 @@ impl Inner {
                     groups: None,
                     state: Progress::Start,
                     receipt,
+                    patience: body_patience(way.patience, answer.running.asked().elapsed()),
                     running: Some(answer.running),
                     again,
                 }))
@@ -119,6 +125,23 @@ impl Inner {
             Reply::Absent => Ok(None),
             other => Err(unexpected(other)),
         }
+    }
+}
+
+/// How long a body may stand still before another node is asked, when its header took `header` of the `patience`
+/// with the node: what that has taken the body does not get again, but for the time of a round trip. So the other
+/// one is asked before whoever waits gives up both.
+fn body_patience(patience: Duration, header: Duration) -> Duration {
+    patience.saturating_sub(header * 2 / 3).max(header.min(patience))
+}
+
+/// The node has not delivered what it had begun.
+fn broken(mut running: Running, error: &CallError) {
+    if *error == CallError::Unreachable {
+        running.failed();
+    } else {
+        tracing::warn!(node = %running.at(), %error, "a node of the cache service is left for others");
+        running.wrong();
     }
 }
 
@@ -142,6 +165,12 @@ impl FoundBody {
         self.groups.clone()
     }
 
+    /// Whether another node was asked to go on with it.
+    #[must_use]
+    pub fn has_moved(&self) -> bool {
+        self.receipt.lock().unwrap_or_else(PoisonError::into_inner).moved
+    }
+
     /// The body does not go on as it should; whoever says so does not wait for it any more.
     pub fn stalled(&mut self) {
         if let Some(running) = &mut self.running {
@@ -156,25 +185,38 @@ impl FoundBody {
     pub async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
         let mut next = self.step_in_time().await;
         // Once for each body; how long all of it may take is the caller's to say.
-        if matches!(next, None | Some(Err(CallError::Unreachable)))
+        if matches!(next, None | Some(Err(_)))
             && let Some(again) = self.again.take()
         {
-            match (self.running.take(), next) {
+            let before = self.running.take();
+            let beside = before.as_ref().map(Running::at);
+            match (before, &next) {
                 (Some(mut running), None) => running.stalled(),
-                (Some(mut running), Some(_)) => running.failed(),
-                (None, _) => {}
+                (Some(running), Some(Err(error))) => broken(running, error),
+                _ => {}
             }
-            self.go_on(again).await?;
-            next = Some(self.step().await);
+            let went_on = self.go_on(again, beside).await;
+            match (went_on, &next) {
+                (Ok(()), _) => next = Some(self.step().await),
+                // That bytes were wrong says more than that nobody else has them.
+                (Err(_), Some(Err(error))) if *error != CallError::Unreachable => {}
+                (Err(error), _) => next = Some(Err(error)),
+            }
         }
         let next = next.unwrap_or(Err(CallError::Unreachable));
         match &next {
-            Err(CallError::Unreachable) => {
-                if let Some(mut running) = self.running.take() {
-                    running.failed();
+            Err(error) => {
+                if let Some(running) = self.running.take() {
+                    broken(running, error);
+                }
+                self.state = Progress::Done;
+            }
+            Ok(Some(_)) if !matches!(self.state, Progress::Done) => {
+                // What sends bytes is there, and is no slower than its header has shown.
+                if let Some(running) = &mut self.running {
+                    running.heard();
                 }
             }
-            Ok(Some(_)) if !matches!(self.state, Progress::Done) => {}
             _ => self.running = None,
         }
         next
@@ -182,9 +224,10 @@ impl FoundBody {
 
     /// `None`: nothing has come for so long that another node may be sooner, if there is one.
     async fn step_in_time(&mut self) -> Option<Result<Option<Bytes>, CallError>> {
-        let Some(patience) = self.again.as_ref().map(|again| again.way.patience) else {
+        let Some(client) = self.again.as_ref().map(|again| Arc::clone(&again.client)) else {
             return Some(self.step().await);
         };
+        let patience = self.patience;
         let receipt = self.receipt();
         let mut last = Instant::now();
         let mut step = std::pin::pin!(self.step());
@@ -194,18 +237,32 @@ impl FoundBody {
                 next = &mut step => return Some(next),
                 () = tokio::time::sleep_until((last + patience).into()) => {
                     let came = receipt.lock().unwrap_or_else(PoisonError::into_inner).at;
-                    if came <= last {
+                    if came > last {
+                        last = came;
+                    } else if client.nodes.may_hedge() {
                         return None;
+                    } else {
+                        last = Instant::now();
                     }
-                    last = came;
                 }
             }
         }
     }
 
     /// Asks for what is still missing once more. It has to be of the same content.
-    async fn go_on(&mut self, again: Again) -> Result<(), CallError> {
+    async fn go_on(&mut self, again: Again, beside: Option<SocketAddr>) -> Result<(), CallError> {
         let end = self.found.first + self.found.length;
+        {
+            // What came of a group or body that was not finished does not count, and comes again; so do the hashes.
+            let had = match &self.state {
+                Progress::Groups { next, .. } => {
+                    (next * groups::GROUP_BYTES as u64).min(end) - self.found.first
+                }
+                Progress::Start | Progress::Done => 0,
+            };
+            let mut receipt = self.receipt.lock().unwrap_or_else(PoisonError::into_inner);
+            (receipt.bytes, receipt.moved) = (had, true);
+        }
         let (first, range) = match &self.state {
             Progress::Start => (self.found.first, again.range),
             Progress::Groups { next, .. } => {
@@ -216,7 +273,7 @@ impl FoundBody {
         };
         let route = again.way.route(&again.key.grid, Some(again.key.id), again.origin);
         let call = Call::Read { key: again.key, origin: again.origin, range, head_only: false };
-        let answer = again.client.call(&route, again.way.patience, call, None).await?;
+        let answer = again.client.call_beside(beside, &route, again.way.patience, call, None).await?;
         let Reply::Found(found) = answer.reply else { return Err(CallError::Unreachable) };
         let same = found.digest == self.found.digest
             && (found.total, found.grouped) == (self.found.total, self.found.grouped)
@@ -250,11 +307,11 @@ impl FoundBody {
                 let mut whole = BytesMut::new();
                 let length = usize::try_from(self.found.length).map_err(|_| CallError::Garbled)?;
                 self.fill(&mut whole, length).await?;
-                self.state = Progress::Done;
                 let whole = whole.freeze();
                 if self.found.length != self.found.total || Digest::of(&whole) != self.found.digest {
                     return Err(CallError::WrongBytes);
                 }
+                self.state = Progress::Done;
                 Ok(Some(whole))
             }
             Progress::Start => {
@@ -291,7 +348,6 @@ impl FoundBody {
         self.fill(&mut rest, length).await?;
         let group = rest.split_to(length).freeze();
         if !self.groups.as_ref().is_some_and(|groups| groups.check(next, &group)) {
-            self.state = Progress::Done;
             return Err(CallError::WrongBytes);
         }
         self.state = Progress::Groups { next: next + 1, rest };

@@ -34,6 +34,8 @@ const FIRST_AGAIN: Duration = Duration::from_secs(1);
 /// A node that nothing was asked of for so long loses its connection, where there are several; and when nothing
 /// was asked of any, the name is not resolved any more.
 const IDLE: Duration = Duration::from_secs(120);
+/// Whoever has heard nothing for so long has no connection, however slow the node may be.
+const NO_CONNECTION: Duration = Duration::from_millis(2_500);
 /// Addresses of a family by which it is found out whether there is a way to it.
 const ROUTES_TRIED: usize = 4;
 /// How often it is looked for what is idle.
@@ -97,6 +99,8 @@ pub(super) struct Running {
     patience: Duration,
     /// What came of it is known.
     told: bool,
+    /// It was too late, or nothing came of it any more.
+    late: bool,
 }
 
 impl Nodes {
@@ -153,9 +157,14 @@ impl Nodes {
         if self.0.state().routing.is_empty() { Err(CallError::Unreachable) } else { Ok(()) }
     }
 
-    /// Whether there is anybody else to ask when one fails.
+    /// Whether there are several nodes.
     pub(super) fn have_choice(&self) -> bool {
         self.0.state().routing.has_choice()
+    }
+
+    /// Whether there is any other address to try when one gives no connection.
+    pub(super) fn have_other(&self) -> bool {
+        self.0.state().routing.has_other()
     }
 
     /// Begins a request at the best node that was not `tried`; with `well` only at one that is not known to fail.
@@ -176,7 +185,8 @@ impl Nodes {
         if !tried.is_empty() {
             self.0.failovers.fetch_add(1, Ordering::Relaxed);
         }
-        let running = Running { nodes: Arc::clone(&self.0), at, asked: now, patience, told: false };
+        let running =
+            Running { nodes: Arc::clone(&self.0), at, asked: now, patience, told: false, late: false };
         Some((link, running))
     }
 
@@ -302,24 +312,34 @@ impl Inner {
     /// Takes what the name stands for now; `None`: there was no answer.
     fn took(&self, found: Option<Resolved>) {
         let now = Instant::now();
+        let found = found.filter(|found| !found.addresses.is_empty());
+        // This may open sockets: nobody is to wait for that.
+        let addresses = found.as_ref().map(|found| self.addresses(found));
         let mut state = self.state();
         state.resolving = false;
-        let found = found.filter(|found| !found.addresses.is_empty());
         let pause = match &found {
             Some(found) => found.ttl.unwrap_or_else(|| Duration::from_millis(rand::random_range(SYSTEM_TTL))),
             None if state.routing.is_empty() => FIRST_AGAIN,
             None => RESOLVE_AGAIN,
         };
         state.resolve_at = Some(now + pause);
-        if let Some(found) = found {
-            let port = self.address.port;
-            let mut addresses: Vec<_> = found.addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
-            keep_routable(&mut addresses);
+        if let Some(addresses) = addresses {
             state.routing.resolved(now, &addresses);
         }
         state.forget_unnamed();
         drop(state);
         self.resolved.send_modify(|times| *times = times.wrapping_add(1));
+    }
+
+    /// Those of the addresses that may be asked.
+    fn addresses(&self, found: &Resolved) -> Vec<SocketAddr> {
+        let mut addresses = found.at(self.address.port);
+        if !self.address.tls && self.address.is_loopback() {
+            // Tokens are shown there in the clear, because it is this machine.
+            addresses.retain(|address| address.ip().to_canonical().is_loopback());
+        }
+        keep_routable(&mut addresses);
+        addresses
     }
 
     /// Sees to what is idle, and to the name; whether that has to go on.
@@ -384,10 +404,27 @@ impl NodeLink {
 }
 
 impl Running {
-    /// The node has answered.
+    /// The node that was asked.
+    pub(super) const fn at(&self) -> SocketAddr {
+        self.at
+    }
+
+    /// When it was asked.
+    pub(super) const fn asked(&self) -> Instant {
+        self.asked
+    }
+
+    /// The node has answered a read, or what is as quick as one.
     pub(super) fn answered(&mut self) {
         self.told = true;
-        self.nodes.state().routing.answered(self.at);
+        let mut state = self.nodes.state();
+        if self.late { state.routing.answered_late(self.at) } else { state.routing.answered(self.at) }
+    }
+
+    /// Something has come from the node, which does not say how soon it answers reads.
+    pub(super) fn heard(&mut self) {
+        self.told = true;
+        self.nodes.state().routing.heard(self.at);
     }
 
     /// The node says that it has no time, or that it goes.
@@ -404,12 +441,19 @@ impl Running {
         self.given_up(&mut state);
     }
 
-    /// The node has not answered when others would have.
-    pub(super) fn late(&mut self) {
-        if std::mem::replace(&mut self.told, true) {
-            return;
+    /// What the node says is wrong. Others are asked first, if there are any; its address in the other family
+    /// says the same.
+    pub(super) fn wrong(&mut self) {
+        self.told = true;
+        if self.nodes.state().routing.has_choice() {
+            self.failed();
         }
-        self.missed(self.asked);
+    }
+
+    /// The node has not answered when others would have; whether it is taken for gone now.
+    pub(super) fn late(&mut self) -> bool {
+        self.late = true;
+        !std::mem::replace(&mut self.told, true) && self.missed(self.asked)
     }
 
     /// The same of a body that does not go on.
@@ -418,18 +462,24 @@ impl Running {
         self.missed(now.checked_sub(self.patience).unwrap_or(now));
     }
 
-    /// Nothing has come from the node since then.
-    fn missed(&mut self, since: Instant) {
+    /// Nothing has come from the node since then. One node alone is not left for being slow; but when nothing comes
+    /// for so long that there is no connection, its other address may give one.
+    fn missed(&mut self, since: Instant) -> bool {
+        self.late = true;
+        let now = Instant::now();
         let mut state = self.nodes.state();
-        if state.routing.has_choice() && state.routing.late(Instant::now(), self.at, since) {
+        let dead = state.routing.has_other() && now.saturating_duration_since(since) >= NO_CONNECTION;
+        let gone = (state.routing.has_choice() || dead) && state.routing.late(now, self.at, since);
+        if gone {
             self.given_up(&mut state);
         }
+        gone
     }
 
     /// Nobody waits for the node any more, and the next who tries does so on a new connection: of one to a machine
     /// that has died nothing is heard for long.
     fn given_up(&self, state: &mut State) {
-        if state.routing.has_choice()
+        if state.routing.has_other()
             && let Some(link) = state.links.get(&self.at)
         {
             link.gone.notify_waiters();

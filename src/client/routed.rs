@@ -43,10 +43,25 @@ impl Inner {
         call: Call,
         body: Sent,
     ) -> Result<Answer, CallError> {
+        self.call_beside(None, route, patience, call, body).await
+    }
+
+    /// The same, but not of this node.
+    ///
+    /// # Errors
+    /// When no node gives an answer.
+    pub(super) async fn call_beside(
+        &self,
+        beside: Option<SocketAddr>,
+        route: &RouteKey,
+        patience: Duration,
+        call: Call,
+        body: Sent,
+    ) -> Result<Answer, CallError> {
         let is_attest = matches!(call, Call::Attest { .. });
         let token = self.credentials.current()?;
         let shown = token.as_ref().map_or("", |token| token.reveal().as_str());
-        let answer = self.call_with(route, patience, shown, &call, &body).await?;
+        let answer = self.call_with((beside, route), patience, shown, &call, &body).await?;
         let Reply::Refused { status: 401, .. } = answer.reply else { return Ok(answer) };
         let recovered = self.credentials.recover(&answer.link.http, token.is_some()).await;
         // Why it has not, if somebody has said so, is worth more than that a token is needed.
@@ -56,25 +71,29 @@ impl Inner {
         }
         drop(answer);
         let shown = again.as_ref().map_or("", |token| token.reveal().as_str());
-        self.call_with(route, patience, shown, &call, &body).await
+        self.call_with((beside, route), patience, shown, &call, &body).await
     }
 
     async fn call_with(
         &self,
-        route: &RouteKey,
+        (beside, route): (Option<SocketAddr>, &RouteKey),
         patience: Duration,
         token: &str,
         call: &Call,
         body: &Sent,
     ) -> Result<Answer, CallError> {
         self.nodes.known().await?;
-        let mut tried: Vec<SocketAddr> = Vec::new();
+        let mut tried: Vec<SocketAddr> = beside.into_iter().collect();
         // Those that were asked, as long as it is not known what comes of it.
         let mut asked: Vec<Option<Running>> = Vec::new();
         let mut answers = FuturesUnordered::new();
         let mut next = self.nodes.begin(route, &tried, false, patience);
         // A body takes the line: it is sent to a second node only when the first has failed.
-        let mut may_hedge = body.is_none() && self.nodes.have_choice();
+        let may_move = body.is_none() && self.nodes.have_choice();
+        // The last that was asked has not had its time yet.
+        let mut waiting = true;
+        // Those that have not let us in.
+        let mut closed = 0;
         let mut outcome = Err(CallError::Unreachable);
         let mut last: Option<Arc<NodeLink>> = None;
         loop {
@@ -83,6 +102,7 @@ impl Inner {
                 tried.push(link.at);
                 asked.push(Some(running));
                 last = Some(Arc::clone(&link));
+                waiting = true;
                 answers.push(async move {
                     let answer = self.ask(&link, token, call, body).await;
                     (number, link, answer)
@@ -91,10 +111,10 @@ impl Inner {
             let more = tried.len() < MAX_TRIES;
             let slow = async {
                 match &last {
-                    Some(link) if may_hedge && more => {
+                    Some(link) if may_move && more => {
                         tokio::select! {
                             () = link.gone.notified() => true,
-                            () = tokio::time::sleep(patience) => false,
+                            () = tokio::time::sleep(patience), if waiting => false,
                         }
                     }
                     _ => std::future::pending().await,
@@ -104,13 +124,10 @@ impl Inner {
                 biased;
                 answer = answers.next() => answer,
                 gone = slow => {
-                    if let Some(Some(running)) = asked.last_mut() {
-                        running.late();
-                    }
-                    may_hedge = gone || self.nodes.may_hedge();
-                    if may_hedge {
+                    waiting = false;
+                    let gone = asked.last_mut().and_then(Option::as_mut).is_some_and(Running::late) || gone;
+                    if gone || self.nodes.may_hedge() {
                         next = self.nodes.begin(route, &tried, true, patience);
-                        may_hedge = next.is_some();
                     }
                     continue;
                 }
@@ -129,12 +146,31 @@ impl Inner {
                     }
                     outcome = Ok(Answer { reply, body, link, running });
                 }
+                // Something is wrong with this node, and it says so: the others may be well.
+                Ok((reply @ Reply::Refused { status: 429 | 500.., retry_after_s, .. }, body)) => {
+                    running.busy(Duration::from_secs(retry_after_s.into()));
+                    outcome = Ok(Answer { reply, body, link, running });
+                }
+                // One node may be set up wrongly. When another says the same it is meant.
+                Ok((reply @ Reply::Refused { status: 401 | 403, .. }, answer)) if may_move && closed == 0 => {
+                    closed += 1;
+                    running.heard();
+                    outcome = Ok(Answer { reply, body: answer, link, running });
+                }
                 Ok((reply, body)) => {
-                    running.answered();
+                    if is_quick(call) {
+                        running.answered()
+                    } else {
+                        running.heard()
+                    }
                     return Ok(Answer { reply, body, link, running });
                 }
                 Err(error) if error.is_failure() => {
-                    running.failed();
+                    if error == CallError::Garbled {
+                        running.wrong()
+                    } else {
+                        running.failed()
+                    }
                     // That somebody is busy says more.
                     if outcome.is_err() {
                         outcome = Err(error);
@@ -178,7 +214,7 @@ impl Inner {
             }
         }
         // Where there is no other node nothing else remains, whatever the reason.
-        if failed.is_some() && (!self.nodes.have_choice() || failed == Some(CallError::NoEndpoint)) {
+        if failed.is_some() && (!self.nodes.have_other() || failed == Some(CallError::NoEndpoint)) {
             self.quic_failed(false);
         }
         let (reply, body) = link.http.call(token, call.clone(), body()).await?;
@@ -211,5 +247,15 @@ impl Inner {
 
     pub(super) fn quic_works(&self) {
         *self.away() = Away::default();
+    }
+}
+
+/// Whether what is answered to this in time says that reads are.
+fn is_quick(call: &Call) -> bool {
+    match call {
+        Call::Read { .. } => true,
+        // A probe.
+        Call::Lookup { assets, .. } => assets.is_empty(),
+        Call::Attest { .. } | Call::Put { .. } => false,
     }
 }

@@ -74,6 +74,9 @@ const LATE: u32 = 2;
 const SILENCE: Duration = Duration::from_millis(20);
 /// Nodes that have missed in a row, without an answer of any, before it is the service's fault.
 const SILENT_NODES: usize = 3;
+/// Answers in a row that came too late, with none in time, before it is the service's fault: nodes that are slow do
+/// answer, and are never gone.
+const SLOW_ANSWERS: u32 = 3;
 /// What asking a second node because the first is slow costs, what each request pays back of that, and the most
 /// that may be owed: one in ten, and ten at once.
 const HEDGE: u32 = 10;
@@ -116,8 +119,10 @@ pub struct Routing {
     six: bool,
     /// Those of the family in use.
     nodes: HashMap<SocketAddr, Node>,
-    /// Those that have missed since any has answered.
+    /// Those that have missed since any has answered in time.
     silent: HashSet<SocketAddr>,
+    /// Answers since then, all of them late.
+    slow: u32,
     owed: u32,
     /// When a node was last found to be gone.
     failed_at: Option<Instant>,
@@ -129,7 +134,9 @@ fn is_node(address: &SocketAddr) -> bool {
         IpAddr::V4(v4) => v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.is_unspecified() || v6.is_multicast(),
     };
-    !odd && address.port() != 0
+    // Without its zone, a link's own address leads nowhere.
+    let lost = matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0);
+    !odd && !lost && address.port() != 0
 }
 
 impl Routing {
@@ -137,12 +144,12 @@ impl Routing {
     /// Only one family is used, the one with more nodes and IPv6 of equals: two addresses of one node would get
     /// twice its share. An answer without any node changes nothing.
     pub fn resolved(&mut self, now: Instant, addresses: &[SocketAddr]) {
-        let canonical = |address: &SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-        let mut named: Vec<SocketAddr> = addresses
-            .iter()
-            .map(|address| if address.is_ipv6() { canonical(address) } else { *address })
-            .filter(is_node)
-            .collect();
+        let canonical = |address: &SocketAddr| match address.ip().to_canonical() {
+            IpAddr::V4(v4) => SocketAddr::new(v4.into(), address.port()),
+            // With its zone.
+            IpAddr::V6(_) => *address,
+        };
+        let mut named: Vec<SocketAddr> = addresses.iter().map(canonical).filter(is_node).collect();
         if named.is_empty() {
             return;
         }
@@ -196,9 +203,15 @@ impl Routing {
         self.nodes.values().filter(|node| node.away_until.is_none_or(|until| until <= now)).count()
     }
 
-    /// Whether there is anybody else to ask when one fails, be it in the other family.
+    /// Whether there are several nodes: the addresses of both families of one are one node.
     #[must_use]
-    pub const fn has_choice(&self) -> bool {
+    pub fn has_choice(&self) -> bool {
+        self.nodes.len() > 1
+    }
+
+    /// Whether there is any other address to try when one gives no connection, be it in the other family.
+    #[must_use]
+    pub const fn has_other(&self) -> bool {
         self.named.len() > 1
     }
 
@@ -245,9 +258,22 @@ impl Routing {
         }
     }
 
-    /// The node has answered, be it that it has nothing.
+    /// The node has answered in time, be it that it has nothing.
     pub fn answered(&mut self, node: SocketAddr) {
         self.silent.clear();
+        self.slow = 0;
+        self.heard(node);
+    }
+
+    /// The node has answered, but when another was asked already or nobody waited any more: it is there, and the
+    /// service is none the faster for it.
+    pub fn answered_late(&mut self, node: SocketAddr) {
+        self.slow = self.slow.saturating_add(1);
+        self.heard(node);
+    }
+
+    /// Something has come from the node, which says nothing of how soon reads are answered.
+    pub fn heard(&mut self, node: SocketAddr) {
         if let Some(node) = self.nodes.get_mut(&node) {
             *node = Node { running: node.running, ..Node::default() };
             // What has answered is no family without a connection.
@@ -294,6 +320,7 @@ impl Routing {
     /// The node says that it has no time, or that it goes: it is let alone for so long.
     pub fn busy(&mut self, now: Instant, node: SocketAddr, pause: Duration) {
         self.silent.clear();
+        self.slow = 0;
         if let Some(node) = self.nodes.get_mut(&node) {
             // It is there: that is no failure.
             let away_until = Some(now + pause.clamp(FIRST_PAUSE, LONGEST_PAUSE));
@@ -316,10 +343,13 @@ impl Routing {
         self.failed_at.is_some_and(|at| now < at + FIRST_PAUSE)
     }
 
-    /// Whether a miss is the service's, not one node's: so many have missed in a row, or all there are.
+    /// Whether a miss is the service's, not one node's: so many have missed in a row, or all there are, or whoever
+    /// answers does so too late.
     #[must_use]
     pub fn is_silent(&self) -> bool {
-        self.nodes.len() <= 1 || self.silent.len() >= self.nodes.len().min(SILENT_NODES)
+        self.nodes.len() <= 1
+            || self.silent.len() >= self.nodes.len().min(SILENT_NODES)
+            || self.slow >= SLOW_ANSWERS
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod deaths;
 mod names;
+mod trouble;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -49,7 +50,7 @@ impl Resolve for Names {
         let addresses = self.0.addresses.lock().unwrap().clone();
         Box::pin(async move {
             let addresses = addresses.ok_or(io::ErrorKind::TimedOut)?;
-            Ok(Resolved { addresses, ttl: Some(TTL) })
+            Ok(Resolved { addresses, ttl: Some(TTL), ..Resolved::default() })
         })
     }
 }

@@ -10,7 +10,9 @@ struct Three;
 impl Resolve for Three {
     fn resolve(&self, _: &str) -> Resolving {
         let addresses = (1..=3).map(|n| IpAddr::from([192, 0, 2, n])).collect();
-        Box::pin(async move { Ok(Resolved { addresses, ttl: Some(Duration::from_secs(600)) }) })
+        Box::pin(async move {
+            Ok(Resolved { addresses, ttl: Some(Duration::from_secs(600)), ..Resolved::default() })
+        })
     }
 }
 
@@ -70,4 +72,52 @@ async fn a_node_whose_answer_nobody_waits_for_any_more_is_late_only_if_it_had_it
         running.answered();
     }
     assert_eq!(nodes.count(), (3, 2), "who has answered is not late");
+}
+
+/// One machine, by its addresses in both families, and by others where nobody should look for it.
+#[derive(Debug)]
+struct Fixed(&'static [&'static str]);
+
+impl Resolve for Fixed {
+    fn resolve(&self, _: &str) -> Resolving {
+        let addresses = self.0.iter().map(|ip| ip.parse().unwrap()).collect();
+        Box::pin(async move { Ok(Resolved { addresses, ..Resolved::default() }) })
+    }
+}
+
+fn resolved_to(url: &str, ips: &'static [&'static str]) -> Nodes {
+    Nodes::new(ServerAddress { resolver: Resolver::Other(Arc::new(Fixed(ips))), ..url.parse().unwrap() })
+        .unwrap()
+}
+
+#[tokio::test]
+async fn one_node_in_two_families_is_not_left_for_being_slow() {
+    let route = RouteKey::of(&GridId::new("grid.example"), None, &[], false);
+    let nodes = resolved_to("http://cache.example.org", &["127.0.0.1", "::1"]);
+    nodes.known().await.unwrap();
+    assert!(!nodes.have_choice() && nodes.have_other());
+    let at = nodes.begin(&route, &[], false, PATIENCE).unwrap().1.at();
+    for _ in 0..4 {
+        let begun = nodes.begin(&route, &[], false, PATIENCE).unwrap();
+        assert_eq!(begun.1.at(), at);
+        tokio::time::sleep(PATIENCE + Duration::from_millis(20)).await;
+    }
+    assert_eq!(nodes.count(), (1, 1));
+    // But when nothing at all comes, its other address may give a connection.
+    for _ in 0..2 {
+        let (_, mut running) = nodes.begin(&route, &[], false, PATIENCE).unwrap();
+        running.missed(Instant::now().checked_sub(NO_CONNECTION).unwrap());
+    }
+    assert_ne!(nodes.begin(&route, &[], false, PATIENCE).unwrap().1.at(), at);
+}
+
+const PATIENCE: Duration = Duration::from_millis(5);
+
+#[tokio::test]
+async fn a_plain_service_on_this_machine_is_nowhere_else() {
+    let plain = resolved_to("http://localhost", &["192.0.2.1", "127.0.0.1"]);
+    plain.known().await.unwrap();
+    let route = RouteKey::of(&GridId::new("grid.example"), None, &[], false);
+    let (link, _running) = plain.begin(&route, &[], false, PATIENCE).unwrap();
+    assert!(link.at.ip().is_loopback() && plain.begin(&route, &[link.at], false, PATIENCE).is_none());
 }

@@ -40,7 +40,8 @@ pub(super) async fn ask(server: SocketAddr, host: &str) -> io::Result<Resolved> 
     match (four, six) {
         (Ok(four), Ok(six)) => {
             let ttl = four.ttl.into_iter().chain(six.ttl).min();
-            Ok(Resolved { addresses: [four.addresses, six.addresses].concat(), ttl })
+            let addresses = [four.addresses, six.addresses].concat();
+            Ok(Resolved { addresses, ttl, ..Resolved::default() })
         }
         // Half an answer is better than none.
         (Ok(found), Err(error)) | (Err(error), Ok(found)) => {
@@ -57,7 +58,11 @@ pub(super) async fn ask(server: SocketAddr, host: &str) -> io::Result<Resolved> 
 async fn one(server: SocketAddr, name: &Name, kind: RecordType) -> io::Result<Resolved> {
     let mut last = io::Error::from(io::ErrorKind::TimedOut);
     for _ in 0..TRIES {
-        match timeout(PATIENCE, exchange(server, name, kind)).await {
+        let mut answer = timeout(PATIENCE, exchange(server, name, kind, true)).await;
+        if matches!(&answer, Ok(Ok(answer)) if knows_no_edns(answer)) {
+            answer = timeout(PATIENCE, exchange(server, name, kind, false)).await;
+        }
+        match answer {
             Ok(Ok(answer)) => return read(&answer, name, kind),
             Ok(Err(error)) => last = error,
             Err(_) => {}
@@ -66,16 +71,23 @@ async fn one(server: SocketAddr, name: &Name, kind: RecordType) -> io::Result<Re
     Err(last)
 }
 
+/// Whether that is how a name server answers that has never heard of EDNS. Source: RFC 6891, 7.
+const fn knows_no_edns(answer: &Message) -> bool {
+    matches!(answer.metadata.response_code, ResponseCode::FormErr | ResponseCode::NotImp)
+}
+
 /// Asks once.
-async fn exchange(server: SocketAddr, name: &Name, kind: RecordType) -> io::Result<Message> {
+async fn exchange(server: SocketAddr, name: &Name, kind: RecordType, extended: bool) -> io::Result<Message> {
     let id: u16 = rand::random();
     let query = Query::query(name.clone(), kind);
     let mut question = Message::new(id, MessageType::Query, OpCode::Query);
     question.metadata.recursion_desired = true;
     question.add_query(query.clone());
-    let mut edns = Edns::new();
-    edns.set_max_payload(UDP_BYTES).set_version(0);
-    question.set_edns(edns);
+    if extended {
+        let mut edns = Edns::new();
+        edns.set_max_payload(UDP_BYTES).set_version(0);
+        question.set_edns(edns);
+    }
     let question = question.to_vec().map_err(|_| io::ErrorKind::InvalidInput)?;
 
     let local: IpAddr =
@@ -115,6 +127,10 @@ fn answers(bytes: &[u8], id: u16, query: &Query) -> Option<Message> {
     let message = Message::from_vec(bytes).ok()?;
     let head = &message.metadata;
     let ours = head.id == id && head.message_type == MessageType::Response && head.op_code == OpCode::Query;
+    // Who does not understand the question may leave it out.
+    if ours && message.queries.is_empty() && knows_no_edns(&message) {
+        return Some(message);
+    }
     let [asked] = message.queries.as_slice() else { return None };
     let same = asked.name() == query.name()
         && asked.query_type() == query.query_type()

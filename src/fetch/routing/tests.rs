@@ -316,3 +316,31 @@ fn central_grids_split_by_the_ids_first_digit() {
     assert_eq!(route(0x31), route(0x3f));
     assert_ne!(route(0x31), route(0x41));
 }
+
+#[test]
+fn answers_that_all_come_too_late_are_the_services_fault() {
+    let now = Instant::now();
+    let mut routing = routing(&nodes(1..=5));
+    let node = nodes(1..=1)[0];
+    for _ in 0..SLOW_ANSWERS - 1 {
+        routing.late(now, node, now);
+        routing.answered_late(node);
+    }
+    assert!(!routing.is_silent());
+    routing.heard(node);
+    routing.answered_late(node);
+    assert!(routing.is_silent());
+    // Another is in time.
+    routing.answered(nodes(2..=2)[0]);
+    assert!(!routing.is_silent());
+}
+
+#[test]
+fn one_node_has_two_addresses_and_a_links_own_has_its_zone() {
+    let both = addresses(&["[2001:db8::1]:8443", "192.0.2.1:8443"]);
+    let both = routing(&both);
+    assert!(both.has_other() && !both.has_choice() && both.is_silent());
+    assert!(routing(&addresses(&["[fe80::1]:8443"])).is_empty());
+    let zoned = addresses(&["[fe80::1%3]:8443"]);
+    assert_eq!(routing(&zoned).order(Instant::now(), &key(1)), zoned);
+}

@@ -191,16 +191,18 @@ impl ServiceTier {
     }
 
     /// One attempt is one miss at most, and none while it waited for its turn among our own. What one of several
-    /// nodes has missed is that node's.
+    /// nodes has missed is that node's; what a second one could not go on with in time either is the service's.
     fn count_miss(&self, watched: &Mutex<Watched>) {
-        let news = {
+        let (news, moved) = {
             let mut watched = lock(watched);
             let news = watched.sent && !watched.missed;
             watched.missed |= news;
-            news
+            let moved =
+                |receipt: &Arc<Mutex<Receipt>>| receipt.lock().unwrap_or_else(PoisonError::into_inner).moved;
+            (news, watched.receipt.as_ref().is_some_and(moved))
         };
         let client = self.client();
-        if news && client.is_silent() {
+        if news && (moved || client.is_silent()) {
             self.update(|plan| plan.missed(Instant::now()));
         } else if news && !client.is_failing_over() {
             self.update(ServicePlan::hedged);
@@ -217,11 +219,13 @@ impl ServiceTier {
         });
     }
 
-    /// The service broke off an answer it had begun.
-    pub(in crate::proxy) fn broke_off(&self) {
+    /// The service broke off an answer it had begun. With `moved`, another node was asked to go on.
+    pub(in crate::proxy) fn broke_off(&self, moved: bool) {
         self.metrics.count(Counter::ServiceFailures);
-        if self.client().is_silent() {
+        if moved || self.client().is_silent() {
             self.update(|plan| plan.broke_off(Instant::now()));
+        } else {
+            self.update(ServicePlan::hedged);
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::asset::{AssetKey, Digest};
 use crate::cache::LocalCache;
 use crate::client::address::ServerAddress;
 use crate::client::credentials::{Credentials, CredentialsError};
-use crate::client::{CallError, Face, ServiceClient};
+use crate::client::{CallError, Face, ServiceClient, Way};
 use crate::fetch::service_plan::{Advice, ServicePlan, Standing, WhyGrid};
 use crate::fetch::sharing::{is_private_host, may_share};
 use crate::grid::GridId;
@@ -189,7 +189,12 @@ impl ServiceTier {
     /// When TLS cannot be set up.
     pub(super) fn move_to(&self, address: ServerAddress) -> Result<(), CallError> {
         let moved = Arc::new(ServiceClient::with_credentials(address, self.credentials.clone())?);
-        *self.client.write().unwrap_or_else(PoisonError::into_inner) = moved;
+        {
+            let mut client = self.client.write().unwrap_or_else(PoisonError::into_inner);
+            *client = moved;
+            // It begins to count anew.
+            self.failovers.store(0, Ordering::Relaxed);
+        }
         self.update(|plan| plan.moved(Instant::now()));
         self.changed.notify_one();
         Ok(())
@@ -267,9 +272,11 @@ impl ServiceTier {
         let client = self.client();
         self.metrics.set_service(standing.name(), client.face() == Face::Quic, deadline);
         self.metrics.set_service_nodes(client.nodes());
+        // As long as this is held, no other client comes that begins to count anew.
+        let client = self.client.read().unwrap_or_else(PoisonError::into_inner);
         let failovers = client.failovers();
-        let before = self.failovers.swap(failovers, Ordering::Relaxed);
-        // Another client, which begins anew, counts less than the one before.
+        // Whoever tells less meanwhile has only read it earlier.
+        let before = self.failovers.fetch_max(failovers, Ordering::Relaxed);
         self.metrics.add(Counter::ServiceFailovers, failovers.saturating_sub(before));
     }
 
@@ -411,7 +418,9 @@ impl ServiceTier {
         // The first call may have to connect; the second tells how far the service is.
         for _ in 0..2 {
             let asked = Instant::now();
-            let answer = client.lookup(&grid, None, Vec::new());
+            // One node that does not answer is not the service: another can still be in time.
+            let way = Way { central: false, patience: self.plan().probe_limit() * 2 / 3 };
+            let answer = client.lookup_by(&way, &grid, None, Vec::new());
             match tokio::time::timeout(PROBE_PATIENCE, answer).await {
                 Ok(Ok(_)) => {
                     took = Some(asked.elapsed());

@@ -71,7 +71,7 @@ impl ServiceTier {
                 if group.is_err() {
                     opened.rest.stalled();
                 }
-                self.broke_off();
+                self.broke_off(opened.rest.has_moved());
                 let from = found.first + received;
                 let rest = self.rest_from_grid(grid, target, &opened, from, request, sink).await;
                 let Some(rest) = rest else { return false };

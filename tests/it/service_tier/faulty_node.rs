@@ -36,6 +36,10 @@ pub(crate) enum Mood {
     Refusing,
     /// Closes every connection.
     Absent,
+    /// Answers 300 ms late.
+    Lagging,
+    /// Says no, with this status.
+    Says(u16),
 }
 
 pub(crate) const MOODS: [Mood; 8] = [
@@ -250,6 +254,7 @@ async fn http_answer(stream: &mut TcpStream, mood: Mood, verify: Option<bool>, b
         Mood::Well => {}
         Mood::Silent => std::future::pending().await,
         Mood::Slow => tokio::time::sleep(Duration::from_secs(2)).await,
+        Mood::Lagging => tokio::time::sleep(Duration::from_millis(300)).await,
         Mood::Dripping => {
             let _ = stream.write_all(head).await;
             for byte in body {
@@ -275,6 +280,10 @@ async fn http_answer(stream: &mut TcpStream, mood: Mood, verify: Option<bool>, b
         Mood::Refusing => {
             let busy = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n";
             return stream.write_all(busy).await.is_ok();
+        }
+        Mood::Says(status) => {
+            let no = format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n");
+            return stream.write_all(no.as_bytes()).await.is_ok();
         }
         Mood::Absent => return false,
         Mood::WrongBytes | Mood::Dying => {}
@@ -326,6 +335,7 @@ async fn quic_stream(
     match mood {
         Mood::Silent => std::future::pending().await,
         Mood::Slow => tokio::time::sleep(Duration::from_secs(2)).await,
+        Mood::Lagging => tokio::time::sleep(Duration::from_millis(300)).await,
         Mood::Dripping if is_read => {
             let _ = send.write_all(&head).await;
             for byte in body {
@@ -355,6 +365,13 @@ async fn quic_stream(
         }
         Mood::Refusing => {
             let frame = Reply::Busy { retry_after_ms: 1000 }.encode();
+            let head = [&u32::try_from(frame.len()).unwrap().to_be_bytes()[..], &frame].concat();
+            let _ = send.write_all(&head).await;
+            let _ = send.finish();
+            return;
+        }
+        Mood::Says(status) => {
+            let frame = Reply::Refused { status, retry_after_s: 0, reason: "No".into() }.encode();
             let head = [&u32::try_from(frame.len()).unwrap().to_be_bytes()[..], &frame].concat();
             let _ = send.write_all(&head).await;
             let _ = send.finish();

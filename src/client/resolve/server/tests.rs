@@ -100,7 +100,7 @@ async fn both_families_come_with_the_shortest_ttl() {
     let found = ask(fake.at, "CACHE.example.org").await.unwrap();
     let addresses: Vec<IpAddr> =
         ["10.0.0.1", "10.0.0.2", "2001:db8::1"].map(|text| text.parse().unwrap()).into();
-    assert_eq!(found, Resolved { addresses, ttl: Some(Duration::from_secs(7)) });
+    assert_eq!(found, Resolved { addresses, ttl: Some(Duration::from_secs(7)), ..Resolved::default() });
     assert_eq!(fake.asked.load(Ordering::SeqCst), 2);
 }
 
@@ -249,4 +249,26 @@ async fn no_question_is_like_another() {
     ids.sort_unstable();
     ids.dedup();
     assert!(ids.len() > 30, "{} of 40", ids.len());
+}
+
+#[tokio::test]
+async fn a_name_server_without_edns_is_asked_without_it() {
+    for empty in [false, true] {
+        let fake = Fake::start(move |question, _| {
+            let mut answer = answer(question);
+            if question.edns.is_some() {
+                answer.metadata.response_code = ResponseCode::FormErr;
+                if empty {
+                    answer.queries.clear();
+                }
+            } else if kind(question) == RecordType::A {
+                answer.add_answer(four(1, 30));
+            }
+            bytes(&answer)
+        })
+        .await;
+        let found = ask(fake.at, NAME).await.unwrap();
+        assert_eq!(found.addresses, [IpAddr::from([10, 0, 0, 1])], "{empty}");
+        assert_eq!(fake.asked.load(Ordering::SeqCst), 4, "each family twice");
+    }
 }
