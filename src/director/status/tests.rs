@@ -149,7 +149,8 @@ async fn ask(
     path: &str,
     body: &'static str,
 ) -> (StatusCode, String) {
-    let request = Request::builder().method(method).uri(path).body(Full::new(Bytes::from(body))).unwrap();
+    let request = Request::builder().method(method).uri(path).header("host", "127.0.0.1:8053");
+    let request = request.body(Full::new(Bytes::from(body))).unwrap();
     let response = answer::answer(&request, peer.parse().unwrap(), site);
     let status = response.status();
     if response.headers()["content-type"] == "text/event-stream" {
