@@ -200,7 +200,7 @@ impl Stage {
 
     /// Starts what does not end, and waits until it has printed what it is ready with.
     fn start(&mut self, command: &str) -> Result<(), String> {
-        let command = &self.replaced(command);
+        // Replaced once, by `bash`: a path within the home holds what is replaced.
         let what = command.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
         self.running.retain(|running| running.what != what);
         let errors = self.home.path().join("errors");
