@@ -160,6 +160,22 @@ async fn ask(
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
+#[test]
+fn other_nodes_do_the_work_of_a_lost_one_only_where_one_serves() {
+    let note = |others: Vec<MemberView>| {
+        let mut picture = picture();
+        picture.nodes = others;
+        picture.nodes.push(node("lynx", Dot::Red, State::Lost));
+        let view = View::of("cache.example.org", "owl", &picture, &Books::default());
+        let group = view.groups.iter().find(|group| group.id == "nodes").unwrap();
+        group.members.iter().find(|member| member.name == "lynx").unwrap().note
+    };
+    let others = vec![node("otter", Dot::Green, State::Healthy)];
+    assert_eq!(note(others), Some("The other nodes do its work."));
+    assert_eq!(note(vec![node("otter", Dot::Red, State::Lost)]), None);
+    assert_eq!(note(Vec::new()), None);
+}
+
 #[tokio::test]
 async fn the_page_has_a_sign_and_words_for_each_member_and_nothing_hostile_in_it() {
     let site = site(picture(), true);
