@@ -6,7 +6,8 @@ use std::path::Path;
 use clap::Args;
 
 use super::{Outcome, print};
-use crate::config::{DirectorSettings, LogFormat, ProxyFlags, ReplayFlags, Settings};
+use crate::catalog::Place;
+use crate::config::{BoardFlags, DirectorSettings, LogFormat, Problems, ProxyFlags, ReplayFlags, Settings};
 use crate::proxy::LanConfig;
 
 #[derive(Args, Debug)]
@@ -16,10 +17,16 @@ pub(super) struct Arguments {
     pub(super) proxy: ProxyFlags,
     #[command(flatten, next_help_heading = "Options of replay")]
     pub(super) replay: ReplayFlags,
+    #[command(flatten, next_help_heading = "Options of director")]
+    pub(super) board: BoardFlags,
 }
 
-/// Loading has already found the problems, if there are any.
+/// Loading has already found what is wrong, but not what a director lacks: whoever runs none lacks nothing.
 pub(super) fn run(settings: &Settings) -> anyhow::Result<Outcome> {
+    let missing = settings.director.missing();
+    if settings.director.in_file && !missing.is_empty() {
+        return Err(Problems::missing(missing, false).into());
+    }
     print(&summary(settings))?;
     Ok(Outcome::Done)
 }
@@ -137,6 +144,22 @@ fn director(text: &mut String, director: &DirectorSettings) {
     let (ways, alerts) = (director.provisioner.word(), &director.alerts);
     let mail =
         alerts.mail.as_ref().map_or_else(|| "none".into(), |mail| format!("{}:{}", mail.host, mail.port));
+    // Never as it was written: it may hold a password.
+    let catalog = match director.catalog() {
+        Ok(Place::Memory) => "in memory".into(),
+        Ok(Place::Sqlite(path)) => format!("SQLite, {}", path.display()),
+        Ok(Place::Postgres(_)) => "PostgreSQL".into(),
+        Err(_) => "none".to_owned(),
+    };
+    let _ = write!(
+        text,
+        "director.ns             {}\ndirector.catalog        {catalog}\ndirector.token          {}\n\
+         director.pins           {}\ndirector.server_name    {}\n",
+        director.name_servers.join(", "),
+        if director.token.is_some() { "yes" } else { "no: loads are not seen, and nodes not told to drain" },
+        if director.pins.is_empty() { "none".to_owned() } else { director.pins.join(", ") },
+        director.server_name.as_deref().unwrap_or("by pin, or else the zone"),
+    );
     let _ = write!(
         text,
         "director.zone           {zone}\ndirector.dns_listen     {}\ndirector.status_listen  {status}\n\

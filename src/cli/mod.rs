@@ -145,6 +145,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Doctor(arguments) => flags.proxy = arguments.flags.clone(),
         Command::CheckConfig(arguments) => {
             (flags.proxy, flags.replay) = (arguments.proxy.clone(), arguments.replay.clone());
+            flags.board = arguments.board.clone();
         }
     }
     let settings = Settings::load(&flags);
@@ -161,6 +162,8 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
                 };
                 return run::without_us(&viewer, &problems.into()).await;
             }
+            // Its unit starts it again after everything but wrong usage.
+            (Err(problems), Command::Director(_)) => return Err(problems.into_usage().into()),
             (settings, _) => settings?,
         };
         telemetry::start(settings.log_format, settings.verbose, usual);

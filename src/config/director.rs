@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::director_flags::{BoardFlags, DirectorFlags};
 use super::value::{self, Checker, Given, Value};
 use crate::catalog::Place;
+use crate::director::dns::Zone;
 use crate::director::provision::{AwsConfig, AwsTimes};
 use crate::director::{AlertConfig, MailConfig, MailTls, NodeAddress};
 use crate::fleet::array::NodeSpec;
@@ -24,6 +25,8 @@ pub(super) const DEFAULT_STATUS_LISTEN: &str = "127.0.0.1:8053";
 /// Settings of a director; what depends on the data folder is filled in by the command.
 #[derive(Clone, Debug)]
 pub struct DirectorSettings {
+    /// Whether the file has anything for directors.
+    pub in_file: bool,
     /// The service's name.
     pub zone: Option<String>,
     /// What this director is called.
@@ -97,17 +100,60 @@ impl ProvisionerSettings {
 }
 
 impl DirectorSettings {
-    /// The catalog that the service's directors share; `None`: neither store nor catalog is named.
-    #[must_use]
-    pub fn catalog(&self, data_dir: &Path) -> Option<Place> {
+    /// The catalog that the service's directors share.
+    ///
+    /// # Errors
+    /// When neither it nor a store that brings one is named.
+    pub fn catalog(&self) -> Result<Place, String> {
         if let Some(catalog) = &self.catalog {
-            return Some(catalog.clone());
+            return Ok(catalog.clone());
         }
-        let store = self.store.as_ref()?;
-        Some(match files::folder(store) {
-            Some(folder) => Place::Sqlite(folder.join("catalog.sqlite")),
-            None => Place::Sqlite(data_dir.join("catalog.sqlite")),
-        })
+        let Some(store) = &self.store else {
+            return Err(
+                "which service? name its store or its catalog: director.store or director.catalog in the \
+                        file of --config, or --store or --catalog"
+                    .into(),
+            );
+        };
+        match files::folder(store) {
+            Some(folder) => Ok(Place::Sqlite(folder.join("catalog.sqlite"))),
+            // A catalog of this machine alone would have each director lead, and nobody hear what is planned.
+            None => Err(
+                "which catalog? a store that is no folder brings none: name the one that the nodes have, as \
+                         director.catalog in the file of --config, or with --catalog or REZCACHE_CATALOG"
+                    .into(),
+            ),
+        }
+    }
+
+    /// What a director cannot run without, and what it could not serve.
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        let mut missing: Vec<String> = self.catalog().err().into_iter().collect();
+        match &self.zone {
+            None => missing.push(
+                "which zone? write `zone = \"cache.example.org.\"` under [director], or --zone cache.example.org"
+                    .into(),
+            ),
+            Some(zone) if self.name_servers.is_empty() => missing.push(format!(
+                "which name servers has {zone}? write `ns = [\"ns1.example.org.\", \"ns2.example.org.\"]` under \
+                 [director], or --ns: the names of the directors' machines, as the parent zone has them"
+            )),
+            Some(zone) => missing.extend(
+                Zone::new(zone, &self.name_servers, 1, 1).err().map(|wrong| format!("director.ns: {wrong}")),
+            ),
+        }
+        let from = &self.provisioner;
+        if self.nodes.is_empty() && matches!(from, ProvisionerSettings::Static) {
+            missing.push(
+                "which nodes? write [[node]] sections with a name and a url, or --node otter=https://192.0.2.7:8443"
+                    .into(),
+            );
+        }
+        if self.store.is_none() && matches!(from, ProvisionerSettings::Process(_)) {
+            missing.push("which store? the provisioner process needs director.store, or --store".into());
+        }
+        missing
     }
 }
 
@@ -272,7 +318,9 @@ pub(super) fn resolve(
     let ca_file = source.file(flags.ca_file.as_ref(), "ca_file");
     let alerts = alerts(&Source { flags, table: &file.alerts, path }, check);
     let alerts = alerts.map(|alerts| AlertConfig { ca_file: ca_file.clone(), ..alerts });
+    let in_file = [&file.director, &file.scaling, &file.alerts].into_iter().chain(&file.nodes);
     Some(DirectorSettings {
+        in_file: in_file.into_iter().any(|table| !table.single.is_empty() || !table.lists.is_empty()),
         zone: zone?,
         name: name?,
         dns_listen: dns_listen?,

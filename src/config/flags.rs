@@ -252,7 +252,8 @@ pub struct ServeFlags {
     #[arg(long, value_name = "N", env = "REZCACHE_CONNECTIONS_PER_ADDRESS", hide_env_values = true)]
     pub connections_per_address: Option<String>,
     /// New connections of one address in a second, and requests without a token; ten times as many at once
-    /// [default: 100; 1000 of a private address; no limit on this machine]
+    /// [default: 100; 1000 of a private address; no limit on this machine, nor, unless said, for what
+    /// everybody may read]
     #[arg(long, value_name = "N", env = "REZCACHE_REQUESTS_PER_ADDRESS_S", hide_env_values = true)]
     pub requests_per_address_s: Option<String>,
     /// A grid whose assets are served beyond trusted tenants, whose hosts belong to one operator (central)

@@ -192,6 +192,19 @@ struct Problem {
 }
 
 impl Problems {
+    /// What is missing, for a command (`usage`) or in a file.
+    #[must_use]
+    pub fn missing(texts: Vec<String>, usage: bool) -> Self {
+        Self { list: texts.into_iter().map(|text| Problem { usage, text }).collect() }
+    }
+
+    /// The same as wrong usage: for a service, which no restart helps.
+    #[must_use]
+    pub fn into_usage(mut self) -> Self {
+        self.list.iter_mut().for_each(|problem| problem.usage = true);
+        self
+    }
+
     /// Whether a flag or an environment variable is among the causes.
     #[must_use]
     pub fn are_usage(&self) -> bool {

@@ -300,7 +300,7 @@ fn a_director_is_told_of_every_mistake_and_has_sensible_defaults() {
     );
     assert!(!format!("{whole:?}").contains("SECRET"));
     assert!(
-        matches!(whole.catalog("/d".as_ref()), Some(crate::catalog::Place::Sqlite(path)) if path.ends_with("store/catalog.sqlite"))
+        matches!(whole.catalog(), Ok(crate::catalog::Place::Sqlite(path)) if path.ends_with("store/catalog.sqlite"))
     );
     for (text, told) in [
         ("[director]\nzone = \"no dots\"", "no name"),

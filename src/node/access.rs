@@ -62,6 +62,10 @@ struct Stranger {
 const A_SECOND: u32 = 100;
 /// Of a private one, behind which a school may be, or a balancer that stands for everybody.
 const A_SECOND_PRIVATE: u32 = 1000;
+/// Of so many of these one may be a token to verify; but never fewer than this in a second.
+const ATTEMPTS: (u64, u64) = (5, 20);
+/// What an address is told that asks too much.
+pub(super) const TOO_MANY: &str = "too many requests from this address";
 
 /// The gate of a node.
 pub(super) struct Access {
@@ -355,9 +359,14 @@ impl Access {
     /// When there are too many of them from this address.
     pub(super) fn stranger(&self, from: IpAddr) -> Result<(), Refusal> {
         let Some(pace) = self.pace(from) else { return Ok(()) };
-        self.limit(from, |stranger, now| pace.take(&mut stranger.requests, 1, now)).map_err(|wait| {
-            Refusal::later(StatusCode::TOO_MANY_REQUESTS, "too many requests from this address", wait.max(1))
-        })
+        self.limit(from, |stranger, now| pace.take(&mut stranger.requests, 1, now))
+            .map_err(|wait| Refusal::later(StatusCode::TOO_MANY_REQUESTS, TOO_MANY, wait.max(1)))
+    }
+
+    /// Whether a caller reads as everybody may, and the operator has said how fast an address does so. Unsaid, readers
+    /// have what nodes have to send, since residents ask for a whole region at once.
+    pub(super) fn is_paced(&self, caller: &Caller) -> bool {
+        self.open == Open::Reading && self.requests_per_address_s.is_some() && caller.who.token.is_empty()
     }
 
     /// The same where anybody may have written this sender's address. Whoever does uses up nothing of
@@ -373,9 +382,14 @@ impl Access {
     /// # Errors
     /// When the address has had enough of it.
     pub(super) fn attempt(&self, from: IpAddr) -> Result<(), Refusal> {
-        self.limit(from, |stranger, now| Pace::new(20, 1, 200).take(&mut stranger.attempts, 1, now)).map_err(
-            |wait| Refusal::later(StatusCode::TOO_MANY_REQUESTS, "too many attempts from this address", wait),
-        )
+        // After a restart everybody's token is new, and all may come by one balancer.
+        let usual = if is_public(from) { A_SECOND } else { A_SECOND_PRIVATE };
+        let (share, least) = ATTEMPTS;
+        let number = (u64::from(self.requests_per_address_s.unwrap_or(usual)) / share).max(least);
+        let pace = Pace::new(number, 1, number.saturating_mul(10));
+        self.limit(from, |stranger, now| pace.take(&mut stranger.attempts, 1, now)).map_err(|wait| {
+            Refusal::later(StatusCode::TOO_MANY_REQUESTS, "too many attempts from this address", wait)
+        })
     }
 
     fn limit(

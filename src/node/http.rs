@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
 
+use super::access::TOO_MANY;
 use super::caller::Caller;
 use super::counters::Count;
 use super::enrol::Standing;
@@ -231,6 +232,9 @@ async fn answer(
                     open.uses();
                 }
                 let refused = |refusal: Refusal| {
+                    if refusal.reason == TOO_MANY {
+                        open.is_unwelcome();
+                    }
                     // Who shows no valid token is nobody in particular either.
                     let told = match refusal.status {
                         StatusCode::UNAUTHORIZED => stranger(face, peer, open).err().unwrap_or(refusal),

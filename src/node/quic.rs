@@ -225,6 +225,8 @@ async fn streams(
     // The token shown last on this connection; requests without one are by the same caller.
     let caller: Arc<std::sync::Mutex<Option<Caller>>> = Arc::default();
     let mut running = JoinSet::new();
+    // What comes when the node goes is sent away, and never waited for: there may always be one more.
+    let mut late = JoinSet::new();
     let mut leaving = std::pin::pin!(service.leaving.said());
     loop {
         let (send, receive) = tokio::select! {
@@ -239,14 +241,17 @@ async fn streams(
                 }
                 _ => continue,
             },
+            Some(_) = late.join_next() => continue,
             () = leaving.as_mut(), if running.is_empty() => {
                 connection.close(GOING, b"the node goes");
                 break;
             }
         };
         let (service, caller, early) = (Arc::clone(service), Arc::clone(&caller), early.clone());
+        let going = service.is_draining();
         // Whoever asked and is gone needs no answer.
-        running.spawn(async move { stream(send, receive, peer, &service, &caller, early).await });
+        let streams = if going { &mut late } else { &mut running };
+        streams.spawn(async move { stream(send, receive, peer, &service, &caller, early).await });
     }
     // What was asked for is done, even if nobody is there any more to hear of it.
     running.detach_all();

@@ -226,14 +226,22 @@ impl Service {
         if found.is_err() {
             self.counters.count(Count::Unauthenticated);
         }
-        found
+        found.and_then(|caller| self.paced(caller, from))
+    }
+
+    /// Counts a request of somebody who reads without a token, where the operator has set a pace for these.
+    fn paced(&self, caller: Caller, from: IpAddr) -> Result<Caller, Refusal> {
+        if self.access.is_paced(&caller) {
+            self.stranger(from)?;
+        }
+        Ok(caller)
     }
 
     /// Whether a caller known from before is still let in, now from this address.
     pub(super) fn recognise(&self, caller: &Caller, from: IpAddr) -> Result<Caller, Refusal> {
         self.access.still_holds(caller, now())?;
         let account = caller.account.clone();
-        Ok(Caller { account, ..Caller::new(Arc::clone(&caller.who), from) })
+        self.paced(Caller { account, ..Caller::new(Arc::clone(&caller.who), from) }, from)
     }
 
     /// Reads what was revoked since the last time.

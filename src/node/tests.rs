@@ -390,6 +390,13 @@ async fn an_address_that_tries_and_tries_must_wait() {
     let other = service.authenticate(Some("a.b.c"), "2001:db8:0:1::1".parse().unwrap(), true).await;
     assert_eq!(other.unwrap_err().status, StatusCode::UNAUTHORIZED);
 
+    // Behind a private address there may be everybody, each with a token that this node has not seen yet.
+    let balancer: IpAddr = "10.0.0.9".parse().unwrap();
+    for number in 0..1500 {
+        let _ = service.authenticate(Some(&format!("a.b.{number}")), balancer, true).await;
+    }
+    assert!(service.authenticate(Some(&world.token("behind")), balancer, true).await.is_ok());
+
     let connections = (0..5000).filter(|_| service.admits_connection(HERE)).count();
     assert!((1000..2000).contains(&connections), "{connections}");
     assert!(service.admits_connection(elsewhere));

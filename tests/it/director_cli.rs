@@ -147,8 +147,95 @@ fn what_is_missing_is_said() {
         (&["--store", &store, "--zone", "cache.example.org", "--ns", "ns1.example.org"], "which nodes?"),
     ] {
         let run = run(words);
-        assert!(run.code == 1 && run.err.contains(told), "{words:?} {run:?}");
+        assert!(run.code == 2 && run.err.contains(told), "{words:?} {run:?}");
     }
     let wrong = run(&["--store", &store, "--zone", "no dots"]);
     assert!(wrong.code == 2 && wrong.err.contains("--zone"), "{wrong:?}");
+    let inside = run(&["--store", &store, "--zone", "cache.example.org", "--ns", "ns1.cache.example.org"]);
+    assert!(inside.code == 2 && inside.err.contains("in the zone itself"), "{inside:?}");
+    // Its unit is not to start it again and again with such a file.
+    let file = folder.path().join("wrong.toml");
+    std::fs::write(&file, "[director]\nzone = \"no dots\"\n").unwrap();
+    assert_eq!(run(&["--config", file.to_str().unwrap()]).code, 2);
+    assert!(!Path::new(&store["file://".len()..]).exists());
+}
+
+/// A catalog in each director's own folder would make each of them lead.
+#[test]
+fn a_store_that_brings_no_catalog_is_not_enough() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let file = folder.path().join("director.toml");
+    let text = format!(
+        "data_dir = \"{}\"\n[director]\nzone = \"{ZONE}\"\nns = [\"ns1.example.org\"]\nstore = \"s3://rez/cache\"\n\
+         [[node]]\nname = \"otter\"\nurl = \"https://127.0.0.1:1\"\n",
+        data.display()
+    );
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    for words in [
+        &["director"][..],
+        &["director", "maintain", "otter", "--until", "2h", "--reason", "x"],
+        &["director", "incident", "open", "Slow"],
+        &["check-config"],
+    ] {
+        let run = rezcache(&[words, &["--config", file]].concat());
+        let code = if words == ["check-config"] { 1 } else { 2 };
+        assert!(run.code == code && run.err.contains("which catalog?"), "{words:?} {run:?}");
+    }
+    assert!(!data.exists());
+}
+
+/// What is written into a catalog that no director reads is no success.
+#[test]
+fn nothing_is_written_where_no_director_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let typo = folder.path().join("stroe");
+    let store = format!("file://{}", typo.display());
+    let planned = &["maintain", "otter", "--until", "2h", "--reason", "x"][..];
+    for words in [planned, &["maintain"], &["maintain", "otter", "--end"], &["incident", "open", "Slow"]] {
+        let run = rezcache(&[&["director"], words, &["--store", &store]].concat());
+        assert!(run.code == 1 && run.err.contains("there is no catalog"), "{words:?} {run:?}");
+        assert!(!typo.exists(), "{words:?}");
+    }
+    // There is one, of a node that no director has to do with.
+    std::fs::create_dir(&typo).unwrap();
+    drop(rezcache::catalog::SqliteCatalog::open(&typo.join("catalog.sqlite")).unwrap());
+    let run = rezcache(&[&["director"], planned, &["--store", &store]].concat());
+    assert!(run.code == 1 && run.err.contains("no node is known"), "{run:?}");
+}
+
+#[test]
+fn check_config_shows_what_a_director_is_but_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("director.toml");
+    std::fs::write(folder.path().join("token"), "header.payload.signature").unwrap();
+    let check = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        rezcache(&["check-config", "--config", file.to_str().unwrap()])
+    };
+    let whole = check(&format!(
+        "[director]\nzone = \"{ZONE}\"\nns = [\"ns1.example.org\"]\nstore = \"s3://rez/cache\"\n\
+         catalog = \"postgres://me:hunter2@db.example/rez\"\ntoken_file = \"token\"\nserver_name = \"n.example.org\"\n\
+         [[node]]\nname = \"otter\"\nurl = \"https://127.0.0.1:1\"\n"
+    ));
+    assert_eq!(whole.code, 0, "{whole:?}");
+    for (key, value) in [
+        ("director.ns", "ns1.example.org."),
+        ("director.catalog", "PostgreSQL"),
+        ("director.token", "yes"),
+        ("director.pins", "none"),
+        ("director.server_name", "n.example.org"),
+    ] {
+        let line = whole.out.lines().find(|line| line.split(' ').next() == Some(key)).unwrap();
+        assert!(line.ends_with(value), "{line}");
+    }
+    assert!(!whole.out.contains("hunter2") && !whole.out.contains("signature"), "{whole:?}");
+    let empty = check("[director]\nttl_s = 7\n");
+    assert_eq!(empty.code, 1);
+    for told in ["which service?", "which zone?", "which nodes?"] {
+        assert!(empty.err.contains(told), "{told} {empty:?}");
+    }
+    // Whoever runs none lacks nothing.
+    assert_eq!(check("").code, 0);
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::cli::{Run, rezcache};
+use crate::service::tools;
 use crate::support::client::{Connection, ask, get};
 use crate::support::directors::DirectorProcess;
 use crate::support::process::NodeProcess;
@@ -357,6 +358,16 @@ async fn the_rules_and_the_dashboard_name_metrics_that_there_are() {
         let unknown: Vec<_> = named.difference(&known).collect();
         assert!(unknown.is_empty(), "{file} names {unknown:?}");
     }
+    let read = "import sys, yaml\nfor group in yaml.safe_load(open(sys.argv[1]))['groups']:\n  for rule in group['rules']: \
+                print(rule['alert'], rule['expr'] != '', rule['labels']['severity'], rule['annotations']['summary'] != '')";
+    let output = Command::new(tools().join("python"))
+        .args(["-c", read])
+        .arg(folder.join("prometheus-alerts.yml"))
+        .output()
+        .unwrap();
+    let rules = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && rules.lines().count() > 10, "{rules}{:?}", output.stderr);
+    assert!(!rules.contains(" False"), "{rules}");
     let text = std::fs::read_to_string(folder.join("grafana-dashboard.json")).unwrap();
     let dashboard: Value = serde_json::from_str(&text).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();

@@ -200,8 +200,9 @@ impl Stage {
 
     /// Starts what does not end, and waits until it has printed what it is ready with.
     fn start(&mut self, command: &str) -> Result<(), String> {
-        let command = &self.replaced(command);
-        let what = command.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+        // What is run is replaced once, by `bash`: a path within the home holds what is replaced.
+        let what = self.replaced(command);
+        let what = what.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
         self.running.retain(|running| running.what != what);
         let errors = self.home.path().join("errors");
         let mut bash = self.bash(&format!("exec {command}"));

@@ -157,6 +157,38 @@ async fn requests_of_nobody_have_their_pace_and_tokens_do_not_share_it() {
     node.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pace_that_is_said_is_for_what_everybody_may_read_too() {
+    let folder = tempfile::tempdir().unwrap();
+    for said in [Some(2), None] {
+        let protection = Protection { requests_per_address_s: said, ..Protection::default() };
+        let abuse_contact = Some("abuse@example.org".to_owned());
+        let config =
+            NodeConfig { protection, abuse_contact, ..config(&folder.path().join(format!("{said:?}"))) };
+        let node = Node::start(config).await.unwrap();
+        let path = "v1/grids/login.grid.example/assets/texture/5748decc-f629-461c-9a36-a35a221fe21f";
+        let url = format!("https://{}/{path}?[1-40]", node.address());
+        let (_, head, rest) = asked(source(4), &[], &url).await;
+        let text = format!("{head}{rest}").to_ascii_lowercase();
+        let (absent, limited) = (text.matches("http/1.1 404").count(), text.matches("http/1.1 429").count());
+        // curl connects anew after each 429.
+        if said.is_some() {
+            assert!((15..35).contains(&absent) && limited > 0, "{absent} {limited}: {text}");
+            assert!(text.contains("connection: close"), "{text}");
+        } else {
+            assert_eq!((absent, limited), (40, 0), "{text}");
+        }
+        // QUIC shares it, also where the caller is known from the request before.
+        let (reader, name) = (client(&node), key(AssetKind::Texture, 1));
+        let mut refused = 0;
+        for _ in 0..40 {
+            refused += usize::from(reader.read(&name, origin(), None).await.is_err());
+        }
+        assert_eq!(refused > 0, said.is_some(), "{refused}");
+        node.stop().await;
+    }
+}
+
 /// Takes connections, half handshakes and answers from an address until told to end.
 async fn flood(from: SocketAddr, to: SocketAddr, stop: Arc<AtomicBool>) -> u64 {
     let endpoint = quic_client(from);

@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 
 use crate::service::{GRID, client, client_at, config, key, origin, share, tcp_only, texture};
 use crate::support::process::NodeProcess;
+use crate::support::tls::careless;
 use crate::support::within;
 
 /// More than is on its way at once.
@@ -139,6 +140,42 @@ async fn a_draining_node_is_looked_at_finishes_what_runs_and_takes_nobody_else()
     drop((over_quic, over_tcp));
     assert_eq!(node.ended().await, Some(0));
     assert!(TcpStream::connect(at).await.is_err());
+}
+
+/// There may always be one more request: it is sent away, and nobody waits until its sender has read that.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_again_and_again_does_not_keep_a_node_from_going() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = NodeProcess::start(folder.path(), None);
+    // A client that lets no answer in.
+    let mut transport = quinn::TransportConfig::default();
+    transport.stream_receive_window(0u8.into());
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(careless(rezcache::wire::ALPN)).unwrap();
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport));
+    let mut endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
+    endpoint.set_default_client_config(config);
+    let connection = within(endpoint.connect(node.at, "localhost").unwrap()).await.unwrap();
+    let begin = async || {
+        let (mut send, receive) = connection.open_bi().await.unwrap();
+        send.write_all(&[0]).await.unwrap();
+        // The node has it by now.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        (send, receive)
+    };
+    let (mut before, mut answer) = begin().await;
+    assert_eq!(asked(node.at, &["-X", "POST"], "/v1/node/drain").await.0, 202);
+    let _after = begin().await;
+    assert!(connection.close_reason().is_none(), "what ran before may end");
+    before.reset(0u8.into()).unwrap();
+    answer.stop(0u8.into()).unwrap();
+    let closed = tokio::time::timeout(Duration::from_secs(8), connection.closed()).await;
+    let closed = closed.expect("the node waits for the second request");
+    assert!(
+        matches!(&closed, quinn::ConnectionError::ApplicationClosed(why) if why.error_code == 1u8.into()),
+        "{closed}"
+    );
+    assert_eq!(node.ended().await, Some(0));
 }
 
 /// Nothing is opened, and whoever is closed is written down.

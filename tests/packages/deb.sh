@@ -188,7 +188,7 @@ store = "file:///var/lib/rezcache/store"
 name = "otter"
 url = "https://127.0.0.1:1"
 TOML
-inside chgrp rezcache /etc/rezcache/director.toml
+inside chown root:rezcache /etc/rezcache/director.toml
 chmod 640 "$root/etc/rezcache/director.toml"
 read -r -a start <<<"$(setting system/rezcache-director.service ExecStart)"
 chroot --userspec="$user:$user" "$root" env -i PATH=/usr/bin:/bin "$(setting system/rezcache-director.service Environment)" \
@@ -202,7 +202,7 @@ status=0
 wait "$running" || status=$?
 running=''
 equal "the director's end by SIGTERM" "$status" 0
-rm -r "$root/etc/rezcache/director.toml" "$root/var/lib/$(setting system/rezcache-director.service StateDirectory)"
+check "it has left something for the purge" test -s "$root/var/lib/rezcache-director/director-name"
 
 key=/var/lib/rezcache/store.key
 check "it has made its key in the package's place" test -s "$root$key"

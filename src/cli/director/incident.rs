@@ -3,10 +3,9 @@
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Outcome, catalog, print};
+use super::{Outcome, print};
 use crate::cli::times;
 use crate::config::Settings;
 use crate::director::incidents;
@@ -80,7 +79,7 @@ enum Bad {
 }
 
 pub(super) async fn run(arguments: Arguments, settings: &Settings) -> anyhow::Result<Outcome> {
-    let board = catalog(settings)?.open_board().await.context("cannot open the catalog")?;
+    let board = super::board(settings).await?;
     let board = board.as_ref();
     let text = match arguments.command {
         Command::Open { title, severity, affects, text } => {

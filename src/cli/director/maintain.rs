@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::Args;
 
-use super::{Outcome, catalog, print};
+use super::{Outcome, print};
 use crate::catalog::{Board, Fact, FactKind};
 use crate::cli::times;
 use crate::config::Settings;
@@ -32,7 +32,7 @@ pub(in crate::cli) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments, settings: &Settings) -> anyhow::Result<Outcome> {
-    let board = catalog(settings)?.open_board().await.context("cannot open the catalog")?;
+    let board = super::board(settings).await?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let Some(node) = arguments.node else {
         print(&plans(board.as_ref(), now).await?)?;
@@ -69,7 +69,13 @@ async fn known(board: &dyn Board, settings: &Settings, node: &str) -> anyhow::Re
     let opened = opened.iter().filter_map(|fact| serde_json::from_slice::<NodeFact>(&fact.record).ok());
     let mut names: Vec<_> = settings.director.nodes.iter().map(|node| node.name.clone()).collect();
     names.extend(opened.map(|fact| fact.spec.name));
-    if names.is_empty() || names.iter().any(|name| name == node) {
+    if names.is_empty() {
+        bail!(
+            "no node is known here, neither to the file nor to this catalog: is it the directors' own? name their file \
+             with --config, whose [[node]] sections it reads"
+        );
+    }
+    if names.iter().any(|name| name == node) {
         return Ok(());
     }
     bail!("there is no node {node}; there are {}", names.join(", "));

@@ -11,8 +11,10 @@ use clap::{Args, Subcommand};
 
 use super::proxy::{StopSignal, raise_descriptor_limit};
 use super::{Outcome, print};
-use crate::catalog::Place;
-use crate::config::{BoardFlags, DirectorFlags, DirectorSettings, LogFormat, ProvisionerSettings, Settings};
+use crate::catalog::{Board, Place};
+use crate::config::{
+    BoardFlags, DirectorFlags, DirectorSettings, LogFormat, Problems, ProvisionerSettings, Settings,
+};
 use crate::director::provision::{AwsProvisioner, CommandProvisioner, ProcessProvisioner, Provisioner};
 use crate::director::{Alerts, Director, DirectorConfig, Tested};
 use crate::fleet::array::ArrayRules;
@@ -80,14 +82,33 @@ async fn test_alerts(director: &DirectorSettings) -> anyhow::Result<Outcome> {
 }
 
 /// The catalog that the directors share.
-fn catalog(settings: &Settings) -> anyhow::Result<Place> {
-    settings.director.catalog(&settings.data_dir).context(
-        "which service? name its store or its catalog: director.store or director.catalog in the file of --config, or \
-         --store or --catalog",
-    )
+fn catalog(settings: &Settings) -> Result<Place, Problems> {
+    settings.director.catalog().map_err(|missing| Problems::missing(vec![missing], true))
+}
+
+/// The same for whoever writes into it. It is there already: one made for a name that was misspelt would be read by
+/// no director.
+async fn board(settings: &Settings) -> anyhow::Result<Arc<dyn Board>> {
+    let place = catalog(settings)?;
+    match &place {
+        Place::Memory => {
+            bail!("a catalog in memory is its director's alone: name one in a file or in PostgreSQL")
+        }
+        Place::Sqlite(path) if !path.exists() => bail!(
+            "there is no catalog {}: is the store or catalog spelt as in the directors' file? name that file with \
+             --config; a director makes the catalog at its first start",
+            path.display()
+        ),
+        _ => {}
+    }
+    place.open_board().await.context("cannot open the catalog")
 }
 
 async fn direct(settings: Settings) -> anyhow::Result<Outcome> {
+    let missing = settings.director.missing();
+    if !missing.is_empty() {
+        return Err(Problems::missing(missing, true).into());
+    }
     let catalog = catalog(&settings)?;
     let Settings { file, data_dir, director, log_format, .. } = settings;
     std::fs::create_dir_all(&data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;
@@ -151,17 +172,7 @@ fn key_file(settings: &DirectorSettings) -> Option<PathBuf> {
 }
 
 fn config(settings: DirectorSettings, name: String, catalog: Place) -> anyhow::Result<DirectorConfig> {
-    let Some(zone) = settings.zone.clone() else {
-        bail!(
-            "which zone? write `zone = \"cache.example.org.\"` under [director], or --zone cache.example.org"
-        );
-    };
-    if settings.name_servers.is_empty() {
-        bail!(
-            "which name servers has {zone}? write `ns = [\"ns1.example.org.\", \"ns2.example.org.\"]` under [director], or \
-             --ns: the names of the directors' machines, as the parent zone has them"
-        );
-    }
+    let zone = settings.zone.clone().context("which zone?")?;
     let ours = matches!(settings.provisioner, ProvisionerSettings::Process(_));
     let (mut pins, mut server_name) = (settings.pins.clone(), settings.server_name.clone());
     if pins.is_empty() && server_name.is_none() && settings.ca_file.is_none() {
@@ -171,11 +182,6 @@ fn config(settings: DirectorSettings, name: String, catalog: Place) -> anyhow::R
         }
     }
     let elastic = !matches!(settings.provisioner, ProvisionerSettings::Static);
-    if settings.nodes.is_empty() && !elastic {
-        bail!(
-            "which nodes? write [[node]] sections with a name and a url, or --node otter=https://192.0.2.7:8443"
-        );
-    }
     Ok(DirectorConfig {
         name,
         zone,

@@ -43,6 +43,12 @@ pub enum ZoneError {
     /// Resolvers have to be told who answers for the zone.
     #[error("name at least one name server of the zone (ns), better two")]
     NoNameServer,
+    /// Below the zone there is nothing: it would deny that its own name server has an address.
+    #[error(
+        "the name server {0} lies in the zone itself, which has no addresses but the nodes'; call it otherwise, such as \
+         ns1.example.org"
+    )]
+    Inside(String),
 }
 
 /// The service's zone.
@@ -58,7 +64,7 @@ impl Zone {
     /// The zone of the service's name, with its name servers; `ttl` is that of the nodes' addresses, in seconds.
     ///
     /// # Errors
-    /// When something is no name, or no name server is given.
+    /// When something is no name, or no name server is given, or one within the zone.
     pub fn new(name: &str, servers: &[String], ttl: u32, serial: u32) -> Result<Self, ZoneError> {
         let parse = |text: &str| {
             let mut name = Name::from_str(text).map_err(|_| ZoneError::Name(text.to_owned()))?;
@@ -68,7 +74,13 @@ impl Zone {
         let name = parse(name)?;
         let servers = servers.iter().map(|server| parse(server)).collect::<Result<Vec<_>, _>>()?;
         let first = servers.first().ok_or(ZoneError::NoNameServer)?.clone();
-        let mailbox = parse(&format!("hostmaster.{name}"))?;
+        if let Some(inside) = servers.iter().find(|server| name.zone_of(server)) {
+            return Err(ZoneError::Inside(inside.to_string()));
+        }
+        // Mail for the zone's own name would go to a node.
+        let parent = name.base_name();
+        let above = if parent.is_root() { &name } else { &parent };
+        let mailbox = parse(&format!("hostmaster.{above}"))?;
         let soa = SOA::new(first, mailbox, serial, 3600, 600, 604_800, NEGATIVE_TTL);
         let soa = Record::from_rdata(name.clone(), STEADY_TTL, RData::SOA(soa));
         Ok(Self { name, servers, ttl, soa })

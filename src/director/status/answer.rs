@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue,
-    RETRY_AFTER,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderName,
+    HeaderValue, RETRY_AFTER,
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -101,8 +101,8 @@ pub(super) fn answer<B: hyper::body::Body>(
 fn operators<B>(request: &Request<B>, peer: IpAddr, site: &Site) -> Response<Body> {
     if !site.config.monitoring_public && !is_near(peer, request.headers()) {
         site.refuse();
-        let sentence = "Operators look at this from the director's machine or its private network, past any reverse \
-             proxy; or the setting monitoring_public opens it to everybody.";
+        let sentence = "Operators look at this from the director's machine or its private network, by its IP address \
+             and past any reverse proxy; or the setting monitoring_public opens it to everybody.";
         return made(StatusCode::FORBIDDEN, HTML, NOT_KEPT, page::trouble("This is for operators", sentence));
     }
     let (range, hours) = (monitoring::range(request.uri().query()), site.picture.borrow().node_hours);
@@ -121,7 +121,19 @@ fn operators<B>(request: &Request<B>, peer: IpAddr, site: &Site) -> Response<Bod
 
 /// Whether a request comes from this machine or its private network, and was not brought from elsewhere.
 fn is_near(peer: IpAddr, headers: &HeaderMap) -> bool {
-    !is_public(peer) && !FORWARDED.iter().any(|name| headers.contains_key(*name))
+    !is_public(peer) && !FORWARDED.iter().any(|name| headers.contains_key(*name)) && is_by_address(headers)
+}
+
+/// Whether the browser was told to go to an address. A name that leads here may be that of a web page elsewhere, whose
+/// scripts could then read what is answered (DNS rebinding); a web server in front asks by a name too.
+fn is_by_address(headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next().and_then(|host| host.to_str().ok()), hosts.next()) else {
+        return false;
+    };
+    let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
+    let name = authority.host();
+    name.eq_ignore_ascii_case("localhost") || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
 fn listen(method: &Method, peer: IpAddr, site: &Site) -> Response<Body> {
@@ -189,6 +201,7 @@ mod tests {
     fn what_a_proxy_brings_is_not_near() {
         let headers = |name: &'static str| {
             let mut headers = HeaderMap::new();
+            headers.insert(HOST, HeaderValue::from_static("127.0.0.1:8053"));
             if !name.is_empty() {
                 headers.insert(name, HeaderValue::from_static("203.0.113.5"));
             }
@@ -203,5 +216,32 @@ mod tests {
         for far in ["203.0.113.5", "2001:db8::1", "::ffff:203.0.113.5"] {
             assert!(!is_near(far.parse().unwrap(), &headers("")), "{far}");
         }
+    }
+
+    #[test]
+    fn what_comes_by_a_name_is_not_near() {
+        let near = |hosts: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for host in hosts {
+                headers.append(HOST, HeaderValue::from_static(host));
+            }
+            is_near("127.0.0.1".parse().unwrap(), &headers)
+        };
+        for host in
+            ["127.0.0.1", "127.0.0.1:8053", "[::1]:8053", "192.168.1.5:80", "localhost:8053", "LocalHost"]
+        {
+            assert!(near(&[host]), "{host}");
+        }
+        for host in [
+            "evil.example:8053",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "",
+            "user@evil.example",
+            ":80",
+        ] {
+            assert!(!near(&[host]), "{host}");
+        }
+        assert!(!near(&[]) && !near(&["127.0.0.1", "evil.example"]));
     }
 }

@@ -149,7 +149,8 @@ async fn ask(
     path: &str,
     body: &'static str,
 ) -> (StatusCode, String) {
-    let request = Request::builder().method(method).uri(path).body(Full::new(Bytes::from(body))).unwrap();
+    let request = Request::builder().method(method).uri(path).header("host", "127.0.0.1:8053");
+    let request = request.body(Full::new(Bytes::from(body))).unwrap();
     let response = answer::answer(&request, peer.parse().unwrap(), site);
     let status = response.status();
     if response.headers()["content-type"] == "text/event-stream" {
@@ -157,6 +158,22 @@ async fn ask(
     }
     let body = response.into_body().collect().await.unwrap().to_bytes();
     (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[test]
+fn other_nodes_do_the_work_of_a_lost_one_only_where_one_serves() {
+    let note = |others: Vec<MemberView>| {
+        let mut picture = picture();
+        picture.nodes = others;
+        picture.nodes.push(node("lynx", Dot::Red, State::Lost));
+        let view = View::of("cache.example.org", "owl", &picture, &Books::default());
+        let group = view.groups.iter().find(|group| group.id == "nodes").unwrap();
+        group.members.iter().find(|member| member.name == "lynx").unwrap().note
+    };
+    let others = vec![node("otter", Dot::Green, State::Healthy)];
+    assert_eq!(note(others), Some("The other nodes do its work."));
+    assert_eq!(note(vec![node("otter", Dot::Red, State::Lost)]), None);
+    assert_eq!(note(Vec::new()), None);
 }
 
 #[tokio::test]

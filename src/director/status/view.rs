@@ -307,6 +307,7 @@ fn look(node: &MemberView) -> Look {
 }
 
 fn nodes(picture: &Picture, books: &Books) -> Group {
+    let served = picture.nodes.iter().any(|node| matches!(look(node), Look::Works | Look::Impaired));
     let view = |node: &MemberView| {
         let id = chronicle::node_member(&node.name);
         let state = look(node);
@@ -318,7 +319,7 @@ fn nodes(picture: &Picture, books: &Books) -> Group {
                 Some("What lies behind it does not answer; it serves what it has in memory.")
             }
             Look::Impaired => Some("It has missed a look; the next one decides."),
-            Look::Down => Some("The other nodes do its work."),
+            Look::Down if served => Some("The other nodes do its work."),
             _ => None,
         };
         Member {

@@ -157,9 +157,26 @@ fn what_is_not_a_plain_question_is_answered_as_such() {
 #[test]
 fn names_that_are_none_are_told() {
     let servers = ["ns1.example.org".to_owned()];
-    assert!(matches!(Zone::new("a..b", &servers, 5, 1), Err(ZoneError::Name(_))));
-    assert!(matches!(Zone::new(".", &servers, 5, 1), Err(ZoneError::Name(_))));
+    assert!(matches!(Zone::new("a..b", &servers, 5, 7), Err(ZoneError::Name(_))));
+    assert!(matches!(Zone::new(".", &servers, 5, 7), Err(ZoneError::Name(_))));
     assert!(matches!(Zone::new("cache.example.org.", &[], 5, 1), Err(ZoneError::NoNameServer)));
+}
+
+#[test]
+fn a_name_server_is_not_in_the_zone_that_would_deny_it() {
+    for inside in ["cache.example.org", "ns1.Cache.example.org."] {
+        let servers = ["ns1.example.org".to_owned(), inside.to_owned()];
+        let refused = Zone::new("cache.example.org", &servers, 5, 7);
+        assert!(matches!(refused, Err(ZoneError::Inside(_))), "{inside}");
+    }
+    assert!(Zone::new("cache.example.org", &["xcache.example.org".to_owned()], 5, 7).is_ok());
+}
+
+#[test]
+fn mail_about_the_zone_goes_to_the_parent_of_it() {
+    let answer = ask("cache.example.org.", RecordType::SOA);
+    let RData::SOA(soa) = &answer.answers[0].data else { panic!("{answer:?}") };
+    assert_eq!((soa.serial, soa.rname.to_ascii().as_str()), (7, "hostmaster.example.org."));
 }
 
 proptest! {
