@@ -14,25 +14,24 @@ use super::alerts::{AlertConfig, AlertError, Alerts};
 use super::chronicle::{self, Chronicle, DirectorView, Keeper};
 use super::dns::{DnsCounts, DnsServer, Zone, ZoneError};
 use super::incidents::IncidentError;
-use super::probe::{NodeAddress, Prober, resolve};
+use super::memory::{Memory, Remembered};
+use super::probe::{Looked, NodeAddress, Prober, resolve};
 use super::provision::Provisioner;
 use super::status::{StatusConfig, StatusServer};
-use crate::catalog::{Board, CatalogError, Fact, FactKind, Place};
+use crate::catalog::{ACTING, Board, CatalogError, Fact, FactKind, Place};
 use crate::fleet::answers::Answers;
 use crate::fleet::array::{
     Array, ArrayRules, Command, Maintenance, MemberView, NodeFact, NodeSpec, StorageView,
 };
 use crate::fleet::costs::NodeHours;
-use crate::fleet::health::Probe;
 use crate::fleet::incidents::Incident;
 use crate::fleet::names;
 use crate::fleet::notices::{Notice, Severity};
-use crate::fleet::report::NodeReport;
 use crate::fleet::scaling::Phase;
 use crate::redact::Redacted;
 
 /// What is done once, by one director.
-const ROLE: &str = "scaling";
+const ROLE: &str = ACTING;
 /// How often the array is asked what to do.
 const TICK: Duration = Duration::from_millis(200);
 /// For how long a director leads without saying so again, in probe intervals.
@@ -65,6 +64,8 @@ pub struct DirectorConfig {
     pub ca_file: Option<PathBuf>,
     /// A token with the right `observe`, and `admin` for telling nodes to drain.
     pub token: Option<Redacted<String>>,
+    /// Where to remember what the catalog says of the nodes, for a start without it; `None`: nowhere.
+    pub memory: Option<PathBuf>,
     /// Whom to tell.
     pub alerts: AlertConfig,
     /// Where the status page is served, over plain HTTP; `None`: nowhere.
@@ -143,8 +144,7 @@ enum Event {
     Probed {
         name: String,
         began: Instant,
-        probe: Probe,
-        report: Option<NodeReport>,
+        looked: Looked,
     },
     Board(Result<Shared, CatalogError>),
     Told(Vec<Notice>),
@@ -225,7 +225,12 @@ impl Director {
         let tls = crate::client::tls_for_nodes(&config.pins, config.ca_file.as_deref())
             .map_err(|error| DirectorError::Tls(error.to_string()))?;
         let prober = Prober::new(tls, config.server_name.clone(), config.token.clone());
-        let array = Array::new(config.rules, nodes, Instant::now());
+        let mut array = Array::new(config.rules, nodes, Instant::now());
+        let memory = config.memory.clone().map(|path| Memory::new(path, config.zone.clone()));
+        if let Some(remembered) = memory.as_ref().and_then(Memory::read) {
+            array.remember(Instant::now(), &remembered.nodes);
+            array.maintenance(wall(), &remembered.maintenance);
+        }
         let (answers, answers_told) = watch::channel(Arc::new(array.answers(Instant::now())));
         let dns = DnsServer::start(config.dns_listen, zone, answers_told)
             .await
@@ -271,7 +276,7 @@ impl Director {
             naming: BTreeSet::new(),
             named: VecDeque::new(),
         };
-        tasks.spawn(work.run(written));
+        tasks.spawn(work.run(written, memory));
         Ok(Self { dns, status, picture: picture_told, notices, leave, tasks })
     }
 
@@ -344,15 +349,20 @@ struct Work {
 }
 
 impl Work {
-    async fn run(mut self, written: mpsc::Receiver<Write>) {
+    async fn run(mut self, written: mpsc::Receiver<Write>, memory: Option<Memory>) {
         let (events, mut arriving) = mpsc::channel(1024);
         let mut running = JoinSet::new();
-        running.spawn(follow(self.config.clone(), self.holder.clone(), events.clone(), written));
+        let board = follow(self.config.clone(), self.holder.clone(), events.clone(), written, memory);
+        running.spawn(board);
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
             tokio::select! {
-                Some(event) = arriving.recv() => self.take(event),
+                Some(event) = arriving.recv() => {
+                    if let Some(stray) = self.take(event) {
+                        self.close(stray, &events, &mut running);
+                    }
+                }
                 Some(_) = running.join_next() => continue,
                 _ = ticks.tick() => {}
             }
@@ -370,11 +380,16 @@ impl Work {
         }
     }
 
-    fn take(&mut self, event: Event) {
+    /// Takes an event in; a node that was opened and cannot be a member, to be closed.
+    fn take(&mut self, event: Event) -> Option<NodeSpec> {
         let now = Instant::now();
         match event {
-            Event::Probed { name, began, probe, report } => {
+            Event::Probed { name, began, looked: Looked { probe, cause, report } } => {
+                self.array.explain(&name, cause);
                 self.array.probed(now, &name, began, probe, report);
+                if let Some(cause) = self.array.news(&name) {
+                    tracing::warn!(node = name, %cause, "a node does not serve");
+                }
             }
             Event::Board(Ok(shared)) => {
                 self.catalog = true;
@@ -393,11 +408,14 @@ impl Work {
                 if self.array.opened(now, spec) {
                     tracing::info!(node = fact.spec.name, "a node was opened");
                     self.write(Write::Put(fact, self.term));
+                } else if self.array.has(&fact.spec.handle) {
+                    tracing::error!(node = fact.spec.name, "what was opened is a member already");
                 } else {
                     tracing::error!(
                         node = fact.spec.name,
-                        "it was opened where another node is, and is left alone"
+                        "it was opened where another node is, and is closed"
                     );
+                    return Some(fact.spec);
                 }
             }
             Event::NotOpened { name, why } => {
@@ -421,6 +439,7 @@ impl Work {
                 self.array.catalog(now, &self.config.name, false);
             }
         }
+        None
     }
 
     fn perform(&mut self, command: Command, events: &mpsc::Sender<Event>, running: &mut JoinSet<()>) {
@@ -431,8 +450,8 @@ impl Work {
                 let patience = self.config.rules.health.interval / 2;
                 running.spawn(async move {
                     let began = Instant::now();
-                    let (probe, report) = prober.probe(&address, patience).await;
-                    let _ = events.send(Event::Probed { name: spec.name, began, probe, report }).await;
+                    let looked = prober.probe(&address, patience).await;
+                    let _ = events.send(Event::Probed { name: spec.name, began, looked }).await;
                 });
             }
             Command::Drain(spec) => {
@@ -504,9 +523,10 @@ impl Work {
         let name = names::unused(rand::random(), &taken);
         self.naming.insert(name.clone());
         let (provisioner, events) = (self.provisioner.clone(), events.clone());
+        let urls = self.array.urls();
         running.spawn(async move {
             let event = match provisioner {
-                Some(provisioner) => match provisioner.open(name.clone()).await {
+                Some(provisioner) => match provisioner.open(name.clone(), urls).await {
                     Ok(spec) => Event::Opened(spec),
                     Err(error) => Event::NotOpened { name, why: error.to_string() },
                 },
@@ -562,7 +582,11 @@ impl Work {
             leading: self.array.is_leading(),
             failing_open,
             nodes,
-            troubles: self.array.troubles().map(|(_, _, text)| text.to_owned()).collect(),
+            troubles: self
+                .array
+                .troubles()
+                .map(|(key, _, text)| chronicle::without_cause(key, text).to_owned())
+                .collect(),
             catalog: self.catalog,
             node_hours: self.array.node_hours(),
             alerts_lost: self.alerts.lost(),
@@ -581,6 +605,7 @@ async fn follow(
     holder: String,
     events: mpsc::Sender<Event>,
     mut writes: mpsc::Receiver<Write>,
+    mut memory: Option<Memory>,
 ) {
     let mut board: Option<Arc<dyn Board>> = None;
     let mut keeper = Keeper::new(config.name.clone(), wall());
@@ -632,8 +657,15 @@ async fn follow(
             let read = read_board(board.as_ref(), &holder, patience, &mut keeper);
             let read = tokio::time::timeout(patience, read).await;
             let read = read.unwrap_or_else(|_| Err(CatalogError::Unavailable("no answer in time".into())));
+            let said = read.as_ref().ok().map(|shared| Remembered {
+                nodes: shared.nodes.clone(),
+                maintenance: shared.maintenance.clone(),
+            });
             if events.send(Event::Board(read)).await.is_err() {
                 return;
+            }
+            if let (Some(memory), Some(said)) = (&mut memory, said) {
+                memory.keep(said).await;
             }
         }
     }

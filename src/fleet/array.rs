@@ -16,11 +16,12 @@ use serde::{Deserialize, Serialize};
 use super::alarms::{Alarm, AlarmRules, Alarms};
 use super::answers::{Answers, Member as DnsMember};
 use super::costs::{Costs, NodeHours};
-use super::health::{HealthRules, NodeHealth, Probe, Turn};
+use super::health::{Cause, HealthRules, NodeHealth, Probe};
 use super::notices::{Notice, NoticeRules, Notices, Severity};
 use super::report::{Capacity, NodeReport};
 use super::scaling::{Action, NodeView, Phase, Reason, Scaling, ScalingRules};
 
+mod members;
 mod picture;
 
 pub use picture::{MemberView, StorageView};
@@ -109,6 +110,9 @@ struct Node {
     refused: u8,
     /// It was told to drain and does not say that it does.
     deaf: bool,
+    /// Why the last probe was not good, and what of it was said.
+    cause: Option<Cause>,
+    said: Option<Cause>,
 }
 
 /// A node that was told to drain and then refuses so many connections in a row has drained, and ended.
@@ -132,6 +136,8 @@ impl Node {
             maintenance: None,
             refused: 0,
             deaf: false,
+            cause: None,
+            said: None,
         }
     }
 
@@ -179,6 +185,10 @@ pub struct Array {
     leading: bool,
     /// Whether this director tells the operators: it leads, or led until nobody could say who does.
     telling: bool,
+    /// Whether the board was read: before, nobody but the fixed list is known.
+    read: bool,
+    /// Whether it is known at least what it said before this director started.
+    remembers: bool,
     opening: usize,
     decided: Option<Instant>,
 }
@@ -205,6 +215,8 @@ impl Array {
             costs: Costs::default(),
             leading: false,
             telling: false,
+            read: false,
+            remembers: false,
             opening: 0,
             decided: None,
         }
@@ -253,9 +265,16 @@ impl Array {
 
     /// What is written of opened nodes, read anew. The leading director knows better than what it wrote.
     pub fn facts(&mut self, now: Instant, facts: &[NodeFact]) {
+        // Who leads and has read nothing yet has written nothing either: what it remembers may be old.
+        let knows = self.leading && self.read;
+        self.read = true;
+        self.learn(now, facts, knows);
+    }
+
+    fn learn(&mut self, now: Instant, facts: &[NodeFact], knows: bool) {
         for fact in facts.iter().take(MAX_MEMBERS) {
             match self.nodes.get_mut(&fact.spec.name) {
-                Some(node) if node.is_listed() || self.leading => {}
+                Some(node) if node.is_listed() || knows => {}
                 Some(node) if node.spec == fact.spec => {
                     if node.phase != fact.phase {
                         (node.phase, node.since) = (fact.phase, now);
@@ -267,9 +286,16 @@ impl Array {
                 }
             }
         }
-        if !self.leading {
-            self.nodes
-                .retain(|name, node| node.is_listed() || facts.iter().any(|fact| fact.spec.name == *name));
+        if !knows {
+            let stays = |name: &str, node: &Node| {
+                node.is_listed() || facts.iter().any(|fact| fact.spec.name == *name)
+            };
+            for name in self.nodes.iter().filter(|(name, node)| !stays(name, node)).map(|(name, _)| name) {
+                for kind in ["node", "report", "certificate"] {
+                    self.notices.clear(now, &format!("{kind} {name}"), &format!("{name} was given up"));
+                }
+            }
+            self.nodes.retain(|name, node| stays(name, node));
             self.alarms.keep(|name| self.nodes.contains_key(name));
         }
     }
@@ -335,15 +361,7 @@ impl Array {
             // What a lost node last said of itself is over.
             node.load = 0.0;
         }
-        let planned = node.maintenance.is_some() || matches!(node.phase, Phase::Leaving | Phase::Draining);
-        let key = format!("node {name}");
-        match turn {
-            Some(Turn::Lost) if !planned => {
-                self.notices.raise(now, &key, Severity::Critical, &format!("{name} does not answer"));
-            }
-            Some(Turn::Back) => self.notices.clear(now, &key, &format!("{name} is back")),
-            _ => {}
-        }
+        self.absence(now, name, turn);
         self.mute(now, name);
         self.certificate(now, name);
         self.storage(now);
@@ -387,6 +405,7 @@ impl Array {
             }
             self.decide(now, &mut commands);
         }
+        self.nobody(now);
         self.costs.note(now, self.nodes.values().map(|node| (node.phase, node.is_listed())));
         // All directors see all troubles; one tells.
         let telling = self.telling;
@@ -472,7 +491,13 @@ impl Array {
             share: node.health.share(now),
             wanted: node.maintenance.is_none() && node.phase == Phase::Serving,
         };
-        Answers::of(&self.nodes.values().map(member).collect::<Vec<_>>())
+        let members: Vec<_> = self.nodes.values().map(member).collect();
+        // Where nodes are opened the fixed list is not all there are. What is remembered is better than nothing.
+        let enough = self.read || (!members.is_empty() && (self.remembers || self.rules.scaling.is_none()));
+        if !enough {
+            return Answers::unknown();
+        }
+        Answers::of(&members)
     }
 
     /// What the array has cost since this director started.

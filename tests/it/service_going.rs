@@ -146,7 +146,7 @@ async fn a_draining_node_is_looked_at_finishes_what_runs_and_takes_nobody_else()
 struct Closing(std::sync::Mutex<Vec<String>>);
 
 impl Provisioner for Closing {
-    fn open(&self, _: String) -> Asked<'_, NodeSpec> {
+    fn open(&self, _: String, _: Vec<String>) -> Asked<'_, NodeSpec> {
         Box::pin(async { Err(ProvisionError::NoRoom) })
     }
 
@@ -201,6 +201,7 @@ async fn a_director_waits_for_who_reads_from_a_node_that_leaves_and_then_closes_
         pins: vec![stays.pin.clone(), leaves.pin.clone()],
         ca_file: None,
         token: None,
+        memory: None,
         alerts: AlertConfig::default(),
         status_listen: None,
         monitoring_public: false,

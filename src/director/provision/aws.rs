@@ -353,7 +353,7 @@ fn failed(told: String) -> ProvisionError {
 }
 
 impl Provisioner for AwsProvisioner {
-    fn open(&self, name: String) -> Asked<'_, NodeSpec> {
+    fn open(&self, name: String, _: Vec<String>) -> Asked<'_, NodeSpec> {
         Box::pin(async move {
             let _one = self.opening.lock().await;
             let before = self.settled().await?;

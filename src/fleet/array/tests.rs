@@ -61,6 +61,7 @@ impl World {
         let now = Instant::now();
         let listed = nodes.iter().zip(1..).map(|(name, n)| spec(name, n, "")).collect();
         let mut array = Array::new(rules(scaling), listed, now);
+        array.facts(now, &[]);
         array.lead(now, true);
         Self {
             array,
@@ -176,6 +177,105 @@ fn with_all_lost_all_are_named() {
     world.run(10);
     assert_eq!(world.named().len(), 2);
     assert!(world.array.answers(world.now).failing_open());
+    let told = |what| ["all", "node lynx", "node otter"].map(|key| (key.to_owned(), what));
+    assert_eq!(world.told, told(What::Raised));
+    world.dead.clear();
+    world.run(60);
+    assert_eq!(world.told[3..], told(What::Cleared));
+}
+
+#[test]
+fn a_node_that_is_dead_from_the_start_is_told_of_after_a_while() {
+    let mut world = World::new(None, &["otter", "lynx", "heron"]);
+    world.dead = vec!["lynx".into(), "heron".into()];
+    let mark = Maintenance { until: 1000, reason: "new disk".into() };
+    let marks = BTreeMap::from([("heron".to_owned(), mark)]);
+    world.array.maintenance(999, &marks);
+    world.run(10);
+    assert_eq!(world.told, [], "a site that has just been switched on needs a while");
+    world.run(10);
+    assert_eq!(world.told, [("node lynx".to_owned(), What::Raised)], "one away by plan alarms nobody");
+    // One that is still away when its maintenance ends is.
+    world.array.maintenance(1000, &marks);
+    world.run(20);
+    assert_eq!(world.told[1..], [("node heron".to_owned(), What::Raised)]);
+    world.dead.clear();
+    world.run(60);
+    let cleared = ["node heron", "node lynx"].map(|key| (key.to_owned(), What::Cleared));
+    assert_eq!(world.told[2..], cleared);
+
+    // All of them from the start.
+    let mut world = World::new(None, &["otter", "lynx"]);
+    world.dead = vec!["lynx".into(), "otter".into()];
+    world.run(40);
+    let raised = ["all", "node lynx", "node otter"].map(|key| (key.to_owned(), What::Raised));
+    assert_eq!(world.told, raised);
+    // Of one that starts nobody expects an answer.
+    let mut world = World::new(Some(ScalingRules::default()), &["otter"]);
+    world.load = 0.95;
+    world.dead = (101..=110).map(|n| format!("opened-{n}")).collect();
+    world.run(60);
+    assert!(
+        world.opened > 100 && world.told.iter().all(|(key, _)| !key.starts_with("node")),
+        "{:?}",
+        world.told
+    );
+}
+
+#[test]
+fn operators_are_told_why_once_for_each_reason() {
+    let mut world = World::new(None, &["otter"]);
+    world.run(10);
+    let mut news = Vec::new();
+    let refused = Some(Cause::ConnectionRefused);
+    let key = Some(Cause::OtherKey);
+    for cause in [&refused, &refused, &refused, &key, &key, &None, &None, &None, &refused, &refused] {
+        world.now += INTERVAL;
+        let ready = Probe::Ready { latency: Duration::ZERO, storage: true };
+        let probe = if cause.is_some() { Probe::Refused } else { ready };
+        world.array.explain("otter", cause.clone());
+        world.array.probed(world.now, "otter", world.now, probe, None);
+        let text = world.array.troubles().map(|(_, _, text)| text.to_owned()).next();
+        news.push((world.array.news("otter"), text));
+    }
+    let told = |why: &str| Some(format!("otter does not answer: {why}"));
+    let (first, second) = (told("connection refused"), told("TLS: its key is not one of the pins"));
+    let (none, same) = (None::<Cause>, |text: &Option<String>| (None, text.clone()));
+    assert_eq!(news[..3], [(none.clone(), None), (refused.clone(), first.clone()), same(&first)]);
+    assert_eq!(news[3..5], [(key, second.clone()), same(&second)]);
+    assert_eq!(news[5..8], [same(&second), (none.clone(), None), (none.clone(), None)]);
+    assert_eq!(news[8..], [(none, None), (refused, first)]);
+}
+
+#[test]
+fn nobody_is_known_until_the_board_was_read_or_remembered() {
+    let now = Instant::now();
+    let opened = |name: &str, last| NodeFact { spec: spec(name, last, "i-1"), phase: Phase::Serving };
+    let scaling = Some(ScalingRules::default());
+    // The fixed list is all there are where nothing is opened.
+    assert!(!Array::new(rules(None), vec![spec("otter", 1, "")], now).answers(now).is_unknown());
+    assert!(Array::new(rules(None), Vec::new(), now).answers(now).is_unknown());
+    let mut array = Array::new(rules(scaling), vec![spec("otter", 1, "")], now);
+    assert!(array.answers(now).is_unknown());
+    array.remember(now, &[opened("lynx", 7), opened("heron", 8)]);
+    assert!(array.answers(now).failing_open());
+    assert_eq!(array.answers(now).addresses(0, false).len(), 3);
+    // Who leads at once has not written what it remembers: the board is right.
+    array.lead(now, true);
+    array.facts(now, &[opened("lynx", 9)]);
+    let named = array.answers(now).addresses(0, false);
+    assert_eq!(named.len(), 2);
+    assert!(named.contains(&IpAddr::from([192, 0, 2, 9])));
+    // From then on it knows better itself, and what it remembered is over.
+    array.facts(now, &[]);
+    array.remember(now, &[opened("heron", 8)]);
+    assert_eq!(array.answers(now).addresses(0, false).len(), 2);
+
+    let mut array = Array::new(rules(scaling), Vec::new(), now);
+    array.remember(now, &[]);
+    assert!(array.answers(now).is_unknown(), "nobody is nobody's answer");
+    array.facts(now, &[]);
+    assert!(!array.answers(now).is_unknown());
 }
 
 #[test]
