@@ -111,7 +111,7 @@ mod tests {
     fn fact(name: &str) -> NodeFact {
         let url = format!("https://{name}.example.org:8443");
         let spec = NodeSpec { name: name.into(), url, addresses: Vec::new(), handle: "i-1".into() };
-        NodeFact { spec, phase: Phase::Serving }
+        NodeFact { spec, phase: Phase::Serving, closing: false }
     }
 
     #[tokio::test]

@@ -157,6 +157,8 @@ enum Event {
     Closed {
         name: String,
         why: Option<String>,
+        /// Whether it is not tried again here.
+        over: bool,
     },
 }
 
@@ -195,11 +197,14 @@ pub struct Director {
     picture: watch::Receiver<Picture>,
     notices: watch::Receiver<Vec<Notice>>,
     leave: (Place, String),
+    ends: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
 
-/// How long the catalog is waited for at the end.
+/// How long the catalog is waited for at the end, and those whom alerts go to.
 const LEAVING: Duration = Duration::from_secs(3);
+/// How long nodes that are being opened are waited for at the end: nobody else knows of them.
+const OPENING: Duration = Duration::from_secs(20);
 
 impl Director {
     /// Starts to probe and to answer. Nodes and catalog need not be reachable.
@@ -276,12 +281,15 @@ impl Director {
             naming: BTreeSet::new(),
             named: VecDeque::new(),
         };
-        tasks.spawn(work.run(written, memory));
-        Ok(Self { dns, status, picture: picture_told, notices, leave, tasks })
+        let (ends, ending) = watch::channel(false);
+        tasks.spawn(work.run(written, memory, ending));
+        Ok(Self { dns, status, picture: picture_told, notices, leave, ends, tasks })
     }
 
     /// Stops, and gives the lead up for another to take at once. Nodes go on.
     pub async fn stop(mut self) {
+        self.ends.send_replace(true);
+        let _ = tokio::time::timeout(OPENING + LEAVING * 3, self.tasks.join_next()).await;
         self.tasks.shutdown().await;
         let (catalog, holder) = self.leave;
         let given_up = tokio::time::timeout(LEAVING, async {
@@ -349,11 +357,16 @@ struct Work {
 }
 
 impl Work {
-    async fn run(mut self, written: mpsc::Receiver<Write>, memory: Option<Memory>) {
+    async fn run(
+        mut self,
+        written: mpsc::Receiver<Write>,
+        memory: Option<Memory>,
+        mut ending: watch::Receiver<bool>,
+    ) {
         let (events, mut arriving) = mpsc::channel(1024);
-        let mut running = JoinSet::new();
+        let (mut running, mut following) = (JoinSet::new(), JoinSet::new());
         let board = follow(self.config.clone(), self.holder.clone(), events.clone(), written, memory);
-        running.spawn(board);
+        following.spawn(board);
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
@@ -365,6 +378,7 @@ impl Work {
                 }
                 Some(_) = running.join_next() => continue,
                 _ = ticks.tick() => {}
+                _ = ending.wait_for(|ends| *ends) => break,
             }
             let now = Instant::now();
             // A lead that was not renewed is over, whatever has held this process up.
@@ -378,6 +392,34 @@ impl Work {
             self.write_all(writes);
             self.show(now);
         }
+        self.end(arriving, &events, running, following).await;
+    }
+
+    /// Nothing new is begun. What is being opened is waited for and written down, and what is to be told is told.
+    async fn end(
+        mut self,
+        mut arriving: mpsc::Receiver<Event>,
+        events: &mpsc::Sender<Event>,
+        mut running: JoinSet<()>,
+        mut following: JoinSet<()>,
+    ) {
+        let until = tokio::time::Instant::now() + OPENING;
+        while !self.naming.is_empty() {
+            let Ok(Some(event)) = tokio::time::timeout_at(until, arriving.recv()).await else { break };
+            if let Some(stray) = self.take(event) {
+                self.close(stray, events, &mut running);
+            }
+        }
+        if !self.naming.is_empty() {
+            tracing::error!(
+                nodes = ?self.naming,
+                "these were being opened and nobody waits for them any more; look for them"
+            );
+        }
+        let Self { writes, alerts, .. } = self;
+        drop(writes);
+        let _ = tokio::time::timeout(LEAVING, following.join_next()).await;
+        alerts.finish(LEAVING).await;
     }
 
     /// Takes an event in; a node that was opened and cannot be a member, to be closed.
@@ -395,8 +437,14 @@ impl Work {
                 self.catalog = true;
                 self.array.catalog(now, &self.config.name, true);
                 (self.term, self.until) = (shared.term, shared.leading.then_some(shared.until));
+                // Read in the same moment as the lead was had: who begins to lead begins with what is written.
+                if !self.array.is_leading() {
+                    self.array.facts(now, &shared.nodes);
+                }
                 self.array.lead(now, shared.leading && now < shared.until);
-                self.array.facts(now, &shared.nodes);
+                if self.array.is_leading() {
+                    self.array.facts(now, &shared.nodes);
+                }
                 self.array.maintenance(wall(), &shared.maintenance);
                 let writes = self.chronicle.board(now, wall(), shared.chronicle, &self.array);
                 self.write_all(writes);
@@ -404,7 +452,7 @@ impl Work {
             Event::Told(notices) => self.tell(notices),
             Event::Opened(spec) => {
                 self.naming.remove(&spec.name);
-                let fact = NodeFact { spec: spec.clone(), phase: Phase::Starting };
+                let fact = NodeFact { spec: spec.clone(), phase: Phase::Starting, closing: false };
                 if self.array.opened(now, spec) {
                     tracing::info!(node = fact.spec.name, "a node was opened");
                     self.write(Write::Put(fact, self.term));
@@ -423,11 +471,16 @@ impl Work {
                 self.naming.remove(&name);
                 self.array.not_opened(now, &why);
             }
-            Event::Closed { name, why } => {
+            Event::Closed { name, why, over } => {
+                let done = why.is_none();
                 let key = format!("closing {name}");
                 match why {
                     Some(why) => self.array.raise(now, &key, Severity::Critical, &why),
                     None => self.array.clear(now, &key, &format!("{name} is closed")),
+                }
+                // What is still to be closed stays written, for whoever leads.
+                if over && self.array.closed(&name, done) {
+                    self.write(Write::Drop(name, self.term));
                 }
             }
             // What is known goes on; only what must be done once waits.
@@ -488,8 +541,11 @@ impl Work {
                 tracing::info!(node = spec.name, ?reason, "a node is closed");
                 self.close(spec, events, running);
             }
+            Command::Finish(spec) => {
+                tracing::info!(node = spec.name, "a node that was to be closed is closed");
+                self.close(spec, events, running);
+            }
             Command::Write(fact) => self.write(Write::Put(fact, self.term)),
-            Command::Forget(name) => self.write(Write::Drop(name, self.term)),
         }
     }
 
@@ -519,6 +575,7 @@ impl Work {
             self.naming.contains(name)
                 || self.named.iter().any(|named| named == name)
                 || members.iter().any(|member| member.name == name)
+                || self.array.is_leaving_name(name)
         };
         let name = names::unused(rand::random(), &taken);
         self.naming.insert(name.clone());
@@ -547,15 +604,14 @@ impl Work {
                     Err(error) => Some(format!("{name} ({handle}) could not be closed: {error}")),
                 };
                 let done = why.is_none();
-                if attempt > 1 || !done {
-                    let _ = events.send(Event::Closed { name: name.clone(), why }).await;
-                }
+                let over = done || attempt == CLOSINGS;
+                let _ = events.send(Event::Closed { name: name.clone(), why, over }).await;
                 if done {
                     return;
                 }
                 tokio::time::sleep(CLOSING_PAUSE).await;
             }
-            tracing::error!(node = name, handle, "a node could not be closed and is given up; look for it");
+            tracing::error!(node = name, handle, "a node could not be closed; look for it");
         });
     }
 

@@ -24,6 +24,7 @@ use super::scaling::{Action, NodeView, Phase, Reason, Scaling, ScalingRules};
 mod members;
 mod picture;
 
+use members::Closing;
 pub use picture::{MemberView, StorageView};
 
 /// What is fixed about a node.
@@ -46,6 +47,9 @@ pub struct NodeFact {
     pub spec: NodeSpec,
     /// Where it stands.
     pub phase: Phase,
+    /// It is no member any more, and its provisioner has not said yet that it is closed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub closing: bool,
 }
 
 /// A node that is away by plan.
@@ -81,10 +85,10 @@ pub enum Command {
     Drain(NodeSpec),
     /// Have the provisioner close this node.
     Close(NodeSpec, Reason),
+    /// The same for one that another director began to close, or this one could not.
+    Finish(NodeSpec),
     /// Write this down for the other directors.
     Write(NodeFact),
-    /// Remove what is written of this node.
-    Forget(String),
     /// Tell the operators.
     Tell(Vec<Notice>),
 }
@@ -189,6 +193,11 @@ pub struct Array {
     read: bool,
     /// Whether it is known at least what it said before this director started.
     remembers: bool,
+    /// Nodes that are no members any more; whether the provisioner has said that they are closed. They are known until
+    /// the board does not hold them any more.
+    closing: BTreeMap<String, (NodeSpec, Closing)>,
+    /// What others have written of a node otherwise than it is.
+    wrong: Vec<NodeFact>,
     opening: usize,
     decided: Option<Instant>,
 }
@@ -217,6 +226,8 @@ impl Array {
             telling: false,
             read: false,
             remembers: false,
+            closing: BTreeMap::new(),
+            wrong: Vec::new(),
             opening: 0,
             decided: None,
         }
@@ -272,9 +283,20 @@ impl Array {
     }
 
     fn learn(&mut self, now: Instant, facts: &[NodeFact], knows: bool) {
-        for fact in facts.iter().take(MAX_MEMBERS) {
+        self.departed(facts);
+        for fact in facts.iter().filter(|fact| !fact.closing).take(MAX_MEMBERS) {
+            if self.is_closing(&fact.spec) {
+                continue;
+            }
             match self.nodes.get_mut(&fact.spec.name) {
-                Some(node) if node.is_listed() || knows => {}
+                Some(node) if node.is_listed() => {}
+                // Another one may have led for a moment.
+                Some(node) if knows => {
+                    if node.phase != fact.phase || node.spec != fact.spec {
+                        let (spec, phase) = (node.spec.clone(), node.phase);
+                        self.wrong.push(NodeFact { spec, phase, closing: false });
+                    }
+                }
                 Some(node) if node.spec == fact.spec => {
                     if node.phase != fact.phase {
                         (node.phase, node.since) = (fact.phase, now);
@@ -288,7 +310,7 @@ impl Array {
         }
         if !knows {
             let stays = |name: &str, node: &Node| {
-                node.is_listed() || facts.iter().any(|fact| fact.spec.name == *name)
+                node.is_listed() || facts.iter().any(|fact| fact.spec.name == *name && !fact.closing)
             };
             for name in self.nodes.iter().filter(|(name, node)| !stays(name, node)).map(|(name, _)| name) {
                 for kind in ["node", "report", "certificate"] {
@@ -313,7 +335,9 @@ impl Array {
         // A name that is taken stays whose it is, and so does an address: two members that are one node would be
         // counted, probed and closed twice.
         let known = |node: &Node| node.spec.name == spec.name || node.spec.url == spec.url;
-        let fits = self.nodes.len() < MAX_MEMBERS && !self.nodes.values().any(known);
+        let fits = self.nodes.len() < MAX_MEMBERS
+            && !self.nodes.values().any(known)
+            && !self.closing.contains_key(&spec.name);
         if fits {
             self.nodes.insert(spec.name.clone(), Node::new(spec, Phase::Starting, &self.rules, now));
         }
@@ -341,7 +365,9 @@ impl Array {
         let capacity = self.rules.capacity;
         let Some(node) = self.nodes.get_mut(name) else { return };
         node.probing = false;
-        node.refused = if probe == Probe::Refused { node.refused.saturating_add(1) } else { 0 };
+        // Any other failure may be the network's: a node that is full of readers is not closed for that.
+        let ended = node.cause == Some(Cause::ConnectionRefused);
+        node.refused = if ended { node.refused.saturating_add(1) } else { 0 };
         let says_so = report.as_ref().is_some_and(|report| report.draining);
         node.deaf = node.phase == Phase::Draining && matches!(probe, Probe::Ready { .. }) && !says_so;
         node.behind = report.as_ref().map(|report| (report.store.canary, report.catalog.primary));
@@ -404,6 +430,7 @@ impl Array {
                 }
             }
             self.decide(now, &mut commands);
+            self.finish(&mut commands);
         }
         self.nobody(now);
         self.costs.note(now, self.nodes.values().map(|node| (node.phase, node.is_listed())));
@@ -461,8 +488,10 @@ impl Array {
                         self.notices.clear(now, &format!("{kind} {name}"), &format!("{name} was closed"));
                     }
                     self.notices.clear(now, &format!("node {name}"), &format!("{name} was given up"));
-                    commands.push(Command::Close(node.spec, reason));
-                    commands.push(Command::Forget(name));
+                    let (spec, phase) = (node.spec, node.phase);
+                    self.closing.insert(name, (spec.clone(), Closing::Runs));
+                    commands.push(Command::Write(NodeFact { spec: spec.clone(), phase, closing: true }));
+                    commands.push(Command::Close(spec, reason));
                 }
                 return;
             }
@@ -479,7 +508,7 @@ impl Array {
             commands.push(Command::Drain(node.spec.clone()));
         }
         if !node.is_listed() {
-            commands.push(Command::Write(NodeFact { spec: node.spec.clone(), phase }));
+            commands.push(Command::Write(NodeFact { spec: node.spec.clone(), phase, closing: false }));
         }
     }
 

@@ -96,7 +96,7 @@ async fn without_its_catalog_a_director_names_whom_it_remembers_and_never_says_t
     for (name, host) in [("otter", "127.0.0.77"), ("lynx", "127.0.0.78")] {
         let addresses = vec![host.parse().unwrap()];
         let spec = NodeSpec { addresses, ..spec(name, format!("{host}:9"), "i-1") };
-        let record = serde_json::to_vec(&NodeFact { spec, phase: Phase::Serving }).unwrap();
+        let record = serde_json::to_vec(&NodeFact { spec, phase: Phase::Serving, closing: false }).unwrap();
         facts.push(Fact { name: name.into(), at: 0, record });
     }
     let board = SqliteCatalog::open(&catalog).unwrap();

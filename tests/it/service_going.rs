@@ -172,7 +172,7 @@ async fn a_director_waits_for_who_reads_from_a_node_that_leaves_and_then_closes_
     };
     let catalog = folder.path().join("store/catalog.sqlite");
     let board = SqliteCatalog::open(&catalog).unwrap();
-    let fact = NodeFact { spec: spec("lynx", leaves.at, "i-1"), phase: Phase::Leaving };
+    let fact = NodeFact { spec: spec("lynx", leaves.at, "i-1"), phase: Phase::Leaving, closing: false };
     let record = serde_json::to_vec(&fact).unwrap();
     let fact = Fact { name: "lynx".into(), at: 0, record };
     assert!(board.put_fact(FactKind::Node, fact, 0).await.unwrap());

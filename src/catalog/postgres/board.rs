@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::{PATIENCE, PostgresCatalog, Tries, Trouble, broken, wide};
-use crate::catalog::board::ACTING;
-use crate::catalog::{Answer, Board, DecideFacts, Fact, FactChange, FactKind, Lead};
+use crate::catalog::{ACTING, Answer, Board, DecideFacts, Fact, FactChange, FactKind, Lead};
 
 const FACTS: &str = "select name, at, record from rezcache.fact where kind = $1 order by name";
 

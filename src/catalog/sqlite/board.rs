@@ -5,8 +5,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::SqliteCatalog;
-use crate::catalog::board::ACTING;
-use crate::catalog::{Answer, Board, DecideFacts, Fact, FactChange, FactKind, Lead};
+use crate::catalog::{ACTING, Answer, Board, DecideFacts, Fact, FactChange, FactKind, Lead};
 
 const NOW_MS: &str = "select cast(unixepoch('subsec') * 1000 as integer)";
 

@@ -54,6 +54,8 @@ struct World {
     /// Whether what nodes are told is lost on the way.
     deaf: bool,
     told_to_drain: usize,
+    refuse_to_close: bool,
+    finished: usize,
 }
 
 impl World {
@@ -79,6 +81,8 @@ impl World {
             busy: false,
             deaf: false,
             told_to_drain: 0,
+            refuse_to_close: false,
+            finished: 0,
         }
     }
 
@@ -107,6 +111,7 @@ impl World {
                 let connections = if draining && !self.busy { 0 } else { 9 };
                 let report =
                     good.then(|| NodeReport { draining, ..report(self.load, connections, self.storage) });
+                self.array.explain(&spec.name, (!good).then_some(Cause::ConnectionRefused));
                 self.array.probed(self.now, &spec.name, self.now, probe, report);
             }
             Command::Open(count) => {
@@ -127,14 +132,25 @@ impl World {
                     self.drained.push(spec.name);
                 }
             }
-            Command::Close(spec, reason) => self.closed.push((spec.name, reason)),
+            Command::Close(spec, reason) => {
+                self.closed.push((spec.name.clone(), reason));
+                self.close(&spec);
+            }
+            Command::Finish(spec) => {
+                self.finished += 1;
+                self.close(&spec);
+            }
             Command::Write(fact) => {
                 self.facts.insert(fact.spec.name.clone(), fact);
             }
-            Command::Forget(name) => {
-                self.facts.remove(&name);
-            }
             Command::Tell(notices) => self.told.extend(notices.into_iter().map(|n| (n.key, n.what))),
+        }
+    }
+
+    /// The provisioner closes it, or fails.
+    fn close(&mut self, spec: &NodeSpec) {
+        if self.array.closed(&spec.name, !self.refuse_to_close) {
+            self.facts.remove(&spec.name);
         }
     }
 
@@ -222,6 +238,85 @@ fn a_node_that_is_dead_from_the_start_is_told_of_after_a_while() {
     );
 }
 
+/// Two nodes, one of them opened and lost, whose provisioner does not close it.
+fn lost_and_not_closed() -> (World, NodeFact) {
+    let mut world =
+        World::new(Some(ScalingRules { minimum: 2, maximum: 2, ..ScalingRules::default() }), &["otter"]);
+    world.run(30);
+    let (name, fact) = world.facts.iter().next().map(|(name, fact)| (name.clone(), fact.clone())).unwrap();
+    assert_eq!(fact.phase, Phase::Serving);
+    (world.refuse_to_close, world.refuse_to_open) = (true, true);
+    world.dead.push(name.clone());
+    world.run(300);
+    assert_eq!(world.closed, [(name, Reason::Lost)]);
+    (world, fact)
+}
+
+#[test]
+fn a_node_is_written_of_until_it_is_closed_and_whoever_leads_closes_it() {
+    let (world, old) = lost_and_not_closed();
+    let written = world.facts();
+    assert!(matches!(&written[..], [fact] if fact.closing && fact.spec == old.spec), "{written:?}");
+    assert!(world.finished > 0, "it is tried again");
+
+    // The one that began it has died. The next one does not take it for a member, and closes it once.
+    let mut next = World::new(None, &["otter"]);
+    next.facts = world.facts.clone();
+    next.array.lead(next.now, false);
+    next.array.facts(next.now, &written);
+    next.run(5);
+    assert_eq!((next.finished, next.array.members(next.now).len()), (0, 1), "followers close nothing");
+    next.array.lead(next.now, true);
+    next.array.facts(next.now, &written);
+    next.run(5);
+    assert_eq!(next.finished, 1);
+    assert!(next.facts.is_empty());
+    // The board may lag behind.
+    next.array.facts(next.now, &written);
+    next.run(5);
+    assert_eq!(next.finished, 1);
+    next.array.facts(next.now, &[]);
+    // Later an address, and a name, may be another one's.
+    let again = NodeSpec { handle: "i-9".into(), ..old.spec };
+    assert!(next.array.opened(next.now, again));
+}
+
+#[test]
+fn a_leader_does_not_adopt_what_it_has_just_closed_and_corrects_what_others_wrote() {
+    let (mut world, old) = lost_and_not_closed();
+    for _ in 0..2 {
+        world.array.facts(world.now, std::slice::from_ref(&old));
+        world.run(5);
+        assert_eq!(world.array.members(world.now).len(), 1);
+        world.refuse_to_close = false;
+    }
+    let opened = NodeSpec { name: "elk".into(), handle: "i-8".into(), ..spec("elk", 50, "i-8") };
+    assert!(world.array.opened(world.now, opened.clone()));
+    world.run(30);
+    let mut wrong = world.facts["elk"].clone();
+    assert_eq!(wrong.phase, Phase::Serving);
+    wrong.phase = Phase::Leaving;
+    world.facts.insert("elk".into(), wrong.clone());
+    world.array.facts(world.now, &[wrong]);
+    world.run(5);
+    assert_eq!(world.facts["elk"], NodeFact { spec: opened, phase: Phase::Serving, closing: false });
+}
+
+#[test]
+fn a_node_that_drains_is_not_ended_by_other_errors_than_a_refused_connection() {
+    let mut world = World::new(None, &["otter"]);
+    let fact = NodeFact { spec: spec("lynx", 9, "i-1"), phase: Phase::Draining, closing: false };
+    world.array.facts(world.now, &[fact]);
+    for (cause, ended) in [(Cause::NotHttp, false), (Cause::NoRoute, false), (Cause::ConnectionRefused, true)]
+    {
+        for _ in 0..3 {
+            world.array.explain("lynx", Some(cause.clone()));
+            world.array.probed(world.now, "lynx", world.now, Probe::Refused, None);
+        }
+        assert_eq!(world.array.nodes["lynx"].connections() == 0, ended, "{cause}");
+    }
+}
+
 #[test]
 fn operators_are_told_why_once_for_each_reason() {
     let mut world = World::new(None, &["otter"]);
@@ -250,7 +345,8 @@ fn operators_are_told_why_once_for_each_reason() {
 #[test]
 fn nobody_is_known_until_the_board_was_read_or_remembered() {
     let now = Instant::now();
-    let opened = |name: &str, last| NodeFact { spec: spec(name, last, "i-1"), phase: Phase::Serving };
+    let opened =
+        |name: &str, last| NodeFact { spec: spec(name, last, "i-1"), phase: Phase::Serving, closing: false };
     let scaling = Some(ScalingRules::default());
     // The fixed list is all there are where nothing is opened.
     assert!(!Array::new(rules(None), vec![spec("otter", 1, "")], now).answers(now).is_unknown());

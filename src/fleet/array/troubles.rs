@@ -55,10 +55,15 @@ impl Array {
         if node.health.dot() != Dot::Red {
             return;
         }
+        let raised = self.notices.is_raised(&key);
+        // A first good probe is no return yet, and no reason to forget what it was.
+        if turn.is_none() && node.cause.is_none() {
+            return;
+        }
         let planned = node.maintenance.is_some() || matches!(node.phase, Phase::Leaving | Phase::Draining);
         let patience = self.rules.health.interval.saturating_mul(ABSENT_INTERVALS);
         let absent = node.phase == Phase::Serving && now.duration_since(node.health.since()) >= patience;
-        if !planned && (turn == Some(Turn::Lost) || absent || self.notices.is_raised(&key)) {
+        if !planned && (turn == Some(Turn::Lost) || absent || raised) {
             let text = match &node.cause {
                 Some(cause) => format!("{name} does not answer: {cause}"),
                 None => format!("{name} does not answer"),
