@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use super::Answer;
 
+/// The role of who acts for all. What its holder writes carries its term.
+pub const ACTING: &str = "scaling";
+
 /// Who acts for all. Times are the catalog's own, so that clocks which differ do no harm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lead {
@@ -62,7 +65,9 @@ pub trait Board: Send + Sync {
     fn lead(&self, role: String, holder: String, time: Duration) -> Answer<'_, Lead>;
     /// Gives it up, for somebody else to take at once.
     fn give_up(&self, role: String, holder: String) -> Answer<'_, ()>;
-    /// Writes a fact, unless a later term has written it; whether it was written. Term 0 is an operator's word.
+    /// Writes a fact, unless a later term has written it, or it is there and a later term acts ([`ACTING`]); whether it
+    /// was written. Term 0 is an operator's word. One that is not there is written by whoever knows of it: a machine
+    /// that nobody has written of costs for ever.
     fn put_fact(&self, kind: FactKind, fact: Fact, term: i64) -> Answer<'_, bool>;
     /// The facts of a kind in the order of their names.
     fn facts(&self, kind: FactKind) -> Answer<'_, Vec<Fact>>;

@@ -9,7 +9,7 @@ mod place;
 mod postgres;
 mod sqlite;
 
-pub use board::{Board, DecideFacts, Fact, FactChange, FactKind, Lead};
+pub use board::{ACTING, Board, DecideFacts, Fact, FactChange, FactKind, Lead};
 pub use place::Place;
 pub use postgres::{AddressError, PostgresCatalog, check as check_postgres};
 pub use sqlite::SqliteCatalog;

@@ -126,7 +126,7 @@ pub struct Tested {
 pub struct Alerts {
     ways: Vec<mpsc::Sender<Arc<[Notice]>>>,
     counts: Arc<Counts>,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 #[derive(Debug, Default)]
@@ -148,7 +148,7 @@ impl Alerts {
             queues.push(queue);
             tasks.spawn(deliver(way, waiting, config.tries, Arc::clone(&counts)));
         }
-        Ok(Self { ways: queues, counts, _tasks: tasks })
+        Ok(Self { ways: queues, counts, tasks })
     }
 
     /// Tells; returns at once.
@@ -159,6 +159,13 @@ impl Alerts {
                 self.counts.lost.fetch_add(1, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Ends when what waits is told, or after this time.
+    pub async fn finish(mut self, patience: Duration) {
+        self.ways.clear();
+        let told = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(patience, told).await;
     }
 
     /// Messages that one of the ways did not take.

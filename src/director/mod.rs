@@ -5,6 +5,7 @@ mod alerts;
 mod chronicle;
 pub mod dns;
 pub mod incidents;
+mod memory;
 mod probe;
 pub mod provision;
 mod run;
@@ -12,5 +13,5 @@ mod status;
 
 pub use alerts::{AlertConfig, AlertError, Alerts, MailConfig, MailTls, Tested, Tries};
 pub use chronicle::DirectorView;
-pub use probe::{NodeAddress, Prober};
+pub use probe::{Looked, NodeAddress, Prober};
 pub use run::{Director, DirectorConfig, DirectorError, Picture};

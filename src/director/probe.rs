@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 
-use crate::fleet::health::Probe;
+use crate::fleet::health::{Cause, Probe};
 use crate::fleet::report::NodeReport;
 use crate::redact::Redacted;
 
@@ -76,8 +76,16 @@ impl NodeAddress {
     }
 }
 
-/// Nobody is there, or somebody else.
-struct Refused;
+/// What one look at a node came to.
+#[derive(Clone, Debug)]
+pub struct Looked {
+    /// In short.
+    pub probe: Probe,
+    /// Why it is not ready.
+    pub cause: Option<Cause>,
+    /// What the node says of itself.
+    pub report: Option<NodeReport>,
+}
 
 /// A connection, and until when the certificate that it came with is good; seconds since 1970.
 struct Line {
@@ -99,23 +107,25 @@ impl Prober {
     }
 
     /// Looks at a node, within `patience`.
-    pub async fn probe(&self, node: &NodeAddress, patience: Duration) -> (Probe, Option<NodeReport>) {
+    pub async fn probe(&self, node: &NodeAddress, patience: Duration) -> Looked {
         let began = Instant::now();
         let ready = tokio::time::timeout(patience, self.ready(node)).await;
         let latency = began.elapsed();
-        let (mut line, able) = match ready {
-            Err(_) => return (Probe::TimedOut, None),
-            Ok(Err(Refused)) => return (Probe::Refused, None),
+        let failed = |probe, cause| Looked { probe, cause: Some(cause), report: None };
+        let (mut line, refusal) = match ready {
+            Err(_) => return failed(Probe::TimedOut, Cause::TimedOut),
+            Ok(Err(cause)) => return failed(Probe::Refused, cause),
             Ok(Ok(answer)) => answer,
         };
         // A node that is ready and slow to report is ready; one that leaves says who is still with it.
         let left = patience.saturating_sub(latency);
         let report = tokio::time::timeout(left, self.report(&mut line, node)).await.ok().flatten();
-        if !able || report.as_ref().is_some_and(|report| report.draining) {
-            return (Probe::NotReady, report);
+        let leaving = report.as_ref().is_some_and(|report| report.draining).then_some(Cause::Draining);
+        if let Some(cause) = leaving.or(refusal) {
+            return Looked { probe: Probe::NotReady, cause: Some(cause), report };
         }
         let storage = report.as_ref().is_none_or(NodeReport::storage_works);
-        (Probe::Ready { latency, storage }, report)
+        Looked { probe: Probe::Ready { latency, storage }, cause: None, report }
     }
 
     /// Tells a node to drain: it refuses what is new and finishes what runs.
@@ -128,17 +138,19 @@ impl Prober {
         tokio::time::timeout(patience, asked).await.ok().flatten().unwrap_or(false)
     }
 
-    async fn ready(&self, node: &NodeAddress) -> Result<(Line, bool), Refused> {
+    /// A connection, and why the node says that it cannot serve.
+    async fn ready(&self, node: &NodeAddress) -> Result<(Line, Option<Cause>), Cause> {
         let mut line = self.connect(node).await?;
-        let request = self.request(Method::GET, "/readyz", node).ok_or(Refused)?;
-        let response = line.sender.send_request(request).await.map_err(|_| Refused)?;
+        let request = self.request(Method::GET, "/readyz", node).ok_or(Cause::NotHttp)?;
+        let response = line.sender.send_request(request).await.map_err(|_| Cause::NotHttp)?;
         let status = response.status();
         // The next answer comes after this one's body.
         let _ = Limited::new(response.into_body(), MAX_REPORT).collect().await;
+        let cause = Cause::Status(status.as_u16());
         match status {
-            StatusCode::OK => Ok((line, true)),
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Ok((line, false)),
-            _ => Err(Refused),
+            StatusCode::OK => Ok((line, None)),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Ok((line, Some(cause))),
+            _ => Err(cause),
         }
     }
 
@@ -156,12 +168,13 @@ impl Prober {
     }
 
     fn request(&self, method: Method, path: &str, node: &NodeAddress) -> Option<Request<Empty<Bytes>>> {
-        let host = match &self.server_name {
-            Some(name) => format!("{name}:{}", node.port),
-            None => node.authority(),
-        };
-        let mut request =
-            Request::builder().method(method).uri(path).header(HOST, host).body(Empty::new()).ok()?;
+        // By its address, also where its certificate has a name: a node on loopback lets no name lead to it.
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, node.authority())
+            .body(Empty::new())
+            .ok()?;
         // Over plain HTTP anybody on the way would learn it.
         if let Some(token) = self.token.as_ref().filter(|_| node.tls) {
             let mut value = HeaderValue::from_str(&format!("Bearer {}", token.reveal())).ok()?;
@@ -171,27 +184,58 @@ impl Prober {
         Some(request)
     }
 
-    async fn connect(&self, node: &NodeAddress) -> Result<Line, Refused> {
-        let stream = TcpStream::connect((node.host.as_str(), node.port)).await.map_err(|_| Refused)?;
+    async fn connect(&self, node: &NodeAddress) -> Result<Line, Cause> {
+        let stream = TcpStream::connect((node.host.as_str(), node.port)).await;
+        let stream = stream.map_err(|error| unreached(&error, &node.host))?;
         let _ = stream.set_nodelay(true);
         if !node.tls {
             return Ok(Line { sender: speak(TokioIo::new(stream)).await?, certificate: None });
         }
-        let name = self.server_name.clone().unwrap_or_else(|| node.host.clone());
-        let name = ServerName::try_from(name).map_err(|_| Refused)?;
-        let stream =
-            TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await.map_err(|_| Refused)?;
+        let host = self.server_name.clone().unwrap_or_else(|| node.host.clone());
+        let name = ServerName::try_from(host.clone()).map_err(|_| Cause::NotForName(host.clone()))?;
+        let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await;
+        let stream = stream.map_err(|error| untrusted(&error, host))?;
         let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let certificate = shown.and_then(|certificate| not_after(certificate));
         Ok(Line { sender: speak(TokioIo::new(stream)).await?, certificate })
     }
 }
 
-async fn speak<S>(stream: TokioIo<S>) -> Result<SendRequest<Empty<Bytes>>, Refused>
+/// Why there is no connection.
+fn unreached(error: &std::io::Error, host: &str) -> Cause {
+    use std::io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::ConnectionRefused => Cause::ConnectionRefused,
+        Kind::HostUnreachable | Kind::NetworkUnreachable => Cause::NoRoute,
+        Kind::TimedOut => Cause::TimedOut,
+        _ if host.parse::<std::net::IpAddr>().is_err() => Cause::NoAddress,
+        _ => Cause::NoRoute,
+    }
+}
+
+/// Why nobody there is believed to be our node.
+fn untrusted(error: &std::io::Error, name: String) -> Cause {
+    use rustls::CertificateError as Wrong;
+    let told = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match told {
+        Some(rustls::Error::InvalidCertificate(wrong)) => match wrong {
+            Wrong::NotValidForName | Wrong::NotValidForNameContext { .. } => Cause::NotForName(name),
+            Wrong::Expired | Wrong::ExpiredContext { .. } => Cause::Expired,
+            Wrong::NotValidYet | Wrong::NotValidYetContext { .. } => Cause::NotYet,
+            Wrong::UnknownIssuer => Cause::UnknownAuthority,
+            // What our verifier says of another key.
+            Wrong::ApplicationVerificationFailure => Cause::OtherKey,
+            _ => Cause::Certificate,
+        },
+        _ => Cause::NoTls,
+    }
+}
+
+async fn speak<S>(stream: TokioIo<S>) -> Result<SendRequest<Empty<Bytes>>, Cause>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, connection) = handshake(stream).await.map_err(|_| Refused)?;
+    let (sender, connection) = handshake(stream).await.map_err(|_| Cause::NotHttp)?;
     // Ends with the sender.
     tokio::spawn(async move {
         let _ = connection.await;

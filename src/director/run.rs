@@ -14,25 +14,24 @@ use super::alerts::{AlertConfig, AlertError, Alerts};
 use super::chronicle::{self, Chronicle, DirectorView, Keeper};
 use super::dns::{DnsCounts, DnsServer, Zone, ZoneError};
 use super::incidents::IncidentError;
-use super::probe::{NodeAddress, Prober, resolve};
+use super::memory::{Memory, Remembered};
+use super::probe::{Looked, NodeAddress, Prober, resolve};
 use super::provision::Provisioner;
 use super::status::{StatusConfig, StatusServer};
-use crate::catalog::{Board, CatalogError, Fact, FactKind, Place};
+use crate::catalog::{ACTING, Board, CatalogError, Fact, FactKind, Place};
 use crate::fleet::answers::Answers;
 use crate::fleet::array::{
     Array, ArrayRules, Command, Maintenance, MemberView, NodeFact, NodeSpec, StorageView,
 };
 use crate::fleet::costs::NodeHours;
-use crate::fleet::health::Probe;
 use crate::fleet::incidents::Incident;
 use crate::fleet::names;
 use crate::fleet::notices::{Notice, Severity};
-use crate::fleet::report::NodeReport;
 use crate::fleet::scaling::Phase;
 use crate::redact::Redacted;
 
 /// What is done once, by one director.
-const ROLE: &str = "scaling";
+const ROLE: &str = ACTING;
 /// How often the array is asked what to do.
 const TICK: Duration = Duration::from_millis(200);
 /// For how long a director leads without saying so again, in probe intervals.
@@ -65,6 +64,8 @@ pub struct DirectorConfig {
     pub ca_file: Option<PathBuf>,
     /// A token with the right `observe`, and `admin` for telling nodes to drain.
     pub token: Option<Redacted<String>>,
+    /// Where to remember what the catalog says of the nodes, for a start without it; `None`: nowhere.
+    pub memory: Option<PathBuf>,
     /// Whom to tell.
     pub alerts: AlertConfig,
     /// Where the status page is served, over plain HTTP; `None`: nowhere.
@@ -143,8 +144,7 @@ enum Event {
     Probed {
         name: String,
         began: Instant,
-        probe: Probe,
-        report: Option<NodeReport>,
+        looked: Looked,
     },
     Board(Result<Shared, CatalogError>),
     Told(Vec<Notice>),
@@ -157,6 +157,8 @@ enum Event {
     Closed {
         name: String,
         why: Option<String>,
+        /// Whether it is not tried again here.
+        over: bool,
     },
 }
 
@@ -195,13 +197,16 @@ pub struct Director {
     picture: watch::Receiver<Picture>,
     notices: watch::Receiver<Vec<Notice>>,
     leave: (Place, String),
+    ends: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
 
 /// The zone's serial. Nobody copies the zone, so nobody compares; but all directors have to say the same.
 const SERIAL: u32 = 1;
-/// How long the catalog is waited for at the end.
+/// How long the catalog is waited for at the end, and those whom alerts go to.
 const LEAVING: Duration = Duration::from_secs(3);
+/// How long nodes that are being opened are waited for at the end: nobody else knows of them.
+const OPENING: Duration = Duration::from_secs(20);
 
 impl Director {
     /// Starts to probe and to answer. Nodes and catalog need not be reachable.
@@ -226,7 +231,12 @@ impl Director {
         let tls = crate::client::tls_for_nodes(&config.pins, config.ca_file.as_deref())
             .map_err(|error| DirectorError::Tls(error.to_string()))?;
         let prober = Prober::new(tls, config.server_name.clone(), config.token.clone());
-        let array = Array::new(config.rules, nodes, Instant::now());
+        let mut array = Array::new(config.rules, nodes, Instant::now());
+        let memory = config.memory.clone().map(|path| Memory::new(path, config.zone.clone()));
+        if let Some(remembered) = memory.as_ref().and_then(Memory::read) {
+            array.remember(Instant::now(), &remembered.nodes);
+            array.maintenance(wall(), &remembered.maintenance);
+        }
         let (answers, answers_told) = watch::channel(Arc::new(array.answers(Instant::now())));
         let dns = DnsServer::start(config.dns_listen, zone, answers_told)
             .await
@@ -272,12 +282,15 @@ impl Director {
             naming: BTreeSet::new(),
             named: VecDeque::new(),
         };
-        tasks.spawn(work.run(written));
-        Ok(Self { dns, status, picture: picture_told, notices, leave, tasks })
+        let (ends, ending) = watch::channel(false);
+        tasks.spawn(work.run(written, memory, ending));
+        Ok(Self { dns, status, picture: picture_told, notices, leave, ends, tasks })
     }
 
     /// Stops, and gives the lead up for another to take at once. Nodes go on.
     pub async fn stop(mut self) {
+        self.ends.send_replace(true);
+        let _ = tokio::time::timeout(OPENING + LEAVING * 3, self.tasks.join_next()).await;
         self.tasks.shutdown().await;
         let (catalog, holder) = self.leave;
         let given_up = tokio::time::timeout(LEAVING, async {
@@ -345,17 +358,28 @@ struct Work {
 }
 
 impl Work {
-    async fn run(mut self, written: mpsc::Receiver<Write>) {
+    async fn run(
+        mut self,
+        written: mpsc::Receiver<Write>,
+        memory: Option<Memory>,
+        mut ending: watch::Receiver<bool>,
+    ) {
         let (events, mut arriving) = mpsc::channel(1024);
-        let mut running = JoinSet::new();
-        running.spawn(follow(self.config.clone(), self.holder.clone(), events.clone(), written));
+        let (mut running, mut following) = (JoinSet::new(), JoinSet::new());
+        let board = follow(self.config.clone(), self.holder.clone(), events.clone(), written, memory);
+        following.spawn(board);
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
             tokio::select! {
-                Some(event) = arriving.recv() => self.take(event),
+                Some(event) = arriving.recv() => {
+                    if let Some(stray) = self.take(event) {
+                        self.close(stray, &events, &mut running);
+                    }
+                }
                 Some(_) = running.join_next() => continue,
                 _ = ticks.tick() => {}
+                _ = ending.wait_for(|ends| *ends) => break,
             }
             let now = Instant::now();
             // A lead that was not renewed is over, whatever has held this process up.
@@ -369,20 +393,59 @@ impl Work {
             self.write_all(writes);
             self.show(now);
         }
+        self.end(arriving, &events, running, following).await;
     }
 
-    fn take(&mut self, event: Event) {
+    /// Nothing new is begun. What is being opened is waited for and written down, and what is to be told is told.
+    async fn end(
+        mut self,
+        mut arriving: mpsc::Receiver<Event>,
+        events: &mpsc::Sender<Event>,
+        mut running: JoinSet<()>,
+        mut following: JoinSet<()>,
+    ) {
+        let until = tokio::time::Instant::now() + OPENING;
+        while !self.naming.is_empty() {
+            let Ok(Some(event)) = tokio::time::timeout_at(until, arriving.recv()).await else { break };
+            if let Some(stray) = self.take(event) {
+                self.close(stray, events, &mut running);
+            }
+        }
+        if !self.naming.is_empty() {
+            tracing::error!(
+                nodes = ?self.naming,
+                "these were being opened and nobody waits for them any more; look for them"
+            );
+        }
+        let Self { writes, alerts, .. } = self;
+        drop(writes);
+        let _ = tokio::time::timeout(LEAVING, following.join_next()).await;
+        alerts.finish(LEAVING).await;
+    }
+
+    /// Takes an event in; a node that was opened and cannot be a member, to be closed.
+    fn take(&mut self, event: Event) -> Option<NodeSpec> {
         let now = Instant::now();
         match event {
-            Event::Probed { name, began, probe, report } => {
+            Event::Probed { name, began, looked: Looked { probe, cause, report } } => {
+                self.array.explain(&name, cause);
                 self.array.probed(now, &name, began, probe, report);
+                if let Some(cause) = self.array.news(&name) {
+                    tracing::warn!(node = name, %cause, "a node does not serve");
+                }
             }
             Event::Board(Ok(shared)) => {
                 self.catalog = true;
                 self.array.catalog(now, &self.config.name, true);
                 (self.term, self.until) = (shared.term, shared.leading.then_some(shared.until));
+                // Read in the same moment as the lead was had: who begins to lead begins with what is written.
+                if !self.array.is_leading() {
+                    self.array.facts(now, &shared.nodes);
+                }
                 self.array.lead(now, shared.leading && now < shared.until);
-                self.array.facts(now, &shared.nodes);
+                if self.array.is_leading() {
+                    self.array.facts(now, &shared.nodes);
+                }
                 self.array.maintenance(wall(), &shared.maintenance);
                 let writes = self.chronicle.board(now, wall(), shared.chronicle, &self.array);
                 self.write_all(writes);
@@ -390,15 +453,18 @@ impl Work {
             Event::Told(notices) => self.tell(notices),
             Event::Opened(spec) => {
                 self.naming.remove(&spec.name);
-                let fact = NodeFact { spec: spec.clone(), phase: Phase::Starting };
+                let fact = NodeFact { spec: spec.clone(), phase: Phase::Starting, closing: false };
                 if self.array.opened(now, spec) {
                     tracing::info!(node = fact.spec.name, "a node was opened");
                     self.write(Write::Put(fact, self.term));
+                } else if self.array.has(&fact.spec.handle) {
+                    tracing::error!(node = fact.spec.name, "what was opened is a member already");
                 } else {
                     tracing::error!(
                         node = fact.spec.name,
-                        "it was opened where another node is, and is left alone"
+                        "it was opened where another node is, and is closed"
                     );
+                    return Some(fact.spec);
                 }
             }
             Event::NotOpened { name, why } => {
@@ -406,11 +472,16 @@ impl Work {
                 self.naming.remove(&name);
                 self.array.not_opened(now, &why);
             }
-            Event::Closed { name, why } => {
+            Event::Closed { name, why, over } => {
+                let done = why.is_none();
                 let key = format!("closing {name}");
                 match why {
                     Some(why) => self.array.raise(now, &key, Severity::Critical, &why),
                     None => self.array.clear(now, &key, &format!("{name} is closed")),
+                }
+                // What is still to be closed stays written, for whoever leads.
+                if over && self.array.closed(&name, done) {
+                    self.write(Write::Drop(name, self.term));
                 }
             }
             // What is known goes on; only what must be done once waits.
@@ -422,6 +493,7 @@ impl Work {
                 self.array.catalog(now, &self.config.name, false);
             }
         }
+        None
     }
 
     fn perform(&mut self, command: Command, events: &mpsc::Sender<Event>, running: &mut JoinSet<()>) {
@@ -432,8 +504,8 @@ impl Work {
                 let patience = self.config.rules.health.interval / 2;
                 running.spawn(async move {
                     let began = Instant::now();
-                    let (probe, report) = prober.probe(&address, patience).await;
-                    let _ = events.send(Event::Probed { name: spec.name, began, probe, report }).await;
+                    let looked = prober.probe(&address, patience).await;
+                    let _ = events.send(Event::Probed { name: spec.name, began, looked }).await;
                 });
             }
             Command::Drain(spec) => {
@@ -470,8 +542,11 @@ impl Work {
                 tracing::info!(node = spec.name, ?reason, "a node is closed");
                 self.close(spec, events, running);
             }
+            Command::Finish(spec) => {
+                tracing::info!(node = spec.name, "a node that was to be closed is closed");
+                self.close(spec, events, running);
+            }
             Command::Write(fact) => self.write(Write::Put(fact, self.term)),
-            Command::Forget(name) => self.write(Write::Drop(name, self.term)),
         }
     }
 
@@ -501,13 +576,15 @@ impl Work {
             self.naming.contains(name)
                 || self.named.iter().any(|named| named == name)
                 || members.iter().any(|member| member.name == name)
+                || self.array.is_leaving_name(name)
         };
         let name = names::unused(rand::random(), &taken);
         self.naming.insert(name.clone());
         let (provisioner, events) = (self.provisioner.clone(), events.clone());
+        let urls = self.array.urls();
         running.spawn(async move {
             let event = match provisioner {
-                Some(provisioner) => match provisioner.open(name.clone()).await {
+                Some(provisioner) => match provisioner.open(name.clone(), urls).await {
                     Ok(spec) => Event::Opened(spec),
                     Err(error) => Event::NotOpened { name, why: error.to_string() },
                 },
@@ -528,15 +605,14 @@ impl Work {
                     Err(error) => Some(format!("{name} ({handle}) could not be closed: {error}")),
                 };
                 let done = why.is_none();
-                if attempt > 1 || !done {
-                    let _ = events.send(Event::Closed { name: name.clone(), why }).await;
-                }
+                let over = done || attempt == CLOSINGS;
+                let _ = events.send(Event::Closed { name: name.clone(), why, over }).await;
                 if done {
                     return;
                 }
                 tokio::time::sleep(CLOSING_PAUSE).await;
             }
-            tracing::error!(node = name, handle, "a node could not be closed and is given up; look for it");
+            tracing::error!(node = name, handle, "a node could not be closed; look for it");
         });
     }
 
@@ -563,7 +639,11 @@ impl Work {
             leading: self.array.is_leading(),
             failing_open,
             nodes,
-            troubles: self.array.troubles().map(|(_, _, text)| text.to_owned()).collect(),
+            troubles: self
+                .array
+                .troubles()
+                .map(|(key, _, text)| chronicle::without_cause(key, text).to_owned())
+                .collect(),
             catalog: self.catalog,
             node_hours: self.array.node_hours(),
             alerts_lost: self.alerts.lost(),
@@ -582,6 +662,7 @@ async fn follow(
     holder: String,
     events: mpsc::Sender<Event>,
     mut writes: mpsc::Receiver<Write>,
+    mut memory: Option<Memory>,
 ) {
     let mut board: Option<Arc<dyn Board>> = None;
     let mut keeper = Keeper::new(config.name.clone(), wall());
@@ -633,8 +714,15 @@ async fn follow(
             let read = read_board(board.as_ref(), &holder, patience, &mut keeper);
             let read = tokio::time::timeout(patience, read).await;
             let read = read.unwrap_or_else(|_| Err(CatalogError::Unavailable("no answer in time".into())));
+            let said = read.as_ref().ok().map(|shared| Remembered {
+                nodes: shared.nodes.clone(),
+                maintenance: shared.maintenance.clone(),
+            });
             if events.send(Event::Board(read)).await.is_err() {
                 return;
+            }
+            if let (Some(memory), Some(said)) = (&mut memory, said) {
+                memory.keep(said).await;
             }
         }
     }

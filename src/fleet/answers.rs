@@ -19,9 +19,23 @@ pub struct Member {
 pub struct Answers {
     members: Vec<(Vec<IpAddr>, u64)>,
     open: bool,
+    unknown: bool,
 }
 
 impl Answers {
+    /// Nobody has said yet who the members are: a resolver is to ask another name server, and not to remember that
+    /// there is nobody.
+    #[must_use]
+    pub const fn unknown() -> Self {
+        Self { members: Vec::new(), open: false, unknown: true }
+    }
+
+    /// Whether that is so.
+    #[must_use]
+    pub const fn is_unknown(&self) -> bool {
+        self.unknown
+    }
+
     /// What these members come to.
     #[must_use]
     pub fn of(members: &[Member]) -> Self {
@@ -29,9 +43,10 @@ impl Answers {
         let healthy: Vec<_> =
             wanted().filter(|m| m.share > 0).map(|m| (m.addresses.clone(), m.share.min(1000))).collect();
         if !healthy.is_empty() {
-            return Self { members: healthy, open: false };
+            return Self { members: healthy, ..Self::default() };
         }
-        Self { members: wanted().map(|member| (member.addresses.clone(), 1000)).collect(), open: true }
+        let members = wanted().map(|member| (member.addresses.clone(), 1000)).collect();
+        Self { members, open: true, unknown: false }
     }
 
     /// Whether nobody is healthy, so that everybody is named.

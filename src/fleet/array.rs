@@ -16,13 +16,15 @@ use serde::{Deserialize, Serialize};
 use super::alarms::{Alarm, AlarmRules, Alarms};
 use super::answers::{Answers, Member as DnsMember};
 use super::costs::{Costs, NodeHours};
-use super::health::{HealthRules, NodeHealth, Probe, Turn};
+use super::health::{Cause, HealthRules, NodeHealth, Probe};
 use super::notices::{Notice, NoticeRules, Notices, Severity};
 use super::report::{Capacity, NodeReport};
 use super::scaling::{Action, NodeView, Phase, Reason, Scaling, ScalingRules};
 
+mod members;
 mod picture;
 
+use members::Closing;
 pub use picture::{MemberView, StorageView};
 
 /// What is fixed about a node.
@@ -45,6 +47,9 @@ pub struct NodeFact {
     pub spec: NodeSpec,
     /// Where it stands.
     pub phase: Phase,
+    /// It is no member any more, and its provisioner has not said yet that it is closed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub closing: bool,
 }
 
 /// A node that is away by plan.
@@ -80,10 +85,10 @@ pub enum Command {
     Drain(NodeSpec),
     /// Have the provisioner close this node.
     Close(NodeSpec, Reason),
+    /// The same for one that another director began to close, or this one could not.
+    Finish(NodeSpec),
     /// Write this down for the other directors.
     Write(NodeFact),
-    /// Remove what is written of this node.
-    Forget(String),
     /// Tell the operators.
     Tell(Vec<Notice>),
 }
@@ -109,6 +114,9 @@ struct Node {
     refused: u8,
     /// It was told to drain and does not say that it does.
     deaf: bool,
+    /// Why the last probe was not good, and what of it was said.
+    cause: Option<Cause>,
+    said: Option<Cause>,
 }
 
 /// A node that was told to drain and then refuses so many connections in a row has drained, and ended.
@@ -132,6 +140,8 @@ impl Node {
             maintenance: None,
             refused: 0,
             deaf: false,
+            cause: None,
+            said: None,
         }
     }
 
@@ -179,6 +189,15 @@ pub struct Array {
     leading: bool,
     /// Whether this director tells the operators: it leads, or led until nobody could say who does.
     telling: bool,
+    /// Whether the board was read: before, nobody but the fixed list is known.
+    read: bool,
+    /// Whether it is known at least what it said before this director started.
+    remembers: bool,
+    /// Nodes that are no members any more; whether the provisioner has said that they are closed. They are known until
+    /// the board does not hold them any more.
+    closing: BTreeMap<String, (NodeSpec, Closing)>,
+    /// What others have written of a node otherwise than it is.
+    wrong: Vec<NodeFact>,
     opening: usize,
     decided: Option<Instant>,
 }
@@ -205,6 +224,10 @@ impl Array {
             costs: Costs::default(),
             leading: false,
             telling: false,
+            read: false,
+            remembers: false,
+            closing: BTreeMap::new(),
+            wrong: Vec::new(),
             opening: 0,
             decided: None,
         }
@@ -253,9 +276,27 @@ impl Array {
 
     /// What is written of opened nodes, read anew. The leading director knows better than what it wrote.
     pub fn facts(&mut self, now: Instant, facts: &[NodeFact]) {
-        for fact in facts.iter().take(MAX_MEMBERS) {
+        // Who leads and has read nothing yet has written nothing either: what it remembers may be old.
+        let knows = self.leading && self.read;
+        self.read = true;
+        self.learn(now, facts, knows);
+    }
+
+    fn learn(&mut self, now: Instant, facts: &[NodeFact], knows: bool) {
+        self.departed(facts);
+        for fact in facts.iter().filter(|fact| !fact.closing).take(MAX_MEMBERS) {
+            if self.is_closing(&fact.spec) {
+                continue;
+            }
             match self.nodes.get_mut(&fact.spec.name) {
-                Some(node) if node.is_listed() || self.leading => {}
+                Some(node) if node.is_listed() => {}
+                // Another one may have led for a moment.
+                Some(node) if knows => {
+                    if node.phase != fact.phase || node.spec != fact.spec {
+                        let (spec, phase) = (node.spec.clone(), node.phase);
+                        self.wrong.push(NodeFact { spec, phase, closing: false });
+                    }
+                }
                 Some(node) if node.spec == fact.spec => {
                     if node.phase != fact.phase {
                         (node.phase, node.since) = (fact.phase, now);
@@ -267,9 +308,16 @@ impl Array {
                 }
             }
         }
-        if !self.leading {
-            self.nodes
-                .retain(|name, node| node.is_listed() || facts.iter().any(|fact| fact.spec.name == *name));
+        if !knows {
+            let stays = |name: &str, node: &Node| {
+                node.is_listed() || facts.iter().any(|fact| fact.spec.name == *name && !fact.closing)
+            };
+            for name in self.nodes.iter().filter(|(name, node)| !stays(name, node)).map(|(name, _)| name) {
+                for kind in ["node", "report", "certificate"] {
+                    self.notices.clear(now, &format!("{kind} {name}"), &format!("{name} was given up"));
+                }
+            }
+            self.nodes.retain(|name, node| stays(name, node));
             self.alarms.keep(|name| self.nodes.contains_key(name));
         }
     }
@@ -287,7 +335,9 @@ impl Array {
         // A name that is taken stays whose it is, and so does an address: two members that are one node would be
         // counted, probed and closed twice.
         let known = |node: &Node| node.spec.name == spec.name || node.spec.url == spec.url;
-        let fits = self.nodes.len() < MAX_MEMBERS && !self.nodes.values().any(known);
+        let fits = self.nodes.len() < MAX_MEMBERS
+            && !self.nodes.values().any(known)
+            && !self.closing.contains_key(&spec.name);
         if fits {
             self.nodes.insert(spec.name.clone(), Node::new(spec, Phase::Starting, &self.rules, now));
         }
@@ -315,7 +365,9 @@ impl Array {
         let capacity = self.rules.capacity;
         let Some(node) = self.nodes.get_mut(name) else { return };
         node.probing = false;
-        node.refused = if probe == Probe::Refused { node.refused.saturating_add(1) } else { 0 };
+        // Any other failure may be the network's: a node that is full of readers is not closed for that.
+        let ended = node.cause == Some(Cause::ConnectionRefused);
+        node.refused = if ended { node.refused.saturating_add(1) } else { 0 };
         let says_so = report.as_ref().is_some_and(|report| report.draining);
         node.deaf = node.phase == Phase::Draining && matches!(probe, Probe::Ready { .. }) && !says_so;
         node.behind = report.as_ref().map(|report| (report.store.canary, report.catalog.primary));
@@ -335,15 +387,7 @@ impl Array {
             // What a lost node last said of itself is over.
             node.load = 0.0;
         }
-        let planned = node.maintenance.is_some() || matches!(node.phase, Phase::Leaving | Phase::Draining);
-        let key = format!("node {name}");
-        match turn {
-            Some(Turn::Lost) if !planned => {
-                self.notices.raise(now, &key, Severity::Critical, &format!("{name} does not answer"));
-            }
-            Some(Turn::Back) => self.notices.clear(now, &key, &format!("{name} is back")),
-            _ => {}
-        }
+        self.absence(now, name, turn);
         self.mute(now, name);
         self.certificate(now, name);
         self.storage(now);
@@ -386,7 +430,9 @@ impl Array {
                 }
             }
             self.decide(now, &mut commands);
+            self.finish(&mut commands);
         }
+        self.nobody(now);
         self.costs.note(now, self.nodes.values().map(|node| (node.phase, node.is_listed())));
         // All directors see all troubles; one tells.
         let telling = self.telling;
@@ -442,8 +488,10 @@ impl Array {
                         self.notices.clear(now, &format!("{kind} {name}"), &format!("{name} was closed"));
                     }
                     self.notices.clear(now, &format!("node {name}"), &format!("{name} was given up"));
-                    commands.push(Command::Close(node.spec, reason));
-                    commands.push(Command::Forget(name));
+                    let (spec, phase) = (node.spec, node.phase);
+                    self.closing.insert(name, (spec.clone(), Closing::Runs));
+                    commands.push(Command::Write(NodeFact { spec: spec.clone(), phase, closing: true }));
+                    commands.push(Command::Close(spec, reason));
                 }
                 return;
             }
@@ -460,7 +508,7 @@ impl Array {
             commands.push(Command::Drain(node.spec.clone()));
         }
         if !node.is_listed() {
-            commands.push(Command::Write(NodeFact { spec: node.spec.clone(), phase }));
+            commands.push(Command::Write(NodeFact { spec: node.spec.clone(), phase, closing: false }));
         }
     }
 
@@ -472,7 +520,13 @@ impl Array {
             share: node.health.share(now),
             wanted: node.maintenance.is_none() && node.phase == Phase::Serving,
         };
-        Answers::of(&self.nodes.values().map(member).collect::<Vec<_>>())
+        let members: Vec<_> = self.nodes.values().map(member).collect();
+        // Where nodes are opened the fixed list is not all there are. What is remembered is better than nothing.
+        let enough = self.read || (!members.is_empty() && (self.remembers || self.rules.scaling.is_none()));
+        if !enough {
+            return Answers::unknown();
+        }
+        Answers::of(&members)
     }
 
     /// What the array has cost since this director started.

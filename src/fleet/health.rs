@@ -31,6 +31,54 @@ pub enum Probe {
     Refused,
 }
 
+/// Why a probe was not good, for the operators.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// Nobody listens there.
+    #[error("connection refused")]
+    ConnectionRefused,
+    /// The network leads nowhere.
+    #[error("there is no route to it")]
+    NoRoute,
+    /// Its host has no address.
+    #[error("its host name has no address")]
+    NoAddress,
+    /// It says nothing.
+    #[error("it timed out")]
+    TimedOut,
+    /// Another name than this one stands in its certificate.
+    #[error("TLS: its certificate is not for {0}")]
+    NotForName(String),
+    /// Nobody whom we trust vouches for it.
+    #[error("TLS: its certificate is of an authority that is not known here")]
+    UnknownAuthority,
+    /// It has a key that is not pinned.
+    #[error("TLS: its key is not one of the pins")]
+    OtherKey,
+    /// Its certificate has ended.
+    #[error("TLS: its certificate has expired")]
+    Expired,
+    /// Its certificate has not begun, or a clock is wrong.
+    #[error("TLS: its certificate is not valid yet; are the clocks right?")]
+    NotYet,
+    /// Its certificate is not accepted for another reason.
+    #[error("TLS: its certificate is not accepted")]
+    Certificate,
+    /// It does not speak TLS as we do.
+    #[error("TLS: no connection came about")]
+    NoTls,
+    /// It does not speak HTTP, or stopped to.
+    #[error("what answers there speaks no HTTP")]
+    NotHttp,
+    /// It answers otherwise than a node that can serve.
+    #[error("it answers with HTTP status {0}")]
+    Status(u16),
+    /// It leaves.
+    #[error("it is draining")]
+    Draining,
+}
+
 /// How a member of the array looks on the status page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -112,6 +112,26 @@ async fn whoever_was_stopped_and_goes_on_writes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_led_before_changes_nothing_more_and_may_say_what_nobody_knows() {
+    for place in Place::all() {
+        let board = place.open().await;
+        let put = |name: &'static str, record: &'static [u8], term| {
+            let board = Arc::clone(&board);
+            async move { board.put_fact(FactKind::Node, fact(name, 10, record), term).await.unwrap() }
+        };
+        assert_eq!(lead(&board, "one", LONG).await.2, 1);
+        assert!(put("otter", b"serving", 1).await);
+        board.give_up("scaling".into(), "one".into()).await.unwrap();
+        assert_eq!(lead(&board, "two", LONG).await.2, 2);
+        assert!(!put("otter", b"leaving", 1).await, "the second has written nothing of it yet");
+        assert!(put("heron", b"starting", 1).await, "a node that was opened is known to whoever leads");
+        assert!(put("otter", b"draining", 2).await && put("heron", b"an operator's word", 0).await);
+        let facts = board.facts(FactKind::Node).await.unwrap();
+        assert_eq!(facts, [fact("heron", 10, b"an operator's word"), fact("otter", 10, b"draining")]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_by_what_is_there_lose_nothing_when_many_make_them_at_once() {
     for place in Place::all() {
         let mut changing = Vec::new();

@@ -80,6 +80,7 @@ impl Stage {
             pins: vec![self.pin.clone()],
             ca_file: None,
             token: None,
+            memory: None,
             alerts: AlertConfig::default(),
             status_listen: None,
             monitoring_public: false,

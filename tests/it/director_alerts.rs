@@ -149,6 +149,7 @@ fn config(nodes: Vec<NodeSpec>, catalog: Place, alerts: AlertConfig) -> Director
         pins: Vec::new(),
         ca_file: None,
         token: None,
+        memory: None,
         alerts,
     }
 }
@@ -184,8 +185,8 @@ async fn a_node_lost_and_back_is_told_both_ways() {
     node.kill();
     until_told(&hook, "node otter", "raised").await;
     let lost = post.next().await;
-    assert_eq!(lost["subject"], "[cache.example.org.] critical: otter does not answer");
-    assert_eq!(lost["body"].as_str().unwrap().trim_end(), "BEGUN: otter does not answer");
+    assert_eq!(lost["subject"], "[cache.example.org.] critical: otter does not answer: connection refused");
+    assert_eq!(lost["body"].as_str().unwrap().trim_end(), "BEGUN: otter does not answer: connection refused");
     // It goes on: a reminder, as the rules say.
     until_told(&hook, "node otter", "reminder").await;
     let _again = start(&at.to_string());

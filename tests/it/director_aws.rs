@@ -214,7 +214,7 @@ fn forward(asked: &Asked, port: u16) -> (String, Vec<u8>) {
 }
 
 async fn open(provisioner: &AwsProvisioner, name: &str) -> Result<NodeSpec, ProvisionError> {
-    within(provisioner.open(name.into())).await
+    within(provisioner.open(name.into(), Vec::new())).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -359,7 +359,7 @@ async fn an_instance_that_never_comes_is_not_asked_for_any_more() {
     stage.moto.boto("asg.set_desired_capacity(AutoScalingGroupName='rez', DesiredCapacity=2)");
     let asked = stage.asked("SetDesiredCapacity");
     let changes = Arc::clone(&stage.change);
-    let opening = tokio::spawn(async move { provisioner.open("lynx".into()).await });
+    let opening = tokio::spawn(async move { provisioner.open("lynx".into(), Vec::new()).await });
     tokio::time::sleep(Duration::from_millis(2500)).await;
     *changes.lock().unwrap() = None;
     let lynx = within(opening).await.unwrap().unwrap();

@@ -111,6 +111,7 @@ async fn a_flood_of_dns_disturbs_neither_health_checks_nor_other_askers() {
         pins,
         ca_file: None,
         token: None,
+        memory: None,
         alerts: AlertConfig::default(),
     };
     let director = Director::start(config, None).await.unwrap();

@@ -69,17 +69,17 @@ impl Drop for Ends {
 async fn another_director_closes_a_node_of_an_earlier_one_and_nothing_else() {
     let stage = Processes::new(vec![free(31), free(32)]);
     let first = stage.provisioner(stage.options());
-    let otter = within(first.open("otter".into())).await.unwrap();
-    let lynx = within(first.open("lynx".into())).await.unwrap();
+    let otter = within(first.open("otter".into(), Vec::new())).await.unwrap();
+    let lynx = within(first.open("lynx".into(), Vec::new())).await.unwrap();
     let _ends = (Ends(pid(&otter)), Ends(pid(&lynx)));
     assert_ne!(otter.url, lynx.url);
-    assert!(matches!(within(first.open("heron".into())).await, Err(ProvisionError::NoRoom)));
+    assert!(matches!(within(first.open("heron".into(), Vec::new())).await, Err(ProvisionError::NoRoom)));
     drop(first);
     assert!(runs(pid(&otter)) && runs(pid(&lynx)), "nodes outlive their director");
 
     let second = stage.provisioner(stage.options());
     // The addresses are not free for it either.
-    assert!(matches!(within(second.open("heron".into())).await, Err(ProvisionError::NoRoom)));
+    assert!(matches!(within(second.open("heron".into(), Vec::new())).await, Err(ProvisionError::NoRoom)));
     // A number that belongs to somebody else by now, or a node of another address: left alone.
     let mut stranger = Command::new("sleep").arg("600").stdout(Stdio::null()).spawn().unwrap();
     for handle in
@@ -96,11 +96,14 @@ async fn another_director_closes_a_node_of_an_earlier_one_and_nothing_else() {
     assert!(!runs(pid(&otter)) && runs(pid(&lynx)));
     assert!(began.elapsed() >= Duration::from_secs(9), "it was given time to end by itself");
     within(second.close(otter)).await.unwrap();
-    let again = within(second.open("heron".into())).await.unwrap();
+    let again = within(second.open("heron".into(), Vec::new())).await.unwrap();
     let _ends = Ends(pid(&again));
     // Its own it closes as well, and by then it is gone and not a zombie.
     within(second.close(again.clone())).await.unwrap();
     assert!(!Path::new(&format!("/proc/{}", pid(&again))).exists());
+    // An address that is a member's stays its own though nobody answers there.
+    let taken = vec![again.url];
+    assert!(matches!(within(second.open("crane".into(), taken)).await, Err(ProvisionError::NoRoom)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,15 +118,21 @@ async fn a_node_that_cannot_start_says_why_at_once() {
         std::fs::create_dir_all(stage.logs()).unwrap();
         std::fs::write(stage.logs().join("otter.log"), "an old complaint\n").unwrap();
         let began = Instant::now();
-        let error = within(provisioner.open("otter".into())).await.unwrap_err().to_string();
+        let error = within(provisioner.open("otter".into(), Vec::new())).await.unwrap_err().to_string();
         assert!(error.contains(wanted) && !error.contains("old complaint"), "{error}");
         assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
         // Its address is free again.
-        assert!(!matches!(within(provisioner.open("lynx".into())).await, Err(ProvisionError::NoRoom)));
+        assert!(!matches!(
+            within(provisioner.open("lynx".into(), Vec::new())).await,
+            Err(ProvisionError::NoRoom)
+        ));
     }
     let program = PathBuf::from("/nonexistent/rezcache");
     let missing = ProcessProvisioner::new(program, Vec::new(), stage.addresses.clone(), stage.logs());
-    assert!(matches!(within(missing.open("otter".into())).await, Err(ProvisionError::Run { .. })));
+    assert!(matches!(
+        within(missing.open("otter".into(), Vec::new())).await,
+        Err(ProvisionError::Run { .. })
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -132,7 +141,8 @@ async fn nodes_that_are_opened_at_once_get_addresses_of_their_own() {
     let provisioner = stage.provisioner(stage.options());
     let names = ["otter", "lynx", "heron", "emu"];
     let opened =
-        within(futures_util::future::join_all(names.map(|name| provisioner.open(name.into())))).await;
+        within(futures_util::future::join_all(names.map(|name| provisioner.open(name.into(), Vec::new()))))
+            .await;
     let nodes: Vec<_> = opened.into_iter().filter_map(Result::ok).collect();
     let _ends: Vec<_> = nodes.iter().map(|node| Ends(pid(node))).collect();
     let urls: std::collections::BTreeSet<_> = nodes.iter().map(|node| node.url.clone()).collect();
@@ -168,7 +178,7 @@ async fn programs_get_name_and_handle_in_words_and_environment() {
         close: vec![close.clone()],
         patience: Duration::from_secs(20),
     });
-    let node = within(programs.open("otter".into())).await.unwrap();
+    let node = within(programs.open("otter".into(), Vec::new())).await.unwrap();
     assert_eq!((node.url.as_str(), node.handle.as_str()), ("https://192.0.2.7:8443", "i-77"));
     assert_eq!(node.addresses.len(), 2);
     within(programs.close(node.clone())).await.unwrap();
@@ -186,7 +196,7 @@ async fn a_program_that_hangs_is_ended_with_all_it_has_started() {
     let patience = Duration::from_millis(1500);
     let programs =
         CommandProvisioner::with(CommandConfig { open: words.clone(), close: words.clone(), patience });
-    let error = within(programs.open("otter".into())).await.unwrap_err();
+    let error = within(programs.open("otter".into(), Vec::new())).await.unwrap_err();
     assert!(matches!(error, ProvisionError::Slow(_)), "{error}");
     let child: u32 = std::fs::read_to_string(&number).unwrap().trim().parse().unwrap();
     let _ends = Ends(child);
@@ -205,7 +215,7 @@ async fn a_program_that_hangs_is_ended_with_all_it_has_started() {
         close: words,
         patience: Duration::from_secs(25),
     });
-    let node = within(programs.open("otter".into())).await.unwrap();
+    let node = within(programs.open("otter".into(), Vec::new())).await.unwrap();
     let _ends = Ends(node.handle.strip_prefix("i-").unwrap().parse().unwrap());
 }
 
@@ -226,13 +236,17 @@ async fn the_shipped_example_opens_and_closes() {
     let words = ["env".into(), format!("PATH={path}"), format!("CLOUD={}", folder.path().display())];
     let programs =
         CommandProvisioner::new(words.into_iter().chain([example.display().to_string()]).collect());
-    let node = within(programs.open("otter".into())).await.unwrap();
+    let node = within(programs.open("otter".into(), Vec::new())).await.unwrap();
     assert_eq!((node.url.as_str(), node.handle.as_str()), ("https://192.0.2.44:8443", "4711"));
-    assert_eq!(within(programs.open("otter".into())).await.unwrap(), node, "asked twice, it is the same");
+    assert_eq!(
+        within(programs.open("otter".into(), Vec::new())).await.unwrap(),
+        node,
+        "asked twice, it is the same"
+    );
     within(programs.close(node.clone())).await.unwrap();
     within(programs.close(node)).await.unwrap();
     assert_eq!(std::fs::read_to_string(folder.path().join("deleted")).unwrap(), "4711\n", "once");
     std::fs::write(folder.path().join("full"), "").unwrap();
-    let error = within(programs.open("lynx".into())).await.unwrap_err().to_string();
+    let error = within(programs.open("lynx".into(), Vec::new())).await.unwrap_err().to_string();
     assert_eq!(error, "env failed: resource_limit_exceeded");
 }

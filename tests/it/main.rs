@@ -17,6 +17,7 @@ mod director_cli;
 mod director_dns;
 mod director_flood;
 mod director_provision;
+mod director_start;
 mod director_status;
 mod directors;
 mod disk_trouble;

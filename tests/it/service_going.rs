@@ -183,7 +183,7 @@ async fn who_asks_again_and_again_does_not_keep_a_node_from_going() {
 struct Closing(std::sync::Mutex<Vec<String>>);
 
 impl Provisioner for Closing {
-    fn open(&self, _: String) -> Asked<'_, NodeSpec> {
+    fn open(&self, _: String, _: Vec<String>) -> Asked<'_, NodeSpec> {
         Box::pin(async { Err(ProvisionError::NoRoom) })
     }
 
@@ -209,7 +209,7 @@ async fn a_director_waits_for_who_reads_from_a_node_that_leaves_and_then_closes_
     };
     let catalog = folder.path().join("store/catalog.sqlite");
     let board = SqliteCatalog::open(&catalog).unwrap();
-    let fact = NodeFact { spec: spec("lynx", leaves.at, "i-1"), phase: Phase::Leaving };
+    let fact = NodeFact { spec: spec("lynx", leaves.at, "i-1"), phase: Phase::Leaving, closing: false };
     let record = serde_json::to_vec(&fact).unwrap();
     let fact = Fact { name: "lynx".into(), at: 0, record };
     assert!(board.put_fact(FactKind::Node, fact, 0).await.unwrap());
@@ -238,6 +238,7 @@ async fn a_director_waits_for_who_reads_from_a_node_that_leaves_and_then_closes_
         pins: vec![stays.pin.clone(), leaves.pin.clone()],
         ca_file: None,
         token: None,
+        memory: None,
         alerts: AlertConfig::default(),
         status_listen: None,
         monitoring_public: false,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{PATIENCE, PostgresCatalog, Tries, Trouble, broken, wide};
-use crate::catalog::{Answer, Board, DecideFacts, Fact, FactChange, FactKind, Lead};
+use crate::catalog::{ACTING, Answer, Board, DecideFacts, Fact, FactChange, FactKind, Lead};
 
 const FACTS: &str = "select name, at, record from rezcache.fact where kind = $1 order by name";
 
@@ -54,12 +54,13 @@ impl Board for PostgresCatalog {
              values ($1, $2, $3, $4, $5) \
              on conflict (kind, name) do update set at = excluded.at, \
                term = greatest(fact.term, excluded.term), record = excluded.record \
-             where excluded.term = 0 or fact.term <= excluded.term";
+             where excluded.term = 0 or (fact.term <= excluded.term and not exists \
+               (select 1 from rezcache.lead as lead where lead.role = $6 and lead.term > excluded.term))";
         Box::pin(async move {
             let (kind, at) = (i16::from(kind as u8), wide(fact.at));
             transaction!(self, transaction, {
                 let changed =
-                    transaction.execute(PUT, &[&kind, &fact.name, &at, &term, &fact.record]).await?;
+                    transaction.execute(PUT, &[&kind, &fact.name, &at, &term, &fact.record, &ACTING]).await?;
                 Ok::<_, Trouble>(changed > 0)
             })
         })

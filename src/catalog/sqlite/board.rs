@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::SqliteCatalog;
-use crate::catalog::{Answer, Board, DecideFacts, Fact, FactChange, FactKind, Lead};
+use crate::catalog::{ACTING, Answer, Board, DecideFacts, Fact, FactChange, FactKind, Lead};
 
 const NOW_MS: &str = "select cast(unixepoch('subsec') * 1000 as integer)";
 
@@ -68,9 +68,10 @@ impl Board for SqliteCatalog {
                 .prepare_cached(
                     "insert into fact (kind, name, at, term, record) values (?1, ?2, ?3, ?4, ?5)
                      on conflict (kind, name) do update set at = ?3, term = max(term, ?4), record = ?5
-                     where ?4 = 0 or term <= ?4",
+                     where ?4 = 0 or (term <= ?4
+                       and not exists (select 1 from lead where lead.role = ?6 and lead.term > ?4))",
                 )?
-                .execute(params![kind as u8, fact.name, wide(fact.at), term, fact.record])?;
+                .execute(params![kind as u8, fact.name, wide(fact.at), term, fact.record, ACTING])?;
             Ok(changed > 0)
         }))
     }

@@ -117,7 +117,8 @@ async fn direct(settings: Settings) -> anyhow::Result<Outcome> {
         None => remembered_name(&data_dir)?,
     };
     let provisioner = provisioner(&director, file.as_deref(), &data_dir)?;
-    let config = config(director, name, catalog)?;
+    let memory = Some(data_dir.join("director-nodes.json"));
+    let config = DirectorConfig { memory, ..config(director, name, catalog)? };
     let (zone, name) = (config.zone.clone(), config.name.clone());
     raise_descriptor_limit();
     let stop = StopSignal::listen()?;
@@ -203,6 +204,7 @@ fn config(settings: DirectorSettings, name: String, catalog: Place) -> anyhow::R
         pins,
         ca_file: settings.ca_file,
         token: settings.token,
+        memory: None,
         alerts: settings.alerts,
         status_listen: settings.status_listen,
         monitoring_public: settings.monitoring_public,

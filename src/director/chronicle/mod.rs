@@ -347,7 +347,15 @@ fn public_text(key: &str, text: &str) -> Option<String> {
         "report" | "certificate" | "closing" => None,
         "opening" if text.contains("could not") => Some("A further node could not be opened".into()),
         "opening" => Some("Nodes can be opened again".into()),
-        _ => Some(crate::fleet::incidents::public(text)),
+        _ => Some(crate::fleet::incidents::public(without_cause(key, text))),
+    }
+}
+
+/// Why a node does not answer is for the operators alone.
+pub(super) fn without_cause<'a>(key: &str, text: &'a str) -> &'a str {
+    match text.split_once(": ") {
+        Some((what, _)) if key.starts_with("node ") => what,
+        _ => text,
     }
 }
 

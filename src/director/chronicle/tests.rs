@@ -276,10 +276,12 @@ fn what_operators_are_told_of_a_cloud_is_not_public() {
         notice("mirror", "s3://secret-bucket at 10.1.2.3:9000 said no"),
         notice("closing otter", "otter could not be closed: AccessDenied for arn:aws:1234"),
         notice("certificate otter", "the certificate of otter ends in 3 days"),
+        notice("node otter", "otter does not answer: TLS: its certificate is not for inner.example.org"),
     ];
-    assert_eq!(chronicle.told(&secrets).len(), 2, "what only costs is not the public's trouble");
+    assert_eq!(chronicle.told(&secrets).len(), 3, "what only costs is not the public's trouble");
     let written = format!("{:?}", chronicle.told(&secrets));
-    for secret in ["arn:", "1234", "AccessDenied", "secret-bucket", "10.1.2.3"] {
+    assert!(written.contains("otter does not answer"), "{written}");
+    for secret in ["arn:", "1234", "AccessDenied", "secret-bucket", "10.1.2.3", "TLS", "inner"] {
         assert!(!written.contains(secret), "{written}");
     }
 }

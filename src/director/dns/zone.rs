@@ -172,7 +172,12 @@ impl Zone {
         let owner = query.name();
         if *owner != self.name {
             response.metadata.response_code = ResponseCode::NXDomain;
-            response.add_authority(self.negative());
+            response.add_authority(self.negative(NEGATIVE_TTL));
+            return;
+        }
+        if matches!(asked, RecordType::A | RecordType::AAAA) && nodes.is_unknown() {
+            response.metadata.authoritative = false;
+            response.metadata.response_code = ResponseCode::ServFail;
             return;
         }
         let record = |ttl, data| Record::from_rdata(owner.clone(), ttl, data);
@@ -206,14 +211,15 @@ impl Zone {
             _ => {}
         }
         if response.answers.is_empty() {
-            response.add_authority(self.negative());
+            // A node may come within the time for which one that leaves is remembered.
+            response.add_authority(self.negative(self.ttl.min(NEGATIVE_TTL)));
         }
     }
 
     /// The start of authority as it goes with "there is nothing": its TTL says for how long.
-    fn negative(&self) -> Record {
+    fn negative(&self, ttl: u32) -> Record {
         let mut soa = self.soa.clone();
-        soa.ttl = NEGATIVE_TTL;
+        soa.ttl = ttl;
         soa
     }
 }

@@ -27,7 +27,7 @@ const MAX_ANSWER: usize = 1 << 20;
 /// Lent keys are asked for anew after this: others are there five minutes before they end.
 const LENT: Duration = Duration::from_secs(240);
 /// Processes of a group that would undo what the director does.
-const MEDDLERS: [&str; 3] = ["AZRebalance", "AlarmNotification", "ScheduledActions"];
+const MEDDLERS: [&str; 4] = ["AZRebalance", "AlarmNotification", "ScheduledActions", "ReplaceUnhealthy"];
 
 /// Which group.
 #[derive(Clone, Debug)]
@@ -83,6 +83,8 @@ pub struct AwsProvisioner {
     lent: Mutex<Option<(Keys, Instant)>>,
     /// One opening at a time: a new instance is told by not having been there before.
     opening: Mutex<()>,
+    /// One change of the capacity at a time: what is read before must still be so when it is set.
+    changing: Mutex<()>,
 }
 
 impl std::fmt::Debug for AwsProvisioner {
@@ -112,7 +114,13 @@ impl AwsProvisioner {
             .connect_timeout(config.times.patience.min(Duration::from_secs(5)))
             .build()
             .map_err(|error| failed(error.without_url().to_string()))?;
-        Ok(Self { config, client, lent: Mutex::default(), opening: Mutex::default() })
+        Ok(Self {
+            config,
+            client,
+            lent: Mutex::default(),
+            opening: Mutex::default(),
+            changing: Mutex::default(),
+        })
     }
 
     /// The keys, and whether they were lent.
@@ -299,6 +307,7 @@ impl AwsProvisioner {
 
     /// Takes back what was asked for: it would come when nobody waits for it any more, and cost.
     async fn take_back(&self, before: &Group) -> Result<(), ProvisionError> {
+        let _change = self.changing.lock().await;
         let now = self.group().await?;
         let there = now.there();
         if let Some(instance) = there.difference(&before.there()).next() {
@@ -353,9 +362,10 @@ fn failed(told: String) -> ProvisionError {
 }
 
 impl Provisioner for AwsProvisioner {
-    fn open(&self, name: String) -> Asked<'_, NodeSpec> {
+    fn open(&self, name: String, _: Vec<String>) -> Asked<'_, NodeSpec> {
         Box::pin(async move {
             let _one = self.opening.lock().await;
+            let change = self.changing.lock().await;
             let before = self.settled().await?;
             let group = &self.config.group;
             if before.suspended.contains("Launch") {
@@ -364,7 +374,11 @@ impl Provisioner for AwsProvisioner {
                 )));
             }
             for meddler in MEDDLERS.iter().filter(|meddler| !before.suspended.contains(**meddler)) {
-                tracing::debug!(group, meddler, "this process of the group should be suspended");
+                tracing::warn!(
+                    group,
+                    meddler,
+                    "this process of the group is to be suspended: it opens or closes nodes too"
+                );
             }
             // What was asked for and never came is asked for still: it is taken over, not asked for once more.
             if before.desired <= count(before.there().len()) {
@@ -377,6 +391,7 @@ impl Provisioner for AwsProvisioner {
                 }
                 self.desire(before.desired + 1).await?;
             }
+            drop(change);
             let (began, mut last) = (Instant::now(), None);
             while began.elapsed() < self.config.times.appears {
                 match self.newcomer(&before).await {
@@ -402,6 +417,10 @@ impl Provisioner for AwsProvisioner {
     }
 
     fn close(&self, node: NodeSpec) -> Asked<'_, ()> {
-        Box::pin(async move { self.terminate(&node.handle).await })
+        Box::pin(async move {
+            // It lowers the capacity: a number that an opening has read before would raise it by two.
+            let _change = self.changing.lock().await;
+            self.terminate(&node.handle).await
+        })
     }
 }

@@ -165,7 +165,7 @@ async fn read_all(pipe: Option<impl AsyncRead + Unpin>, bytes: &mut Vec<u8>) {
 }
 
 impl Provisioner for CommandProvisioner {
-    fn open(&self, name: String) -> Asked<'_, NodeSpec> {
+    fn open(&self, name: String, _: Vec<String>) -> Asked<'_, NodeSpec> {
         Box::pin(async move {
             let out = self.run(&self.config.open, &[&name], &[("NODE_NAME", &name)]).await?;
             let answer = || ProvisionError::Answer {
@@ -211,7 +211,7 @@ mod tests {
             r#"[ "$1 $2" = "open otter" ] && echo '{"url":"https://192.0.2.9:8443","handle":"i-7"}' && exit
                [ "$1 $2 $3" = "close otter i-7" ]"#,
         );
-        let node = good.open("otter".into()).await.unwrap();
+        let node = good.open("otter".into(), Vec::new()).await.unwrap();
         assert_eq!((node.handle.as_str(), node.addresses.len()), ("i-7", 1));
         good.close(node.clone()).await.unwrap();
         assert!(good.close(NodeSpec { handle: "i-8".into(), ..node }).await.is_err());
@@ -219,7 +219,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_goes_wrong_is_told_in_its_words() {
-        let told = async |script: &str| shell(script).open("otter".into()).await.unwrap_err().to_string();
+        let told = async |script: &str| {
+            shell(script).open("otter".into(), Vec::new()).await.unwrap_err().to_string()
+        };
         assert_eq!(
             told("echo working >&2; echo quota exceeded >&2; exit 3").await,
             "sh failed: quota exceeded"
@@ -236,6 +238,8 @@ mod tests {
         // More output than anybody reads does not hang it.
         assert!(told("yes | head -c 3000000; exit 1").await.starts_with("sh failed"));
         let missing = CommandProvisioner::new(vec!["/nonexistent/program".into()]);
-        assert!(missing.open("otter".into()).await.unwrap_err().to_string().contains("cannot be run"));
+        assert!(
+            missing.open("otter".into(), Vec::new()).await.unwrap_err().to_string().contains("cannot be run")
+        );
     }
 }

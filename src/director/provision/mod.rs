@@ -54,8 +54,9 @@ pub type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, ProvisionError>> +
 
 /// Opens and closes nodes.
 pub trait Provisioner: Send + Sync {
-    /// Opens a node of this name. It need not be ready when this returns, only on its way.
-    fn open(&self, name: String) -> Asked<'_, NodeSpec>;
+    /// Opens a node of this name, at none of the URLs that members have. It need not be ready when this returns, only
+    /// on its way.
+    fn open(&self, name: String, taken: Vec<String>) -> Asked<'_, NodeSpec>;
     /// Closes a node, drained or not; of one that is gone already this is done.
     fn close(&self, node: NodeSpec) -> Asked<'_, ()>;
 }

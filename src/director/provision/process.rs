@@ -68,15 +68,18 @@ impl ProcessProvisioner {
         self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An address of the list that nobody has, kept for who asks.
-    fn reserve(&self) -> Option<SocketAddr> {
+    /// An address of the list that nobody has, kept for who asks. That of a member is its own also when it does not
+    /// answer.
+    fn reserve(&self, taken: &[String]) -> Option<SocketAddr> {
         let mut children = self.children();
         children.retain(|_, child| {
             child.as_mut().is_none_or(|child| child.try_wait().is_ok_and(|ended| ended.is_none()))
         });
         // Others of this host, a node of an earlier director among them, hold theirs.
         let free = |address: &SocketAddr| std::net::TcpListener::bind(address).is_ok();
-        let found = self.addresses.iter().copied().find(|at| !children.contains_key(at) && free(at))?;
+        let taken = |address: &SocketAddr| taken.contains(&url(*address));
+        let fits = |at: &SocketAddr| !children.contains_key(at) && !taken(at) && free(at);
+        let found = self.addresses.iter().copied().find(fits)?;
         children.insert(found, None);
         Some(found)
     }
@@ -187,6 +190,10 @@ fn is_node(program: &Path, pid: i32, address: SocketAddr) -> bool {
             .any(|pair| matches!(pair, [name, value] if name == "--listen" && *value == address))
 }
 
+fn url(address: SocketAddr) -> String {
+    format!("https://{address}")
+}
+
 /// What was written into a log since it had this length, or the end of it.
 fn since(path: &Path, before: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -201,15 +208,14 @@ fn since(path: &Path, before: u64) -> Vec<u8> {
 }
 
 impl Provisioner for ProcessProvisioner {
-    fn open(&self, name: String) -> Asked<'_, NodeSpec> {
+    fn open(&self, name: String, taken: Vec<String>) -> Asked<'_, NodeSpec> {
         Box::pin(async move {
-            let address = self.reserve().ok_or(ProvisionError::NoRoom)?;
+            let address = self.reserve(&taken).ok_or(ProvisionError::NoRoom)?;
             match self.start(&name, address).await {
                 Ok(child) => {
                     let handle = format!("process {}", child.id().unwrap_or(0));
                     self.children().insert(address, Some(child));
-                    let url = format!("https://{address}");
-                    Ok(NodeSpec { name, url, addresses: vec![address.ip()], handle })
+                    Ok(NodeSpec { name, url: url(address), addresses: vec![address.ip()], handle })
                 }
                 Err(error) => {
                     self.children().remove(&address);

@@ -54,6 +54,8 @@ struct World {
     /// Whether what nodes are told is lost on the way.
     deaf: bool,
     told_to_drain: usize,
+    refuse_to_close: bool,
+    finished: usize,
 }
 
 impl World {
@@ -61,6 +63,7 @@ impl World {
         let now = Instant::now();
         let listed = nodes.iter().zip(1..).map(|(name, n)| spec(name, n, "")).collect();
         let mut array = Array::new(rules(scaling), listed, now);
+        array.facts(now, &[]);
         array.lead(now, true);
         Self {
             array,
@@ -78,6 +81,8 @@ impl World {
             busy: false,
             deaf: false,
             told_to_drain: 0,
+            refuse_to_close: false,
+            finished: 0,
         }
     }
 
@@ -106,6 +111,7 @@ impl World {
                 let connections = if draining && !self.busy { 0 } else { 9 };
                 let report =
                     good.then(|| NodeReport { draining, ..report(self.load, connections, self.storage) });
+                self.array.explain(&spec.name, (!good).then_some(Cause::ConnectionRefused));
                 self.array.probed(self.now, &spec.name, self.now, probe, report);
             }
             Command::Open(count) => {
@@ -126,14 +132,25 @@ impl World {
                     self.drained.push(spec.name);
                 }
             }
-            Command::Close(spec, reason) => self.closed.push((spec.name, reason)),
+            Command::Close(spec, reason) => {
+                self.closed.push((spec.name.clone(), reason));
+                self.close(&spec);
+            }
+            Command::Finish(spec) => {
+                self.finished += 1;
+                self.close(&spec);
+            }
             Command::Write(fact) => {
                 self.facts.insert(fact.spec.name.clone(), fact);
             }
-            Command::Forget(name) => {
-                self.facts.remove(&name);
-            }
             Command::Tell(notices) => self.told.extend(notices.into_iter().map(|n| (n.key, n.what))),
+        }
+    }
+
+    /// The provisioner closes it, or fails.
+    fn close(&mut self, spec: &NodeSpec) {
+        if self.array.closed(&spec.name, !self.refuse_to_close) {
+            self.facts.remove(&spec.name);
         }
     }
 
@@ -176,6 +193,185 @@ fn with_all_lost_all_are_named() {
     world.run(10);
     assert_eq!(world.named().len(), 2);
     assert!(world.array.answers(world.now).failing_open());
+    let told = |what| ["all", "node lynx", "node otter"].map(|key| (key.to_owned(), what));
+    assert_eq!(world.told, told(What::Raised));
+    world.dead.clear();
+    world.run(60);
+    assert_eq!(world.told[3..], told(What::Cleared));
+}
+
+#[test]
+fn a_node_that_is_dead_from_the_start_is_told_of_after_a_while() {
+    let mut world = World::new(None, &["otter", "lynx", "heron"]);
+    world.dead = vec!["lynx".into(), "heron".into()];
+    let mark = Maintenance { until: 1000, reason: "new disk".into() };
+    let marks = BTreeMap::from([("heron".to_owned(), mark)]);
+    world.array.maintenance(999, &marks);
+    world.run(10);
+    assert_eq!(world.told, [], "a site that has just been switched on needs a while");
+    world.run(10);
+    assert_eq!(world.told, [("node lynx".to_owned(), What::Raised)], "one away by plan alarms nobody");
+    // One that is still away when its maintenance ends is.
+    world.array.maintenance(1000, &marks);
+    world.run(20);
+    assert_eq!(world.told[1..], [("node heron".to_owned(), What::Raised)]);
+    world.dead.clear();
+    world.run(60);
+    let cleared = ["node heron", "node lynx"].map(|key| (key.to_owned(), What::Cleared));
+    assert_eq!(world.told[2..], cleared);
+
+    // All of them from the start.
+    let mut world = World::new(None, &["otter", "lynx"]);
+    world.dead = vec!["lynx".into(), "otter".into()];
+    world.run(40);
+    let raised = ["all", "node lynx", "node otter"].map(|key| (key.to_owned(), What::Raised));
+    assert_eq!(world.told, raised);
+    // Of one that starts nobody expects an answer.
+    let mut world = World::new(Some(ScalingRules::default()), &["otter"]);
+    world.load = 0.95;
+    world.dead = (101..=110).map(|n| format!("opened-{n}")).collect();
+    world.run(60);
+    assert!(
+        world.opened > 100 && world.told.iter().all(|(key, _)| !key.starts_with("node")),
+        "{:?}",
+        world.told
+    );
+}
+
+/// Two nodes, one of them opened and lost, whose provisioner does not close it.
+fn lost_and_not_closed() -> (World, NodeFact) {
+    let mut world =
+        World::new(Some(ScalingRules { minimum: 2, maximum: 2, ..ScalingRules::default() }), &["otter"]);
+    world.run(30);
+    let (name, fact) = world.facts.iter().next().map(|(name, fact)| (name.clone(), fact.clone())).unwrap();
+    assert_eq!(fact.phase, Phase::Serving);
+    (world.refuse_to_close, world.refuse_to_open) = (true, true);
+    world.dead.push(name.clone());
+    world.run(300);
+    assert_eq!(world.closed, [(name, Reason::Lost)]);
+    (world, fact)
+}
+
+#[test]
+fn a_node_is_written_of_until_it_is_closed_and_whoever_leads_closes_it() {
+    let (world, old) = lost_and_not_closed();
+    let written = world.facts();
+    assert!(matches!(&written[..], [fact] if fact.closing && fact.spec == old.spec), "{written:?}");
+    assert!(world.finished > 0, "it is tried again");
+
+    // The one that began it has died. The next one does not take it for a member, and closes it once.
+    let mut next = World::new(None, &["otter"]);
+    next.facts = world.facts.clone();
+    next.array.lead(next.now, false);
+    next.array.facts(next.now, &written);
+    next.run(5);
+    assert_eq!((next.finished, next.array.members(next.now).len()), (0, 1), "followers close nothing");
+    next.array.lead(next.now, true);
+    next.array.facts(next.now, &written);
+    next.run(5);
+    assert_eq!(next.finished, 1);
+    assert!(next.facts.is_empty());
+    // The board may lag behind.
+    next.array.facts(next.now, &written);
+    next.run(5);
+    assert_eq!(next.finished, 1);
+    next.array.facts(next.now, &[]);
+    // Later an address, and a name, may be another one's.
+    let again = NodeSpec { handle: "i-9".into(), ..old.spec };
+    assert!(next.array.opened(next.now, again));
+}
+
+#[test]
+fn a_leader_does_not_adopt_what_it_has_just_closed_and_corrects_what_others_wrote() {
+    let (mut world, old) = lost_and_not_closed();
+    for _ in 0..2 {
+        world.array.facts(world.now, std::slice::from_ref(&old));
+        world.run(5);
+        assert_eq!(world.array.members(world.now).len(), 1);
+        world.refuse_to_close = false;
+    }
+    let opened = NodeSpec { name: "elk".into(), handle: "i-8".into(), ..spec("elk", 50, "i-8") };
+    assert!(world.array.opened(world.now, opened.clone()));
+    world.run(30);
+    let mut wrong = world.facts["elk"].clone();
+    assert_eq!(wrong.phase, Phase::Serving);
+    wrong.phase = Phase::Leaving;
+    world.facts.insert("elk".into(), wrong.clone());
+    world.array.facts(world.now, &[wrong]);
+    world.run(5);
+    assert_eq!(world.facts["elk"], NodeFact { spec: opened, phase: Phase::Serving, closing: false });
+}
+
+#[test]
+fn a_node_that_drains_is_not_ended_by_other_errors_than_a_refused_connection() {
+    let mut world = World::new(None, &["otter"]);
+    let fact = NodeFact { spec: spec("lynx", 9, "i-1"), phase: Phase::Draining, closing: false };
+    world.array.facts(world.now, &[fact]);
+    for (cause, ended) in [(Cause::NotHttp, false), (Cause::NoRoute, false), (Cause::ConnectionRefused, true)]
+    {
+        for _ in 0..3 {
+            world.array.explain("lynx", Some(cause.clone()));
+            world.array.probed(world.now, "lynx", world.now, Probe::Refused, None);
+        }
+        assert_eq!(world.array.nodes["lynx"].connections() == 0, ended, "{cause}");
+    }
+}
+
+#[test]
+fn operators_are_told_why_once_for_each_reason() {
+    let mut world = World::new(None, &["otter"]);
+    world.run(10);
+    let mut news = Vec::new();
+    let refused = Some(Cause::ConnectionRefused);
+    let key = Some(Cause::OtherKey);
+    for cause in [&refused, &refused, &refused, &key, &key, &None, &None, &None, &refused, &refused] {
+        world.now += INTERVAL;
+        let ready = Probe::Ready { latency: Duration::ZERO, storage: true };
+        let probe = if cause.is_some() { Probe::Refused } else { ready };
+        world.array.explain("otter", cause.clone());
+        world.array.probed(world.now, "otter", world.now, probe, None);
+        let text = world.array.troubles().map(|(_, _, text)| text.to_owned()).next();
+        news.push((world.array.news("otter"), text));
+    }
+    let told = |why: &str| Some(format!("otter does not answer: {why}"));
+    let (first, second) = (told("connection refused"), told("TLS: its key is not one of the pins"));
+    let (none, same) = (None::<Cause>, |text: &Option<String>| (None, text.clone()));
+    assert_eq!(news[..3], [(none.clone(), None), (refused.clone(), first.clone()), same(&first)]);
+    assert_eq!(news[3..5], [(key, second.clone()), same(&second)]);
+    assert_eq!(news[5..8], [same(&second), (none.clone(), None), (none.clone(), None)]);
+    assert_eq!(news[8..], [(none, None), (refused, first)]);
+}
+
+#[test]
+fn nobody_is_known_until_the_board_was_read_or_remembered() {
+    let now = Instant::now();
+    let opened =
+        |name: &str, last| NodeFact { spec: spec(name, last, "i-1"), phase: Phase::Serving, closing: false };
+    let scaling = Some(ScalingRules::default());
+    // The fixed list is all there are where nothing is opened.
+    assert!(!Array::new(rules(None), vec![spec("otter", 1, "")], now).answers(now).is_unknown());
+    assert!(Array::new(rules(None), Vec::new(), now).answers(now).is_unknown());
+    let mut array = Array::new(rules(scaling), vec![spec("otter", 1, "")], now);
+    assert!(array.answers(now).is_unknown());
+    array.remember(now, &[opened("lynx", 7), opened("heron", 8)]);
+    assert!(array.answers(now).failing_open());
+    assert_eq!(array.answers(now).addresses(0, false).len(), 3);
+    // Who leads at once has not written what it remembers: the board is right.
+    array.lead(now, true);
+    array.facts(now, &[opened("lynx", 9)]);
+    let named = array.answers(now).addresses(0, false);
+    assert_eq!(named.len(), 2);
+    assert!(named.contains(&IpAddr::from([192, 0, 2, 9])));
+    // From then on it knows better itself, and what it remembered is over.
+    array.facts(now, &[]);
+    array.remember(now, &[opened("heron", 8)]);
+    assert_eq!(array.answers(now).addresses(0, false).len(), 2);
+
+    let mut array = Array::new(rules(scaling), Vec::new(), now);
+    array.remember(now, &[]);
+    assert!(array.answers(now).is_unknown(), "nobody is nobody's answer");
+    array.facts(now, &[]);
+    assert!(!array.answers(now).is_unknown());
 }
 
 #[test]

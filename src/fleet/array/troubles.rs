@@ -4,8 +4,14 @@
 use std::time::{Duration, Instant};
 
 use super::super::alarms::listed;
+use super::super::health::{Cause, Dot, Turn};
 use super::super::notices::Severity;
+use super::super::scaling::Phase;
 use super::Array;
+
+/// A node that never answered since this director knows of it is told of after so many probe intervals: a site that
+/// has just been switched on needs a while.
+const ABSENT_INTERVALS: u32 = 5;
 
 /// A healthy node that has not said how it is for so long is blind to the scaling, in probe intervals.
 const MUTE_INTERVALS: u32 = 30;
@@ -15,6 +21,73 @@ const CERTIFICATE_WARNING: Duration = Duration::from_secs(14 * 86_400);
 const CERTIFICATE_CRITICAL: Duration = Duration::from_secs(3 * 86_400);
 
 impl Array {
+    /// Why the probe whose outcome follows was not good.
+    pub fn explain(&mut self, name: &str, cause: Option<Cause>) {
+        if let Some(node) = self.nodes.get_mut(name) {
+            node.cause = cause;
+        }
+    }
+
+    /// Why a node does not serve, once for each reason.
+    pub fn news(&mut self, name: &str) -> Option<Cause> {
+        let node = self.nodes.get_mut(name)?;
+        if node.health.dot() != Dot::Red {
+            if node.health.is_healthy() && node.cause.is_none() {
+                node.said = None;
+            }
+            return None;
+        }
+        let fresh = node.cause.is_some() && node.said != node.cause;
+        if fresh {
+            node.said.clone_from(&node.cause);
+        }
+        node.cause.clone().filter(|_| fresh)
+    }
+
+    /// A node that does not serve though it should, or serves again.
+    pub(super) fn absence(&mut self, now: Instant, name: &str, turn: Option<Turn>) {
+        let Some(node) = self.nodes.get(name) else { return };
+        let key = format!("node {name}");
+        if turn == Some(Turn::Back) {
+            self.notices.clear(now, &key, &format!("{name} is back"));
+            return;
+        }
+        if node.health.dot() != Dot::Red {
+            return;
+        }
+        let raised = self.notices.is_raised(&key);
+        // A first good probe is no return yet, and no reason to forget what it was.
+        if turn.is_none() && node.cause.is_none() {
+            return;
+        }
+        let planned = node.maintenance.is_some() || matches!(node.phase, Phase::Leaving | Phase::Draining);
+        let patience = self.rules.health.interval.saturating_mul(ABSENT_INTERVALS);
+        let absent = node.phase == Phase::Serving && now.duration_since(node.health.since()) >= patience;
+        if !planned && (turn == Some(Turn::Lost) || absent || raised) {
+            let text = match &node.cause {
+                Some(cause) => format!("{name} does not answer: {cause}"),
+                None => format!("{name} does not answer"),
+            };
+            self.notices.raise(now, &key, Severity::Critical, &text);
+        }
+    }
+
+    /// All that should serve are known to be away. Where there is one alone, that it is lost says it.
+    pub(super) fn nobody(&mut self, now: Instant) {
+        let serving = || {
+            let serves = |node: &&super::Node| node.maintenance.is_none() && node.phase == Phase::Serving;
+            self.nodes.values().filter(serves)
+        };
+        if serving().any(|node| node.health.is_healthy()) {
+            self.notices.clear(now, "all", "DNS names nodes that are well again");
+        } else if serving().count() > 1
+            && serving().all(|node| self.notices.is_raised(&format!("node {}", node.spec.name)))
+        {
+            let text = "no node is well; DNS names all of them";
+            self.notices.raise(now, "all", Severity::Critical, text);
+        }
+    }
+
     /// A certificate that ends soon: without a pin, clients and directors refuse the node then.
     pub(super) fn certificate(&mut self, now: Instant, name: &str) {
         let report = self.nodes.get(name).and_then(|node| node.report.as_ref());

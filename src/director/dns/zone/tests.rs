@@ -78,10 +78,11 @@ fn what_is_not_there_is_denied_with_the_authority() {
         assert_eq!(ask("cache.example.org.", nothing).metadata.response_code, ResponseCode::NoError);
     }
     let none = ask_with(&question("cache.example.org.", RecordType::A, None), 0, 0, Transport::Udp).0;
-    for denied in [below, ask("cache.example.org.", RecordType::TXT), none] {
+    // What the name itself has not, it may have as soon as an address of it may be another one.
+    for (denied, ttl) in [(below, 60), (ask("cache.example.org.", RecordType::TXT), 5), (none, 5)] {
         assert!(denied.metadata.authoritative && denied.answers.is_empty());
         assert!(
-            matches!(&denied.authorities[..], [soa] if soa.record_type() == RecordType::SOA && soa.ttl == 60)
+            matches!(&denied.authorities[..], [soa] if soa.record_type() == RecordType::SOA && soa.ttl == ttl)
         );
     }
 }
@@ -299,4 +300,24 @@ fn no_change_of_a_real_question_makes_it_fail_or_answer_too_much() {
     assert!(answered > 50_000, "{answered}");
     // What one answer may be at most beyond its question; how many there are is limited by network.
     assert!(largest.0 <= largest.1 * 32, "{largest:?}");
+}
+
+#[test]
+fn while_nobody_is_known_resolvers_are_sent_elsewhere_and_nothing_is_remembered_for_longer_than_an_address() {
+    let told = |answers: &Answers, kind| {
+        let asked = question("cache.example.org.", kind, Some(1232)).to_vec().unwrap();
+        Message::from_vec(&zone().answer(answers, &|_| 0, &asked, Transport::Udp).unwrap()).unwrap()
+    };
+    for kind in [RecordType::A, RecordType::AAAA] {
+        let unknown = told(&Answers::unknown(), kind);
+        assert_eq!(unknown.metadata.response_code, ResponseCode::ServFail);
+        assert!(
+            !unknown.metadata.authoritative && unknown.answers.is_empty() && unknown.authorities.is_empty()
+        );
+        let nobody = told(&Answers::default(), kind);
+        assert_eq!(nobody.metadata.response_code, ResponseCode::NoError);
+        assert_eq!(nobody.authorities[0].ttl, 5, "the zone's own");
+    }
+    let about = told(&Answers::unknown(), RecordType::SOA);
+    assert!(about.metadata.authoritative && about.answers.len() == 1);
 }
