@@ -276,6 +276,7 @@ fn what_operators_are_told_of_a_cloud_is_not_public() {
         notice("mirror", "s3://secret-bucket at 10.1.2.3:9000 said no"),
         notice("closing otter", "otter could not be closed: AccessDenied for arn:aws:1234"),
         notice("certificate otter", "the certificate of otter ends in 3 days"),
+        notice("blind", "most nodes do not answer this director; none is closed"),
     ];
     assert_eq!(chronicle.told(&secrets).len(), 2, "what only costs is not the public's trouble");
     let written = format!("{:?}", chronicle.told(&secrets));
