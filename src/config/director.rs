@@ -314,7 +314,9 @@ pub(super) fn resolve(
         requests_per_s: scaling.optional("node-requests-per-s", "requests_per_s", check, positive)?,
         connections: scaling.optional("node-connections", "connections", check, positive)?,
     };
-    let rules = rules(&scaling, ttl, check);
+    // Other directors learn from the board that a node leaves, and go on naming it until they have read it.
+    let gone = ttl.zip(probe_interval).map(|(ttl, interval)| ttl + interval * BOARD_INTERVALS);
+    let rules = rules(&scaling, gone, check);
     let ca_file = source.file(flags.ca_file.as_ref(), "ca_file");
     let alerts = alerts(&Source { flags, table: &file.alerts, path }, check);
     let alerts = alerts.map(|alerts| AlertConfig { ca_file: ca_file.clone(), ..alerts });
@@ -474,6 +476,9 @@ fn provisioner(source: &Source<'_>, check: &mut Checker) -> Option<ProvisionerSe
         _ => Some(ProvisionerSettings::Static),
     }
 }
+
+/// A director has read the board after so many probe intervals.
+const BOARD_INTERVALS: u32 = 2;
 
 fn rules(source: &Source<'_>, ttl: Option<Duration>, check: &mut Checker) -> Option<ScalingRules> {
     let usual = ScalingRules::default();

@@ -291,7 +291,12 @@ fn a_director_is_told_of_every_mistake_and_has_sensible_defaults() {
         (node.name.as_str(), node.url.as_str(), node.addresses.len()),
         ("otter", "https://192.0.2.7:8443", 2)
     );
-    assert_eq!((whole.scaling.maximum, whole.scaling.ttl.as_secs()), (3, 7));
+    assert_eq!((whole.scaling.maximum, whole.ttl.as_secs()), (3, 7));
+    assert_eq!(
+        whole.scaling.ttl.as_secs(),
+        7 + 2 * 2,
+        "other directors name it for as long as they do not know"
+    );
     assert!(matches!(&whole.provisioner, super::ProvisionerSettings::Process(at) if at.len() == 1));
     let mail = whole.alerts.mail.clone().unwrap();
     assert_eq!(

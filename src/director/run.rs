@@ -386,6 +386,7 @@ impl Work {
             if self.until.is_none_or(|until| until <= now) {
                 self.array.lapse();
             }
+            self.array.wall(wall());
             for command in self.array.tick(now) {
                 self.perform(command, &events, &mut running);
             }

@@ -121,6 +121,8 @@ struct Node {
 
 /// A node that was told to drain and then refuses so many connections in a row has drained, and ended.
 const ENDED: u8 = 2;
+/// The first probe of a node is waited for with decisions, for so many probe intervals.
+const AWAITED_INTERVALS: u32 = 5;
 
 impl Node {
     fn new(spec: NodeSpec, phase: Phase, rules: &ArrayRules, now: Instant) -> Self {
@@ -162,11 +164,13 @@ impl Node {
         self.spec.handle.is_empty()
     }
 
-    fn view(&self) -> NodeView {
+    fn view(&self, now: Instant, interval: Duration) -> NodeView {
+        let awaited = interval.saturating_mul(AWAITED_INTERVALS);
         NodeView {
             name: self.spec.name.clone(),
             phase: self.phase,
             since: self.since,
+            known: self.health.is_known() || now.duration_since(self.health.since()) >= awaited,
             healthy: self.health.is_healthy(),
             lost_since: self.lost_since,
             load: self.load,
@@ -182,6 +186,8 @@ impl Node {
 pub struct Array {
     rules: ArrayRules,
     nodes: BTreeMap<String, Node>,
+    /// What is written of maintenance.
+    marks: BTreeMap<String, Maintenance>,
     scaling: Option<Scaling>,
     notices: Notices,
     alarms: Alarms,
@@ -204,6 +210,8 @@ pub struct Array {
 
 /// Keys of troubles that each director tells of itself, whoever leads.
 const OWN: &str = "director ";
+/// Key of the trouble that most nodes seem to be lost.
+const BLIND: &str = "blind";
 /// Who begins to tell repeats what has changed within this: longer than a lead lasts without its holder.
 const TAKE_OVER: Duration = Duration::from_secs(120);
 
@@ -218,6 +226,7 @@ impl Array {
         Self {
             rules,
             nodes: listed.into_iter().take(MAX_MEMBERS).map(node).collect(),
+            marks: BTreeMap::new(),
             scaling: rules.scaling.map(Scaling::new),
             notices: Notices::new(rules.notices),
             alarms: Alarms::new(AlarmRules::default()),
@@ -234,14 +243,17 @@ impl Array {
     }
 
     /// Whether this director acts for all from now on. Who begins to lead knows nothing of the past: all waiting
-    /// starts anew, so that clocks which differ and leaders who come and go never shorten it.
+    /// starts anew, so that clocks which differ and leaders who come and go never shorten it. What this director has
+    /// asked for itself and not got yet is still to come.
     pub fn lead(&mut self, now: Instant, leading: bool) {
         if leading && !self.leading {
-            self.scaling = self.rules.scaling.map(Scaling::new);
-            self.opening = 0;
+            self.scaling = self.scaling.as_ref().map(Scaling::anew);
             for node in self.nodes.values_mut() {
                 node.since = now;
             }
+        }
+        if !leading {
+            self.notices.clear(now, BLIND, "another director decides");
         }
         if leading && !self.telling {
             self.notices.take_over(now, TAKE_OVER);
@@ -324,8 +336,19 @@ impl Array {
 
     /// What is written of maintenance; `wall` is the time in seconds since 1970.
     pub fn maintenance(&mut self, wall: u64, marks: &BTreeMap<String, Maintenance>) {
+        if self.marks != *marks {
+            self.marks.clone_from(marks);
+        }
+        self.wall(wall);
+    }
+
+    /// The time in seconds since 1970, handed in often: maintenance ends by it, also while the catalog is away.
+    pub fn wall(&mut self, wall: u64) {
         for (name, node) in &mut self.nodes {
-            node.maintenance = marks.get(name).filter(|mark| wall < mark.until).cloned();
+            let mark = self.marks.get(name).filter(|mark| wall < mark.until);
+            if node.maintenance.as_ref() != mark {
+                node.maintenance = mark.cloned();
+            }
         }
     }
 
@@ -445,12 +468,14 @@ impl Array {
 
     fn decide(&mut self, now: Instant, commands: &mut Vec<Command>) {
         let Some(mut scaling) = self.scaling.take() else { return };
-        let mut views: Vec<_> = self.nodes.values().map(Node::view).collect();
+        let interval = self.rules.health.interval;
+        let mut views: Vec<_> = self.nodes.values().map(|node| node.view(now, interval)).collect();
         // What was asked for and has not been made yet counts as starting.
         views.extend((0..self.opening).map(|_| NodeView {
             name: String::new(),
             phase: Phase::Starting,
             since: now,
+            known: true,
             healthy: false,
             lost_since: None,
             load: 0.0,
@@ -470,6 +495,12 @@ impl Array {
             );
         } else {
             self.notices.clear(now, "limit", "the array is below its maximum again");
+        }
+        if scaling.is_blind() {
+            let text = "most nodes do not answer this director; none is closed";
+            self.notices.raise(now, BLIND, Severity::Critical, text);
+        } else {
+            self.notices.clear(now, BLIND, "most nodes answer this director again");
         }
         self.scaling = Some(scaling);
     }
@@ -500,8 +531,9 @@ impl Array {
             Action::Drain(name) => (name, Phase::Draining),
         };
         let Some(node) = self.nodes.get_mut(&name) else { return };
-        (node.phase, node.since) = (phase, now);
-        if phase == Phase::Serving {
+        let before = std::mem::replace(&mut node.phase, phase);
+        node.since = now;
+        if before == Phase::Starting && phase == Phase::Serving {
             self.notices.clear(now, "opening", "nodes can be opened again");
         }
         if phase == Phase::Draining {

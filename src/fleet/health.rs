@@ -234,6 +234,12 @@ impl NodeHealth {
         matches!(self.standing, Standing::Up | Standing::Doubtful)
     }
 
+    /// Whether a probe of it has come to an end.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.standing != Standing::Unknown
+    }
+
     /// The share of DNS answers it is in, in thousandths: it grows with the time since its return, so that
     /// caches that have just come up empty are not overrun.
     #[must_use]

@@ -9,6 +9,9 @@
 //!              └─────────► close ◄───────────┘
 //! ```
 //!
+//! Who leaves is taken back when it is wanted again before it drains. Lost nodes are closed one at a time, and none
+//! while most seem to be lost at once: then it is rather who looks that is cut off.
+//!
 //! What makes it calm: load is averaged over a minute; opening looks ahead by the time that a node takes to start,
 //! along the trend; closing looks back, at the highest load of the last while, and as far ahead along its trend, and
 //! asks what the others would then carry. Between the load that opens and the load that closing may lead to lies a
@@ -22,7 +25,7 @@ use std::time::{Duration, Instant};
 pub struct ScalingRules {
     /// Never fewer nodes.
     pub minimum: usize,
-    /// Never more.
+    /// Never more, counting those that leave, drain, or are away by plan.
     pub maximum: usize,
     /// A mean load above this, now or by when a new node would serve, opens nodes; 1 is all that a node can.
     pub high: f64,
@@ -116,6 +119,8 @@ pub struct NodeView {
     pub phase: Phase,
     /// Since when; by the clock of who decides.
     pub since: Instant,
+    /// Whether it has been probed, or should have been by now.
+    pub known: bool,
     /// Whether probes find it healthy.
     pub healthy: bool,
     /// Since when it has not been; `None` while it is.
@@ -148,7 +153,7 @@ pub enum Reason {
 pub enum Action {
     /// Have the provisioner open so many nodes.
     Open(usize),
-    /// Name it in DNS: it has become healthy.
+    /// Name it in DNS: it has become healthy, or was leaving and is wanted again.
     Admit(String),
     /// Take it out of DNS.
     Leave(String),
@@ -190,6 +195,9 @@ pub struct Scaling {
     began: Option<Instant>,
     last_open: Option<Instant>,
     last_close: Option<Instant>,
+    /// When a lost node was last given up.
+    last_lost: Option<Instant>,
+    blind: bool,
     startup: Duration,
     failed_starts: u32,
     not_before: Option<Instant>,
@@ -199,7 +207,7 @@ pub struct Scaling {
 }
 
 impl Scaling {
-    /// A decision that remembers nothing: at the start, and after another director has decided.
+    /// A decision that remembers nothing.
     #[must_use]
     pub fn new(rules: ScalingRules) -> Self {
         Self {
@@ -209,12 +217,26 @@ impl Scaling {
             began: None,
             last_open: None,
             last_close: None,
+            last_lost: None,
+            blind: false,
             startup: rules.startup,
             failed_starts: 0,
             not_before: None,
             wanted: rules.minimum,
             saturated: None,
         }
+    }
+
+    /// One that begins anew after another director has decided, and still spares a provisioner that failed.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        Self { failed_starts: self.failed_starts, not_before: self.not_before, ..Self::new(self.rules) }
+    }
+
+    /// Whether so many nodes seem to be lost that none is given up: it may be that this director does not see them.
+    #[must_use]
+    pub const fn is_blind(&self) -> bool {
+        self.blind
     }
 
     /// How many nodes the load calls for, without the limits; beyond `maximum` the array is at its limit.
@@ -247,6 +269,10 @@ impl Scaling {
     pub fn decide(&mut self, now: Instant, nodes: &[NodeView]) -> Vec<Action> {
         let began = *self.began.get_or_insert(now);
         let mut actions = self.lives(now, nodes);
+        // Who has only begun to look does not know whom it lacks, nor what they carry.
+        if nodes.iter().any(|node| node.phase == Phase::Serving && !node.known && !node.maintenance) {
+            return actions;
+        }
         let closing = |name: &str| {
             actions.iter().any(|action| matches!(action, Action::Close(closed, _) if closed == name))
         };
@@ -254,8 +280,8 @@ impl Scaling {
             nodes.iter().filter(move |n| n.phase == phase && !n.maintenance).filter(|n| !closing(&n.name))
         };
         let serving: Vec<_> = active(Phase::Serving).filter(|node| node.healthy).collect();
-        // One lost a moment ago may be back before another one has started.
-        let doubtful = active(Phase::Serving).filter(|node| !node.healthy).count();
+        // One lost a moment ago may be back before another one has started; one lost for long is missing.
+        let doubtful = active(Phase::Serving).filter(|n| !n.healthy && !self.given_up(now, n)).count();
         let starting = active(Phase::Starting).count();
         let count = serving.len();
 
@@ -269,9 +295,22 @@ impl Scaling {
         self.promise(now, coming);
         self.wanted = self.nodes_for(now, present, coming, count);
 
-        let room = self.rules.maximum.saturating_sub(count + doubtful + starting);
-        let lacking =
+        // Ours run and cost until they are closed, whatever they do.
+        let ours = nodes.iter().filter(|node| node.ours && !closing(&node.name)).count();
+        let listed = |node: &&NodeView| !node.ours && (node.healthy || !self.given_up(now, node));
+        let listed = active(Phase::Serving).chain(active(Phase::Starting)).filter(listed).count();
+        let room = self.rules.maximum.saturating_sub(ours + listed);
+        let mut lacking =
             self.wanted.saturating_sub(count + starting + doubtful_that_count(doubtful, present, count));
+        // One that is still leaving is there at once, and is paid for already.
+        let draining = |name: &str| actions.iter().any(|it| matches!(it, Action::Drain(who) if who == name));
+        let back = active(Phase::Leaving).filter(|node| node.healthy && !draining(&node.name));
+        let back: Vec<_> = back.take(lacking).map(|node| Action::Admit(node.name.clone())).collect();
+        if !back.is_empty() {
+            lacking -= back.len();
+            self.last_open = Some(now);
+            actions.extend(back);
+        }
         let waiting = self.not_before.is_some_and(|until| now < until);
         if lacking > 0 && room > 0 && !waiting {
             actions.push(Action::Open(lacking.min(room).min(self.rules.step)));
@@ -284,6 +323,7 @@ impl Scaling {
         if known
             && starting == 0
             && doubtful == 0
+            && !self.blind
             // What was opened was opened for something.
             && quiet_for(self.last_open, self.rules.cooldown.max(self.rules.calm))
             && quiet_for(self.last_close, self.rules.cooldown)
@@ -315,9 +355,10 @@ impl Scaling {
     /// What becomes of each node by itself: admitted, drained, closed.
     fn lives(&mut self, now: Instant, nodes: &[NodeView]) -> Vec<Action> {
         let mut actions = Vec::new();
+        let mut may_give_up = self.may_give_up(now, nodes);
         for node in nodes {
             let age = now.duration_since(node.since);
-            let lost = node.lost_since.map_or(Duration::ZERO, |since| now.duration_since(since));
+            let lost = self.given_up(now, node);
             match node.phase {
                 Phase::Starting if node.healthy => {
                     actions.push(Action::Admit(node.name.clone()));
@@ -331,12 +372,15 @@ impl Scaling {
                     let pause = self.startup * 2_u32.saturating_pow(self.failed_starts.min(16));
                     self.not_before = Some(now + pause.min(MOST_BACKOFF));
                 }
-                Phase::Serving if node.ours && lost > self.rules.patience && !node.maintenance => {
-                    actions.push(Action::Close(node.name.clone(), Reason::Lost));
-                }
                 // Nobody can be sent away from a node that does not answer.
-                Phase::Leaving | Phase::Draining if lost > self.rules.patience => {
+                Phase::Serving | Phase::Leaving | Phase::Draining
+                    if lost
+                        && node.ours
+                        && may_give_up
+                        && (node.phase != Phase::Serving || !node.maintenance) =>
+                {
                     actions.push(Action::Close(node.name.clone(), Reason::Lost));
+                    (self.last_lost, may_give_up) = (Some(now), false);
                 }
                 Phase::Leaving if age >= self.rules.ttl => actions.push(Action::Drain(node.name.clone())),
                 Phase::Draining if node.connections == 0 && age >= SAMPLE_SPACING => {
@@ -349,6 +393,28 @@ impl Scaling {
             }
         }
         actions
+    }
+
+    /// Whether it has been lost for too long.
+    fn given_up(&self, now: Instant, node: &NodeView) -> bool {
+        node.lost_since.is_some_and(|since| now.duration_since(since) > self.rules.patience)
+    }
+
+    /// Whether a lost node may be closed: one at a time, and none while no node is well or most of them were lost
+    /// together. That is how it looks to who is cut off, or expects the wrong certificate, and nodes that serve are
+    /// not closed for that.
+    fn may_give_up(&mut self, now: Instant, nodes: &[NodeView]) -> bool {
+        let patience = self.rules.patience;
+        let serving: Vec<_> = nodes.iter().filter(|n| n.phase == Phase::Serving && !n.maintenance).collect();
+        let lost: Vec<_> = serving.iter().filter_map(|node| node.lost_since).collect();
+        let together = |at: Instant| {
+            let near = |other: &&Instant| at.max(**other).duration_since(at.min(**other)) <= patience;
+            lost.iter().filter(near).count()
+        };
+        let most = lost.iter().map(|at| together(*at)).max().unwrap_or(0);
+        let blind = most * 2 > serving.len() || !serving.iter().any(|node| node.healthy);
+        self.blind = blind && nodes.iter().any(|n| n.ours && !n.maintenance && self.given_up(now, n));
+        !blind && self.last_lost.is_none_or(|at| now.duration_since(at) >= patience)
     }
 
     fn note(&mut self, now: Instant, total: f64) {

@@ -177,6 +177,7 @@ impl Simulation {
             name: format!("node-{:03}", self.made),
             phase,
             since: self.now,
+            known: true,
             healthy: phase == Phase::Serving,
             lost_since: None,
             load: 0.0,
@@ -261,6 +262,11 @@ impl Simulation {
             Action::Open(opened) => {
                 self.outcome.opened += opened;
                 Some(0)
+            }
+            // One that was leaving is taken back.
+            Action::Admit(name) => {
+                let back = |node: &NodeView| node.name == *name && node.phase == Phase::Leaving;
+                self.nodes.iter().any(back).then_some(0)
             }
             Action::Leave(_) => Some(1),
             Action::Close(..) => {

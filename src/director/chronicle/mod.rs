@@ -344,7 +344,7 @@ fn report(key: &str, severity: Severity, text: &str) -> Option<Report> {
 fn public_text(key: &str, text: &str) -> Option<String> {
     let (kind, _) = key.split_once(' ').unwrap_or((key, ""));
     match kind {
-        "report" | "certificate" | "closing" => None,
+        "report" | "certificate" | "closing" | "blind" => None,
         "opening" if text.contains("could not") => Some("A further node could not be opened".into()),
         "opening" => Some("Nodes can be opened again".into()),
         _ => Some(crate::fleet::incidents::public(without_cause(key, text))),

@@ -277,6 +277,7 @@ fn what_operators_are_told_of_a_cloud_is_not_public() {
         notice("closing otter", "otter could not be closed: AccessDenied for arn:aws:1234"),
         notice("certificate otter", "the certificate of otter ends in 3 days"),
         notice("node otter", "otter does not answer: TLS: its certificate is not for inner.example.org"),
+        notice("blind", "most nodes do not answer this director; none is closed"),
     ];
     assert_eq!(chronicle.told(&secrets).len(), 3, "what only costs is not the public's trouble");
     let written = format!("{:?}", chronicle.told(&secrets));

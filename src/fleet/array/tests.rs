@@ -526,10 +526,11 @@ fn another_director_knows_what_was_written_and_takes_over() {
     assert_eq!(other.drained, Vec::<String>::new(), "nobody but the leader acts");
 
     // It takes over: what was leaving goes on to its end, after waiting anew.
+    other.load = 0.3;
+    other.run(10);
     other.array.lead(other.now, true);
     other.run(4);
     assert_eq!(other.drained, Vec::<String>::new());
-    other.load = 0.3;
     other.run(30);
     assert_eq!(other.drained, std::slice::from_ref(&leaving));
     assert_eq!(other.closed, [(leaving, Reason::Drained)]);
@@ -640,6 +641,119 @@ fn a_provisioner_that_fails_is_asked_ever_more_seldom() {
     world.refuse_to_open = false;
     world.run(1801);
     assert!(world.opened > 100);
+}
+
+fn opened(name: &str, last: u8) -> NodeFact {
+    NodeFact { spec: spec(name, last, "i-1"), phase: Phase::Serving }
+}
+
+#[test]
+fn a_director_that_starts_looks_at_the_nodes_before_it_opens_others() {
+    let scaling = Some(ScalingRules { minimum: 3, ..ScalingRules::default() });
+    let mut world = World::new(scaling, &["otter"]);
+    let facts = [opened("lynx", 7), opened("heron", 8)];
+    world.array.lead(world.now, false);
+    world.array.facts(world.now, &facts);
+    world.array.lead(world.now, true);
+    world.run(120);
+    assert_eq!((world.asked, world.closed.len()), (0, 0));
+
+    // A probe that never ends does not hold everything up for ever.
+    let mut array = Array::new(rules(scaling), vec![spec("otter", 1, "")], world.now);
+    array.facts(world.now, &[]);
+    array.lead(world.now, true);
+    let opens = |commands: Vec<Command>| commands.iter().any(|command| matches!(command, Command::Open(_)));
+    assert!(!opens(array.tick(world.now)));
+    assert!(!opens(array.tick(world.now + INTERVAL * 4)));
+    assert!(opens(array.tick(world.now + INTERVAL * 5)));
+}
+
+#[test]
+fn a_director_that_sees_no_node_says_so_and_closes_none() {
+    let scaling = ScalingRules { minimum: 2, maximum: 2, ..ScalingRules::default() };
+    let mut world = World::new(Some(scaling), &[]);
+    let facts = [opened("lynx", 7), opened("heron", 8)];
+    world.array.lead(world.now, false);
+    world.array.facts(world.now, &facts);
+    world.array.lead(world.now, true);
+    world.run(60);
+    world.dead = vec!["lynx".into(), "heron".into()];
+    world.run(3600);
+    assert_eq!((&world.closed[..], world.asked), (&[][..], 0));
+    assert!(world.array.answers(world.now).failing_open() && world.named().len() == 2);
+    let blind = ("blind".to_owned(), What::Raised);
+    assert_eq!(world.told.iter().filter(|told| **told == blind).count(), 1, "{:?}", world.told);
+    let text =
+        world.array.troubles().find(|(key, ..)| *key == "blind").map(|(_, severity, text)| (severity, text));
+    assert_eq!(text, Some((Severity::Critical, "most nodes do not answer this director; none is closed")));
+    world.dead.clear();
+    world.run(60);
+    assert!(world.told.contains(&("blind".to_owned(), What::Cleared)), "{:?}", world.told);
+    assert_eq!(world.closed, []);
+}
+
+#[test]
+fn what_was_asked_for_still_comes_after_the_lead_was_lost_and_regained() {
+    let mut world = World::new(Some(ScalingRules { minimum: 3, ..ScalingRules::default() }), &["otter"]);
+    let asked = |world: &mut World, seconds: u64| {
+        let mut asked = 0;
+        for _ in 0..seconds * 5 {
+            world.now += Duration::from_millis(200);
+            for command in world.array.tick(world.now) {
+                match command {
+                    // The provisioner takes its time.
+                    Command::Open(count) => asked += count,
+                    command => world.perform(command),
+                }
+            }
+        }
+        asked
+    };
+    assert_eq!(asked(&mut world, 5), 2);
+    world.array.lead(world.now, false);
+    assert_eq!(asked(&mut world, 5), 0);
+    world.array.lead(world.now, true);
+    assert_eq!(asked(&mut world, 60), 0);
+    for last in [101, 102] {
+        assert!(world.array.opened(world.now, spec(&format!("opened-{last}"), last, "i-1")));
+    }
+    assert_eq!(asked(&mut world, 60), 0);
+    assert_eq!(world.named().len(), 3);
+}
+
+#[test]
+fn one_that_is_taken_back_is_written_of_and_named_again() {
+    let scaling = ScalingRules { ttl: Duration::from_secs(60), ..ScalingRules::default() };
+    let mut world = World::new(Some(scaling), &["otter"]);
+    let leaving = NodeFact { phase: Phase::Leaving, ..opened("lynx", 7) };
+    world.array.lead(world.now, false);
+    world.array.facts(world.now, &[leaving]);
+    world.array.lead(world.now, true);
+    world.run(10);
+    assert_eq!(world.named(), ["192.0.2.1"]);
+    world.load = 0.9;
+    world.run(40);
+    assert_eq!(world.named(), ["192.0.2.1", "192.0.2.7"]);
+    assert_eq!(world.facts(), [opened("lynx", 7)]);
+    assert_eq!(world.drained, Vec::<String>::new());
+}
+
+#[test]
+fn maintenance_ends_by_the_clock_while_the_catalog_is_away() {
+    let mut world = World::new(None, &["otter", "lynx"]);
+    world.run(10);
+    let mark = Maintenance { until: 1000, reason: "new disk".into() };
+    let marks = BTreeMap::from([("otter".to_owned(), mark)]);
+    world.array.maintenance(900, &marks);
+    world.array.wall(999);
+    assert_eq!(world.named(), ["192.0.2.2"]);
+    world.array.wall(1000);
+    assert_eq!(world.named().len(), 2);
+    // Taken away before its end.
+    world.array.maintenance(900, &marks);
+    world.array.maintenance(901, &BTreeMap::new());
+    world.array.wall(902);
+    assert_eq!(world.named().len(), 2);
 }
 
 #[test]

@@ -143,6 +143,124 @@ fn another_director_starts_without_a_past_and_closes_nothing_in_haste() {
 }
 
 #[test]
+fn nothing_is_decided_before_each_node_was_looked_at() {
+    let mut world = array_of(ScalingRules { minimum: 3, ..rules() }, 60, 3);
+    for node in &mut world.nodes {
+        (node.known, node.healthy) = (false, false);
+    }
+    (world.nodes[0].known, world.nodes[0].healthy) = (true, true);
+    world.run(600, |_| 0.9);
+    assert_eq!(world.log, []);
+    world.nodes.iter_mut().for_each(|node| (node.known, node.healthy) = (true, true));
+    world.run(600, |_| 0.9);
+    assert_eq!(world.log, []);
+}
+
+fn lose(world: &mut World, which: std::ops::Range<usize>) {
+    let now = world.now;
+    for node in &mut world.nodes[which] {
+        (node.healthy, node.lost_since) = (false, Some(now));
+    }
+}
+
+fn given_up(world: &World) -> Vec<Duration> {
+    let lost =
+        |(at, action): &(Duration, Action)| matches!(action, Action::Close(_, Reason::Lost)).then_some(*at);
+    world.log.iter().filter_map(lost).collect()
+}
+
+#[test]
+fn who_does_not_see_the_nodes_closes_none() {
+    let rules = ScalingRules { minimum: 4, maximum: 6, ..rules() };
+    for lost in [0..4, 1..4] {
+        let mut world = array_of(rules, 60, 4);
+        // Nor does it see those that it opens.
+        world.broken = true;
+        world.run(60, |_| 1.0);
+        lose(&mut world, lost);
+        world.run(119, |_| 1.0);
+        assert!(!world.scaling.is_blind());
+        world.run(4 * 3600, |_| 1.0);
+        assert!(world.scaling.is_blind());
+        assert!(given_up(&world).is_empty(), "{:?}", world.log);
+        assert_eq!(world.count(|action| matches!(action, Action::Leave(_))), 0);
+        world.nodes.iter_mut().for_each(|node| (node.healthy, node.lost_since) = (true, None));
+        world.run(2, |_| 1.0);
+        assert!(!world.scaling.is_blind());
+    }
+}
+
+#[test]
+fn lost_nodes_are_closed_one_at_a_time() {
+    let rules = ScalingRules { minimum: 5, maximum: 8, ..rules() };
+    let mut world = array_of(rules, 60, 5);
+    world.run(60, |_| 1.0);
+    lose(&mut world, 0..2);
+    world.run(3600, |_| 1.0);
+    let [first, second] = given_up(&world)[..] else { panic!("{:?}", world.log) };
+    assert!(second - first >= rules.patience);
+    assert_eq!((world.serving(), world.nodes.len()), (5, 5));
+}
+
+#[test]
+fn a_node_of_the_list_that_is_lost_for_long_is_missing() {
+    let mut world = array_of(ScalingRules { minimum: 3, maximum: 3, ..rules() }, 60, 3);
+    world.nodes.iter_mut().for_each(|node| node.ours = false);
+    world.run(60, |_| 1.0);
+    lose(&mut world, 0..1);
+    world.run(110, |_| 1.0);
+    assert_eq!(world.log, []);
+    world.run(120, |_| 1.0);
+    assert_eq!((world.serving(), world.outcome.opened), (3, 1), "in the place of the lost one");
+
+    // What it could carry does not count: neither above 85 % nor at night.
+    let mut world = array_of(rules(), 60, 3);
+    world.nodes[0].ours = false;
+    world.run(60, |_| 1.0);
+    lose(&mut world, 0..1);
+    world.run(300, |_| 1.8);
+    assert_eq!(world.serving(), 3, "{:?}", world.log);
+    world.run(3 * 3600, |_| 0.3);
+    assert_eq!(world.serving(), 1, "{:?}", world.log);
+}
+
+#[test]
+fn nodes_that_drain_or_are_away_count_against_the_maximum() {
+    let rules = ScalingRules { drain: Duration::from_secs(86_400), ..rules() };
+    let mut world = array_of(rules, 60, 4);
+    (world.nodes[0].phase, world.nodes[0].connections) = (Phase::Draining, u64::MAX / 2);
+    world.nodes[1].maintenance = true;
+    // It answers, and nobody is sent there.
+    world.run(1200, |_| 3.0);
+    assert_eq!((world.nodes.len(), world.outcome.opened), (4, 0), "{:?}", world.log);
+}
+
+#[test]
+fn one_that_leaves_is_taken_back_before_another_is_opened() {
+    let rules = ScalingRules { ttl: Duration::from_secs(300), ..rules() };
+    let mut world = array_of(rules, 60, 2);
+    world.run(60, |_| 0.5);
+    let (leaves, now) = (world.nodes[1].name.clone(), world.now);
+    (world.nodes[1].phase, world.nodes[1].since) = (Phase::Leaving, now);
+    world.run(240, |_| 1.0);
+    let done: Vec<_> = world.log.iter().map(|(_, action)| action.clone()).collect();
+    assert_eq!(done, [Action::Admit(leaves)]);
+    assert_eq!(world.serving(), 2);
+}
+
+#[test]
+fn who_decides_again_still_spares_a_provisioner_that_failed() {
+    let mut world = array_of(rules(), 60, 1);
+    world.run(60, |_| 0.5);
+    (0..5).for_each(|_| world.scaling.not_opened(world.now));
+    world.scaling = world.scaling.anew();
+    world.run(140, |_| 2.0);
+    assert_eq!(world.outcome.opened, 0);
+    world.run(60, |_| 2.0);
+    assert!(world.outcome.opened > 0);
+}
+
+#[test]
 fn a_day_of_a_hundred_thousand_clients() {
     let mut table = String::new();
     for scene in SCENES {
@@ -213,27 +331,33 @@ fn what_holds_on_every_way() {
         let mut world = array_of(rules, startup, 1 + usize::try_from(dice.roll(4)).unwrap());
         let listed = usize::try_from(dice.roll(3)).unwrap();
         world.nodes.iter_mut().take(listed).for_each(|node| node.ours = false);
-        let mut demand = 0.0;
+        let (mut demand, mut gave_up) = (0.0, None::<Duration>);
         for _ in 0..1500 {
             disturb(&mut dice, &mut world, &mut demand);
             let (before, logged, at) = (world.nodes.clone(), world.log.len(), world.now);
             world.step(2, demand);
             let done = &world.log[logged..];
+            let lost = done.iter().filter(|(_, action)| matches!(action, Action::Close(_, Reason::Lost)));
+            for (at, _) in lost {
+                let long_ago = gave_up.is_none_or(|last| *at - last >= rules.patience);
+                assert!(long_ago, "seed {seed}: one at a time");
+                gave_up = Some(*at);
+            }
             let leaving = done.iter().filter(|(_, action)| matches!(action, Action::Leave(_))).count();
             let healthy = before.iter().filter(|n| n.phase == Phase::Serving && n.healthy && !n.maintenance);
             assert!(
                 leaving == 0 || healthy.count() >= rules.minimum + leaving,
                 "seed {seed}: below the minimum"
             );
+            // Those given up at this moment make room.
+            let closed = |name: &str| {
+                done.iter().any(|(_, action)| matches!(action, Action::Close(who, _) if who == name))
+            };
+            let now = at + Duration::from_secs(2);
+            let there = before.iter().filter(|node| !closed(&node.name) && takes_a_place(node, now, rules));
+            let there = there.count();
             for (_, action) in done {
-                check(
-                    seed,
-                    rules,
-                    &before,
-                    at + Duration::from_secs(2),
-                    Duration::from_secs(startup),
-                    action,
-                );
+                check(seed, rules, &before, now, Duration::from_secs(startup), there, action);
             }
         }
     }
@@ -264,30 +388,33 @@ fn disturb(dice: &mut Dice, world: &mut World, demand: &mut f64) {
     }
 }
 
+/// Ours do until they are closed, whatever they do; those of the list while they are there, or may be back soon.
+fn takes_a_place(node: &NodeView, now: Instant, rules: ScalingRules) -> bool {
+    let gone = node.lost_since.is_some_and(|at| now.duration_since(at) > rules.patience);
+    node.ours || (!node.maintenance && !gone)
+}
+
 fn check(
     seed: u64,
     rules: ScalingRules,
     before: &[NodeView],
     now: Instant,
     startup: Duration,
+    there: usize,
     action: &Action,
 ) {
     let named = |name: &str| before.iter().find(|node| node.name == name).expect("a known node");
-    let staying =
-        |node: &&NodeView| matches!(node.phase, Phase::Serving | Phase::Starting) && !node.maintenance;
     match action {
         Action::Open(opened) => {
-            // Those given up at this moment make room.
-            let lost = |node: &&NodeView| node.ours && node.lost_since.is_some();
-            let late = |node: &&NodeView| node.phase == Phase::Starting && node.ours;
-            let there = before.iter().filter(staying).filter(|n| !lost(n) && !late(n)).count();
             assert!((1..=rules.step).contains(opened), "seed {seed}");
             assert!(there + opened <= rules.maximum, "seed {seed}: {there} + {opened}");
         }
         Action::Admit(name) => {
             let node = named(name);
-            assert_eq!(node.phase, Phase::Starting);
-            assert!(now.duration_since(node.since) >= startup, "seed {seed}: not healthy yet");
+            // A new one, or one that is taken back.
+            let new = node.phase == Phase::Starting && now.duration_since(node.since) >= startup;
+            let back = node.phase == Phase::Leaving && node.healthy && !node.maintenance;
+            assert!(new || back, "seed {seed}: {node:?}");
         }
         Action::Leave(name) => {
             assert!(named(name).ours, "seed {seed}: a listed one");
@@ -307,7 +434,10 @@ fn check(
                 Reason::Drained => assert_eq!(node.phase, Phase::Draining),
                 Reason::DrainedLate => assert!(node.phase == Phase::Draining && age >= rules.drain),
                 Reason::NeverCame => assert!(node.phase == Phase::Starting && age > rules.patience),
-                Reason::Lost => assert!(lost, "seed {seed}"),
+                Reason::Lost => {
+                    let sees = |node: &NodeView| node.phase == Phase::Serving && node.healthy;
+                    assert!(lost && before.iter().any(sees), "seed {seed}");
+                }
             }
         }
     }
