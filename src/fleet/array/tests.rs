@@ -644,7 +644,7 @@ fn a_provisioner_that_fails_is_asked_ever_more_seldom() {
 }
 
 fn opened(name: &str, last: u8) -> NodeFact {
-    NodeFact { spec: spec(name, last, "i-1"), phase: Phase::Serving }
+    NodeFact { spec: spec(name, last, "i-1"), phase: Phase::Serving, closing: false }
 }
 
 #[test]
