@@ -546,6 +546,21 @@ async fn more_than_a_way_can_take_is_counted_and_does_not_wait() {
 }
 
 #[tokio::test]
+async fn what_is_to_be_told_at_the_end_is_told_unless_that_takes_too_long() {
+    let hook = accepting().await;
+    let alerts = Alerts::start(&webhook(&hook), "cache").unwrap();
+    alerts.tell(&[notice("a", "the last")]);
+    alerts.finish(Duration::from_secs(30)).await;
+    assert_eq!(hook.asked(SECRET_PATH).len(), 1);
+    let (hook, gate) = (FakeGrid::start().await, Gate::closed());
+    let held = gate.clone();
+    hook.on(SECRET_PATH, move |_| Reply::ok("text/plain", "ok").held_by(&held));
+    let alerts = Alerts::start(&webhook(&hook), "cache").unwrap();
+    alerts.tell(&[notice("a", "the last")]);
+    within(alerts.finish(Duration::from_millis(200))).await;
+}
+
+#[tokio::test]
 async fn each_way_is_tested_and_says_how_it_went() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new();

@@ -4,10 +4,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rezcache::catalog::{Board as _, Fact, FactKind, Place, SqliteCatalog};
+use rezcache::director::provision::{Asked, Provisioner};
 use rezcache::director::{AlertConfig, Director, DirectorConfig, Looked, NodeAddress, Prober};
 use rezcache::fleet::array::{ArrayRules, NodeFact, NodeSpec};
 use rezcache::fleet::health::{Cause, HealthRules, Probe};
@@ -171,7 +172,7 @@ async fn a_node_with_the_services_name_is_probed_and_drained_on_loopback_and_str
             ["--certificate", certificate.to_str().unwrap(), "--certificate-key", key.to_str().unwrap()];
         NodeProcess::start_with(&own, &words, &[])
     };
-    let ours = node(NAME, 2400);
+    let mut ours = node(NAME, 2400);
     let prober = Prober::new(roots(Some(file.clone())), Some(NAME.into()), None);
     let looked = prober.probe(&address(ours.at, true), PATIENCE).await;
     assert!(
@@ -209,8 +210,16 @@ async fn a_node_with_the_services_name_is_probed_and_drained_on_loopback_and_str
     }
 
     assert!(prober.drain(&address(ours.at, true), PATIENCE).await);
+    // It has nobody to wait for.
     let looked = prober.probe(&address(ours.at, true), PATIENCE).await;
-    assert_eq!((looked.probe, looked.cause), (Probe::NotReady, Some(Cause::Draining)));
+    assert!(
+        matches!(
+            looked.cause,
+            Some(Cause::Draining | Cause::ConnectionRefused | Cause::NotHttp | Cause::NoTls)
+        ),
+        "{looked:?}"
+    );
+    assert_eq!(ours.ended().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -241,5 +250,77 @@ async fn nodes_that_were_never_there_are_told_of_with_the_reason_and_the_public_
     let public = director.picture().borrow().troubles.clone();
     assert!(public.contains(&"lynx does not answer".to_owned()), "{public:?}");
     assert!(!public.iter().any(|text| text.contains("TLS") || text.contains("refused")), "{public:?}");
+    director.stop().await;
+}
+
+/// Opens slowly, and always at one place; whoever is closed is written down.
+struct Slow {
+    url: String,
+    takes: Duration,
+    asked: tokio::sync::watch::Sender<usize>,
+    closed: Mutex<Vec<String>>,
+}
+
+impl Slow {
+    fn new(url: &str, takes: Duration) -> Arc<Self> {
+        let (asked, closed) = (tokio::sync::watch::channel(0).0, Mutex::default());
+        Arc::new(Self { url: url.into(), takes, asked, closed })
+    }
+}
+
+impl Provisioner for Slow {
+    fn open(&self, name: String, _: Vec<String>) -> Asked<'_, NodeSpec> {
+        Box::pin(async move {
+            self.asked.send_modify(|asked| *asked += 1);
+            tokio::time::sleep(self.takes).await;
+            let addresses = vec!["127.0.0.79".parse().unwrap()];
+            Ok(NodeSpec { name, url: self.url.clone(), addresses, handle: "i-new".into() })
+        })
+    }
+
+    fn close(&self, node: NodeSpec) -> Asked<'_, ()> {
+        self.closed.lock().unwrap().push(node.handle);
+        Box::pin(async { Ok(()) })
+    }
+}
+
+fn elastic(catalog: PathBuf, nodes: Vec<NodeSpec>, minimum: usize) -> DirectorConfig {
+    let usual = config(Place::Sqlite(catalog), None, true);
+    let scaling = Some(ScalingRules { minimum, maximum: 2, ..ScalingRules::default() });
+    DirectorConfig { nodes, rules: ArrayRules { scaling, ..usual.rules }, ..usual }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_being_opened_when_its_director_ends_is_written_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = folder.path().join("catalog.sqlite");
+    let slow = Slow::new("https://127.0.0.79:9", Duration::from_secs(2));
+    let director =
+        Director::start(elastic(catalog.clone(), Vec::new(), 1), Some(slow.clone())).await.unwrap();
+    within(slow.asked.subscribe().wait_for(|asked| *asked == 1)).await.unwrap();
+    within(director.stop()).await;
+    let facts = SqliteCatalog::open(&catalog).unwrap().facts(FactKind::Node).await.unwrap();
+    let facts: Vec<NodeFact> =
+        facts.iter().map(|fact| serde_json::from_slice(&fact.record).unwrap()).collect();
+    assert!(
+        matches!(&facts[..], [fact] if fact.spec.handle == "i-new" && fact.phase == Phase::Starting),
+        "{facts:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_opened_where_a_member_is_does_not_go_on_to_cost() {
+    let folder = tempfile::tempdir().unwrap();
+    let member = spec("otter", "127.0.0.79:9", "");
+    let slow = Slow::new(&member.url, Duration::ZERO);
+    let config = elastic(folder.path().join("catalog.sqlite"), vec![member], 2);
+    let director = Director::start(config, Some(slow.clone())).await.unwrap();
+    within(async {
+        while slow.closed.lock().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(slow.closed.lock().unwrap()[0], "i-new");
     director.stop().await;
 }
