@@ -731,9 +731,12 @@ fn one_that_is_taken_back_is_written_of_and_named_again() {
     world.array.lead(world.now, true);
     world.run(10);
     assert_eq!(world.named(), ["192.0.2.1"]);
+    world.array.not_opened(world.now, "quota exceeded");
     world.load = 0.9;
     world.run(40);
     assert_eq!(world.named(), ["192.0.2.1", "192.0.2.7"]);
+    let troubles: Vec<_> = world.array.troubles().map(|(key, ..)| key).collect();
+    assert_eq!(troubles, ["opening"], "a new one could still not be opened");
     assert_eq!(world.facts(), [opened("lynx", 7)]);
     assert_eq!(world.drained, Vec::<String>::new());
 }

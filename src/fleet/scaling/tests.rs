@@ -148,7 +148,6 @@ fn nothing_is_decided_before_each_node_was_looked_at() {
     for node in &mut world.nodes {
         (node.known, node.healthy) = (false, false);
     }
-    (world.nodes[0].known, world.nodes[0].healthy) = (true, true);
     world.run(600, |_| 0.9);
     assert_eq!(world.log, []);
     world.nodes.iter_mut().for_each(|node| (node.known, node.healthy) = (true, true));
@@ -188,6 +187,26 @@ fn who_does_not_see_the_nodes_closes_none() {
         world.run(2, |_| 1.0);
         assert!(!world.scaling.is_blind());
     }
+}
+
+#[test]
+fn who_sees_few_of_the_nodes_closes_none_of_those_either() {
+    let mut world = array_of(ScalingRules { maximum: 5, ..rules() }, 60, 5);
+    world.run(60, |_| 0.1);
+    lose(&mut world, 0..3);
+    world.run(4 * 3600, |_| 0.1);
+    assert_eq!(world.log, []);
+
+    // Nor does it close the last one that was there, however long the others have been lost.
+    let mut world = array_of(ScalingRules { maximum: 1, ..rules() }, 60, 3);
+    world.nodes[..2].iter_mut().for_each(|node| node.ours = false);
+    for which in [0..1, 1..2, 2..3] {
+        world.run(600, |_| 0.1);
+        lose(&mut world, which);
+    }
+    world.run(4 * 3600, |_| 0.1);
+    assert_eq!(world.log, []);
+    assert!(world.scaling.is_blind());
 }
 
 #[test]
