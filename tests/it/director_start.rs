@@ -215,7 +215,7 @@ async fn a_node_with_the_services_name_is_probed_and_drained_on_loopback_and_str
     assert!(
         matches!(
             looked.cause,
-            Some(Cause::Draining | Cause::ConnectionRefused | Cause::NotHttp | Cause::NoTls)
+            Some(Cause::Draining | Cause::ConnectionRefused | Cause::NoRoute | Cause::NotHttp | Cause::NoTls)
         ),
         "{looked:?}"
     );
