@@ -3,7 +3,9 @@
 
 mod alerts;
 mod chronicle;
+mod config;
 pub mod dns;
+mod following;
 pub mod incidents;
 mod memory;
 mod probe;
@@ -13,5 +15,6 @@ mod status;
 
 pub use alerts::{AlertConfig, AlertError, Alerts, MailConfig, MailTls, Tested, Tries};
 pub use chronicle::DirectorView;
+pub use config::{DirectorConfig, DirectorError, Picture};
 pub use probe::{Looked, NodeAddress, Prober};
-pub use run::{Director, DirectorConfig, DirectorError, Picture};
+pub use run::Director;

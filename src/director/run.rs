@@ -3,144 +3,33 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::alerts::{AlertConfig, AlertError, Alerts};
-use super::chronicle::{self, Chronicle, DirectorView, Keeper};
-use super::dns::{DnsCounts, DnsServer, Zone, ZoneError};
-use super::incidents::IncidentError;
-use super::memory::{Memory, Remembered};
+use super::alerts::Alerts;
+use super::chronicle::{self, Chronicle};
+use super::config::{DirectorConfig, DirectorError, Picture};
+use super::dns::{DnsCounts, DnsServer, Zone};
+use super::following::{MAX_WRITES, ROLE, Shared, Write, follow};
+use super::memory::Memory;
 use super::probe::{Looked, NodeAddress, Prober, resolve};
 use super::provision::Provisioner;
 use super::status::{StatusConfig, StatusServer};
-use crate::catalog::{ACTING, Board, CatalogError, Fact, FactKind, Place};
+use crate::catalog::{CatalogError, Place};
 use crate::fleet::answers::Answers;
-use crate::fleet::array::{
-    Array, ArrayRules, Command, Maintenance, MemberView, NodeFact, NodeSpec, StorageView,
-};
-use crate::fleet::costs::NodeHours;
-use crate::fleet::incidents::Incident;
+use crate::fleet::array::{Array, Command, NodeFact, NodeSpec};
 use crate::fleet::names;
 use crate::fleet::notices::{Notice, Severity};
 use crate::fleet::scaling::Phase;
-use crate::redact::Redacted;
 
-/// What is done once, by one director.
-const ROLE: &str = ACTING;
 /// How often the array is asked what to do.
 const TICK: Duration = Duration::from_millis(200);
-/// For how long a director leads without saying so again, in probe intervals.
-const LEAD_INTERVALS: u32 = 5;
 
-/// What to run.
-#[derive(Clone, Debug)]
-pub struct DirectorConfig {
-    /// What this director is called among the others.
-    pub name: String,
-    /// The service's zone.
-    pub zone: String,
-    /// Its name servers.
-    pub name_servers: Vec<String>,
-    /// How long resolvers keep the nodes' addresses.
-    pub ttl: Duration,
-    /// Where DNS listens, UDP and TCP.
-    pub dns_listen: SocketAddr,
-    /// The nodes of the fixed list, with the URL of each.
-    pub nodes: Vec<NodeSpec>,
-    /// The rules.
-    pub rules: ArrayRules,
-    /// The service's catalog, which directors share.
-    pub catalog: Place,
-    /// The name that certificates are for, if not the host of a node's URL.
-    pub server_name: Option<String>,
-    /// Accepted public keys of nodes.
-    pub pins: Vec<String>,
-    /// Authorities beside the system's.
-    pub ca_file: Option<PathBuf>,
-    /// A token with the right `observe`, and `admin` for telling nodes to drain.
-    pub token: Option<Redacted<String>>,
-    /// Where to remember what the catalog says of the nodes, for a start without it; `None`: nowhere.
-    pub memory: Option<PathBuf>,
-    /// Whom to tell.
-    pub alerts: AlertConfig,
-    /// Where the status page is served, over plain HTTP; `None`: nowhere.
-    pub status_listen: Option<SocketAddr>,
-    /// Whether `/monitoring` and `/metrics` are for everybody, and not only for callers of private networks.
-    pub monitoring_public: bool,
-}
-
-/// Why a director did not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DirectorError {
-    /// The zone cannot be served.
-    #[error(transparent)]
-    Zone(#[from] ZoneError),
-    /// The name server's port cannot be opened.
-    #[error("cannot answer DNS on {address}: {source}; ports below 1024 need the right to open them")]
-    Dns {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The status page's port cannot be opened.
-    #[error("cannot serve the status page on {address}: {source}")]
-    Status {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A node's URL is none.
-    #[error("node {0}: write its url as https://ADDRESS:PORT")]
-    Node(String),
-    /// The catalog cannot be used.
-    #[error(transparent)]
-    Catalog(#[from] CatalogError),
-    /// TLS cannot be set up.
-    #[error("TLS cannot be set up: {0}")]
-    Tls(String),
-    /// Alerts cannot be set up.
-    #[error(transparent)]
-    Alerts(#[from] AlertError),
-}
-
-/// What the status page shows.
-#[derive(Clone, Debug, Default)]
-pub struct Picture {
-    /// Whether this director acts for all.
-    pub leading: bool,
-    /// Whether nobody is healthy, so that DNS names everybody.
-    pub failing_open: bool,
-    /// The nodes.
-    pub nodes: Vec<MemberView>,
-    /// Troubles there are, in words for the public.
-    pub troubles: Vec<String>,
-    /// Whether the catalog can be written.
-    pub catalog: bool,
-    /// What the nodes have cost since this director started.
-    pub node_hours: NodeHours,
-    /// Messages that one of the ways to the operators did not take.
-    pub alerts_lost: u64,
-    /// What lies behind the nodes.
-    pub storage: StorageView,
-    /// The directors, this one among them.
-    pub directors: Vec<DirectorView>,
-    /// Incidents, the oldest first.
-    pub incidents: Arc<Vec<Incident>>,
-    /// Since when each member is as it is; seconds since 1970.
-    pub since: BTreeMap<String, u64>,
-    /// When this was so; seconds since 1970, and 0 before the first look.
-    pub at: u64,
-}
-
-enum Event {
+/// What has happened.
+pub(super) enum Event {
     Probed {
         name: String,
         began: Instant,
@@ -162,32 +51,12 @@ enum Event {
     },
 }
 
-/// What is to be written on the board, under a term.
-enum Write {
-    Put(NodeFact, i64),
-    Drop(String, i64),
-    Chronicle(chronicle::Write, i64),
-}
-
 /// Names of closed nodes that are not given again.
 const MAX_NAMED: usize = 32;
-/// Writes that wait; a node's next step is written again when one was lost.
-const MAX_WRITES: usize = 1024;
-
 /// How often it is tried to close a node.
 const CLOSINGS: u32 = 10;
 /// From one try to the next.
 const CLOSING_PAUSE: Duration = Duration::from_secs(60);
-
-/// What was read from the board.
-struct Shared {
-    leading: bool,
-    term: i64,
-    until: Instant,
-    nodes: Vec<NodeFact>,
-    maintenance: BTreeMap<String, Maintenance>,
-    chronicle: chronicle::Read,
-}
 
 /// A running director.
 #[derive(Debug)]
@@ -657,148 +526,6 @@ impl Work {
     }
 }
 
-/// Reads the board once per interval, asks for the lead, and writes what is to be written.
-async fn follow(
-    config: DirectorConfig,
-    holder: String,
-    events: mpsc::Sender<Event>,
-    mut writes: mpsc::Receiver<Write>,
-    mut memory: Option<Memory>,
-) {
-    let mut board: Option<Arc<dyn Board>> = None;
-    let mut keeper = Keeper::new(config.name.clone(), wall());
-    // What could not be written is written when the catalog is back, in its order: a node that nobody has written of
-    // is known to nobody after a change of the lead.
-    let mut waiting: VecDeque<Write> = VecDeque::new();
-    let interval = config.rules.health.interval;
-    let mut ticks = tokio::time::interval(interval);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        let write = tokio::select! {
-            _ = ticks.tick() => None,
-            write = writes.recv() => match write {
-                Some(write) => Some(write),
-                None => return,
-            },
-        };
-        let is_tick = write.is_none();
-        if waiting.len() < MAX_WRITES {
-            waiting.extend(write);
-        }
-        if board.is_none() {
-            match config.catalog.open_board().await {
-                Ok(opened) => board = Some(opened),
-                Err(error) => {
-                    let _ = events.send(Event::Board(Err(error))).await;
-                    continue;
-                }
-            }
-        }
-        let Some(board) = &board else { continue };
-        // A server that hangs is one that does not answer.
-        let patience = interval * LEAD_INTERVALS;
-        while let Some(write) = waiting.front() {
-            let done = async {
-                match write {
-                    Write::Chronicle(write, term) => {
-                        keep(board.as_ref(), &keeper, write.clone(), *term, &events).await
-                    }
-                    write => put(board.as_ref(), write).await,
-                }
-            };
-            if !tokio::time::timeout(patience, done).await.unwrap_or(false) {
-                break;
-            }
-            waiting.pop_front();
-        }
-        if is_tick {
-            let read = read_board(board.as_ref(), &holder, patience, &mut keeper);
-            let read = tokio::time::timeout(patience, read).await;
-            let read = read.unwrap_or_else(|_| Err(CatalogError::Unavailable("no answer in time".into())));
-            let said = read.as_ref().ok().map(|shared| Remembered {
-                nodes: shared.nodes.clone(),
-                maintenance: shared.maintenance.clone(),
-            });
-            if events.send(Event::Board(read)).await.is_err() {
-                return;
-            }
-            if let (Some(memory), Some(said)) = (&mut memory, said) {
-                memory.keep(said).await;
-            }
-        }
-    }
-}
-
-/// The same of incidents and history, which operators may have to be told of.
-async fn keep(
-    board: &dyn Board,
-    keeper: &Keeper,
-    write: chronicle::Write,
-    term: i64,
-    events: &mpsc::Sender<Event>,
-) -> bool {
-    match keeper.write(board, write, term).await {
-        Ok(notices) => {
-            if !notices.is_empty() {
-                let _ = events.send(Event::Told(notices)).await;
-            }
-            true
-        }
-        Err(error) => {
-            tracing::warn!(%error, "incidents or history could not be written down");
-            !matches!(error, IncidentError::Catalog(CatalogError::Unavailable(_)))
-        }
-    }
-}
-
-/// Whether there is nothing more to do about it.
-async fn put(board: &dyn Board, write: &Write) -> bool {
-    let written = match write {
-        Write::Put(fact, term) => {
-            let name = fact.spec.name.clone();
-            let record = serde_json::to_vec(fact).unwrap_or_default();
-            board.put_fact(FactKind::Node, Fact { name, at: wall(), record }, *term).await
-        }
-        Write::Drop(name, term) => board.drop_fact(FactKind::Node, name.clone(), *term).await,
-        // Written by its keeper.
-        Write::Chronicle(..) => Ok(true),
-    };
-    match written {
-        Ok(true) => true,
-        Ok(false) => {
-            tracing::warn!("another director leads, and has written otherwise");
-            true
-        }
-        Err(error) => {
-            tracing::warn!(%error, "what became of a node could not be written down");
-            !matches!(error, CatalogError::Unavailable(_))
-        }
-    }
-}
-
-async fn read_board(
-    board: &dyn Board,
-    name: &str,
-    time: Duration,
-    keeper: &mut Keeper,
-) -> Result<Shared, CatalogError> {
-    // Before the call: however long the answer takes, the lead is not believed for longer than it was given.
-    let until = Instant::now() + time;
-    let lead = board.lead(ROLE.into(), name.to_owned(), time).await?;
-    let nodes = board.facts(FactKind::Node).await?;
-    let marks = board.facts(FactKind::Maintenance).await?;
-    let chronicle = keeper.read(board, wall(), lead.held).await?;
-    let read = |fact: &Fact| serde_json::from_slice(&fact.record).ok();
-    Ok(Shared {
-        leading: lead.held,
-        term: lead.term,
-        until,
-        nodes: nodes.iter().filter_map(|fact| serde_json::from_slice(&fact.record).ok()).collect(),
-        maintenance: marks.iter().filter_map(|fact| Some((fact.name.clone(), read(fact)?))).collect(),
-        chronicle,
-    })
-}
-
-fn wall() -> u64 {
+pub(super) fn wall() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

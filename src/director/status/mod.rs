@@ -38,8 +38,8 @@ use limits::{Place, Places};
 use view::View;
 
 use super::chronicle::Books;
+use super::config::Picture;
 use super::dns::{DnsCounts, ResponseLimit, Verdict};
-use super::run::Picture;
 use crate::support::addresses::is_public;
 use crate::support::patient::Patient;
 

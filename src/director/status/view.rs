@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::verdict::{self, Level};
 use crate::director::chronicle::{self, Books};
-use crate::director::run::Picture;
+use crate::director::config::Picture;
 use crate::fleet::array::{Maintenance, MemberView};
 use crate::fleet::health::Dot;
 use crate::fleet::history::{Day, State};
